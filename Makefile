@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.PHONY: demo test bench up lint clean
+SHELL := bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+demo: .venv/demo
+	$(BIN)/everlearn demo
+
+test: .venv/dev lint
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+up: .venv/demo
+	$(BIN)/everlearn up
+
+# uv comes from pip; the locks hold hashes and no registry address.
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+.venv/demo: requirements/demo.txt pyproject.toml | .venv/bin/uv
+	test -e .venv/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/demo.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+.venv/dev: requirements/dev.txt pyproject.toml | .venv/bin/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv .everlearn

@@ -1,0 +1,1 @@
+"""Event log to lake, exactly once. Never calls a model."""

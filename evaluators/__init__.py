@@ -1,0 +1,1 @@
+"""(completion, context) to Score. An evaluator's own failure is unscored, never a zero."""

@@ -1,0 +1,3 @@
+"""What crosses a process border: events, schema, store, bus, config, errors, commands."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,79 @@
+"""`everlearn VERB`: one file per verb, imported only when it is called.
+
+Exit codes: 0 done or yes; 1 done and the answer is no; 2 bad usage, config or input;
+3 not enough evidence.
+"""
+
+import importlib
+import sys
+
+import click
+
+from everlearn import __version__
+from everlearn.errors import EverlearnError
+
+VERBS = (
+    ("up", "Start and supervise every process of the config on this machine."),
+    ("demo", "Run the whole loop on examples/text2sql."),
+    ("gateway", "Run the OpenAI-compatible gateway."),
+    ("ship", "Move WAL records to Kafka."),
+    ("collect", "Move events into the lake."),
+    ("serve", "Run the local model server."),
+    ("releases", "Run the release controller."),
+    ("console", "Run the web console."),
+    ("status", "Capture ledger, feedback joins, scores, champion and release of each task."),
+    ("sql", "Read-only SQL over the lake."),
+    ("evaluate", "Score what is not yet scored."),
+    ("grade", "Run or check one grader."),
+    ("snapshot", "Freeze a dataset."),
+    ("train", "Train a candidate version."),
+    ("gate", "The offline gate, with the comparison that decided."),
+    ("release", "Start, show or abort a release."),
+    ("rollback", "Move all traffic back to the champion before."),
+    ("labels", "The label queue."),
+    ("maintain", "Compact the lake and expire old snapshots."),
+    ("config", "Check and print the resolved config."),
+)
+
+
+class Verbs(click.Group):
+    """Finds a verb in `everlearn/cli/VERB.py` when it is called, so that --help stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, _ in VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in dict(VERBS):
+            return None
+        module = importlib.import_module(f"everlearn.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS))
+
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False),
+    help="Config file [default: $EVERLEARN_CONFIG, else everlearn.yaml]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="everlearn")
+def group() -> None:
+    """Train once, learn forever: capture, judge, retrain and release models by evidence."""
+
+
+def main() -> None:
+    """Entry point: an error raised on purpose is one line per problem and its exit code."""
+    try:
+        group(prog_name="everlearn")
+    except EverlearnError as error:
+        click.echo(f"everlearn: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,28 @@
+"""`everlearn config check`: the resolved config, or exit 2 with one line per problem."""
+
+import click
+import yaml
+
+from everlearn.cli import config_option
+
+
+@click.group("config")
+def command() -> None:
+    """Check and print the resolved config."""
+
+
+@command.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False))
+@config_option
+def check(file: str | None, config_path: str | None) -> None:
+    """Print the resolved config and the tasks, defaults and environment included."""
+    from everlearn.config import load
+    from everlearn.task import load_tasks
+
+    service = load(file or config_path)
+    tasks = load_tasks(service)
+    resolved = {
+        **service.model_dump(mode="json"),
+        "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
+    }
+    click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())

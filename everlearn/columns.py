@@ -1,0 +1,196 @@
+"""The lake's tables, once: DDL, Arrow schemas and `docs/lake.md` are rendered from these specs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "int", "float", "bool", "time", "json", "bytes", "ints", "floats"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, kind and what it means (units included)."""
+
+    name: str
+    kind: Kind
+    doc: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: name, what a row is, columns in order."""
+
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _table(name: str, doc: str, *rows: tuple[str, Kind, str]) -> TableSpec:
+    return TableSpec(name, doc, tuple(Column(*row) for row in rows))
+
+
+COMPLETIONS = _table(
+    "completions",
+    "One request and its answer, ok or not.",
+    ("completion_id", "text", "ours, unique over gateways and restarts"),
+    ("upstream_id", "text", "`id` in the response body"),
+    ("request_id", "text", "the caller's x-request-id"),
+    ("gateway_id", "text", "which gateway worker wrote it"),
+    ("seq", "int", "that worker's sequence number; with gateway_id the event's identity"),
+    ("task", "text", "null when the model was passed through"),
+    ("version", "text", "model version that answered"),
+    ("arm", "text", "champion, challenger or holdback"),
+    ("probability", "float", "of this arm for this unit at the moment of assignment"),
+    ("release", "text", "the release in force at assignment"),
+    ("stage", "int", "index of the release step in force at assignment"),
+    ("unit", "text", "who is assigned: user, else conversation, else request"),
+    ("conversation_id", "text", "from x-everlearn-conversation"),
+    ("key_id", "text", "which key asked (never the key)"),
+    ("upstream", "text", "name of the upstream in the config"),
+    ("endpoint", "text", "path under /v1"),
+    ("received_at", "time", "first byte of the request"),
+    ("first_token_ms", "float", "milliseconds to the first streamed chunk"),
+    ("latency_ms", "float", "milliseconds to the last byte"),
+    ("status", "text", "ok, upstream_error, client_abort, timeout, rejected or shadow"),
+    ("http_status", "int", "what the client was answered"),
+    ("stream", "bool", "server-sent events were asked for"),
+    ("model_requested", "text", "`model` as the client sent it"),
+    ("model_served", "text", "model name sent to the upstream"),
+    ("messages", "json", "the prompt: messages, or the plain prompt as one user message"),
+    ("response_text", "text", "text of the first choice, streamed or not"),
+    ("finish_reason", "text", "of the first choice"),
+    ("prompt_tokens", "int", "from usage"),
+    ("completion_tokens", "int", "from usage"),
+    ("prompt_token_ids", "ints", "where the upstream returns them"),
+    ("completion_token_ids", "ints", "where the upstream returns them"),
+    ("logprobs", "floats", "of the sampled tokens, where the upstream returns them"),
+    ("sampling", "json", "temperature, top_p, seed, max_tokens and so on, as asked"),
+    ("template_hash", "text", "of the chat template that rendered the prompt"),
+    ("adapter_digest", "text", "content hash of the adapter that answered"),
+    ("trainable", "bool", "false when the client said store: false"),
+    ("metadata", "json", "the client's metadata map"),
+    ("error", "text", "what went wrong, if anything"),
+    ("fallback_from", "text", "the arm or upstream that failed before the first byte"),
+    ("raw_request", "bytes", "body as received"),
+    ("raw_response", "bytes", "body as sent"),
+)
+
+FEEDBACK = _table(
+    "feedback",
+    "What somebody thought of a completion, as it arrived.",
+    ("feedback_id", "text", "ours"),
+    ("completion_id", "text", "as named by the sender: ours or the upstream's"),
+    ("request_id", "text", "as named by the sender"),
+    ("conversation_id", "text", "as named by the sender"),
+    ("other_completion_id", "text", "of a preference: the one not preferred"),
+    (
+        "kind",
+        "text",
+        "binary, scalar, label, correction, comment, preference, implicit, retraction",
+    ),
+    ("name", "text", "which feedback: thumbs by default"),
+    ("value_bool", "bool", "of kind binary"),
+    ("value_number", "float", "of kind scalar"),
+    ("value_text", "text", "of kinds label, correction and comment"),
+    ("comment", "text", "free text beside the value"),
+    ("author", "text", "end_user, expert, judge or code"),
+    ("author_id", "text", "who exactly"),
+    ("weight", "float", "trust in the author, 0 to 1"),
+    ("occurred_at", "time", "when it was given, if the sender said"),
+    ("received_at", "time", "when the gateway took it"),
+    ("idempotency_key", "text", "the sender's key: the same key counts once"),
+    ("tags", "json", "flat map"),
+    ("gateway_id", "text", "which gateway worker wrote it"),
+    ("seq", "int", "that worker's sequence number"),
+)
+
+SCORES = _table(
+    "scores",
+    "One evaluator's verdict on one completion; a null value is unscored, never zero.",
+    ("completion_id", "text", "ours"),
+    ("task", "text", "of the completion"),
+    ("evaluator", "text", "grader name in the task file"),
+    ("evaluator_version", "text", "content hash of the grader's definition"),
+    ("value", "float", "null = unscored"),
+    ("label", "text", "for label graders"),
+    ("reason", "text", "why this value, or why unscored"),
+    ("sub_scores", "json", "of a multi grader"),
+    ("error", "text", "what the evaluator raised"),
+    ("cost", "json", "tokens and seconds"),
+    ("created_at", "time", "when scored or seeded; the latest row of an evaluator version counts"),
+)
+
+SNAPSHOTS = _table(
+    "snapshots",
+    "A dataset frozen by query and lake snapshot.",
+    ("snapshot_id", "text", "ours"),
+    ("task", "text", "task name"),
+    ("lake_snapshot", "int", "DuckLake snapshot id the query ran on"),
+    ("query", "text", "the query"),
+    ("content_hash", "text", "sha256 over the sorted row hashes"),
+    ("counts", "json", "rows by kind, split and reason dropped"),
+    ("created_at", "time", "when frozen"),
+)
+
+SNAPSHOT_ROWS = _table(
+    "snapshot_rows",
+    "The rows of a snapshot: which completion, on which side, with which target.",
+    ("snapshot_id", "text", "of the snapshot"),
+    ("completion_id", "text", "source row"),
+    ("unit", "text", "who asked; decides the split"),
+    ("split", "text", "train, heldout or dropped"),
+    ("dropped_reason", "text", "why it is not used"),
+    ("kind", "text", "accepted, rejected, correction, preference or replay"),
+    ("messages", "json", "the prompt"),
+    ("completion", "text", "the answer given"),
+    ("target", "text", "the right answer, where somebody gave one"),
+    ("weight", "float", "trust"),
+    ("row_hash", "text", "sha256 of messages, completion and target"),
+)
+
+RELEASES = _table(
+    "releases",
+    "What happened to a release, one row per event.",
+    ("release_id", "text", "ours"),
+    ("task", "text", "task name"),
+    ("version", "text", "candidate version"),
+    ("event", "text", "started, step, hold, promoted, rolled_back, stopped, aborted, error"),
+    ("phase", "text", "state after the event"),
+    ("stage", "int", "index of the step"),
+    ("percent", "float", "share of traffic of the candidate after the event"),
+    ("reason", "text", "the comparison that decided"),
+    ("evidence", "json", "counts, e-values, intervals"),
+    ("created_at", "time", "when decided"),
+)
+
+DEAD_LETTERS = _table(
+    "dead_letters",
+    "Records that could not become rows, kept whole.",
+    ("gateway_id", "text", "which gateway worker wrote it"),
+    ("seq", "int", "that worker's sequence number, if it could be read"),
+    ("reason", "text", "why"),
+    ("raw", "bytes", "the record"),
+    ("received_at", "time", "when the collector met it"),
+)
+
+OFFSETS = _table(
+    "offsets",
+    "How far each source has been read; written in the transaction of the rows.",
+    ("source", "text", "WAL: wal/<gateway_id>; Kafka: topic/partition"),
+    ("position", "int", "next record to read"),
+    ("updated_at", "time", "when committed"),
+)
+
+TABLES = (
+    COMPLETIONS,
+    FEEDBACK,
+    SCORES,
+    SNAPSHOTS,
+    SNAPSHOT_ROWS,
+    RELEASES,
+    DEAD_LETTERS,
+    OFFSETS,
+)

@@ -1,0 +1,298 @@
+"""The service's config: `everlearn.yaml` plus `EVERLEARN_SECTION__KEY` from the environment.
+
+Unknown keys fail. Relative paths are relative to the config file. Every field says its unit
+and why its default.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from everlearn.errors import ConfigError
+
+
+def _http_address(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("an address starts with http:// or https://")
+    return value.rstrip("/")
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys fail."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Upstream(Section):
+    """One OpenAI-compatible server, or several replicas of it."""
+
+    base_url: HttpAddress
+    """Up to and including /v1."""
+    replicas: tuple[HttpAddress, ...] = ()
+    """More addresses of the same server; balanced with base_url."""
+    kind: Literal["openai", "vllm"] = "openai"
+    """vllm: adapters can be loaded and token ids asked for. The local model server speaks vllm."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; without it the client's own key is passed on."""
+    connect_timeout_seconds: float = Field(5.0, gt=0)
+    first_byte_timeout_seconds: float = Field(120.0, gt=0)
+    chunk_timeout_seconds: float = Field(60.0, gt=0)
+    """Between two chunks of a stream."""
+    max_retries: int = Field(2, ge=0, le=10)
+    """Before the first byte only."""
+    fallback: str | None = None
+    """Upstream asked when this one fails before the first byte."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (self.base_url, *self.replicas)
+
+
+class Key(Section):
+    """One client key and what it may do."""
+
+    id: str
+    """Stands in the lake; the key never does."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the key: `printf %s KEY | sha256sum`."""
+    tasks: tuple[str, ...] = ()
+    """Allowed tasks; empty means all."""
+    requests_per_minute: int = Field(0, ge=0)
+    """0 = no limit, here and below."""
+    tokens_per_minute: int = Field(0, ge=0)
+    max_concurrent: int = Field(0, ge=0)
+
+
+class Capture(Section):
+    """How the gateway's write-ahead log keeps events."""
+
+    durability: Literal["write", "fsync", "off"] = "write"
+    """write survives kill -9 of any process; fsync survives power loss (group commit)."""
+    segment_bytes: int = Field(16 * 2**20, ge=4096)
+    """Small enough to be freed on a small disk."""
+    wal_max_bytes: int = Field(2 * 2**30, ge=8192)
+    """Per worker; then `on_full` acts."""
+    on_full: Literal["drop_newest", "reject"] = "drop_newest"
+    """drop_newest counts and goes on serving; reject answers 503."""
+    mask: tuple[str, ...] = ()
+    """Regular expressions; matches are replaced by [masked] before the first write."""
+
+
+class Gateway(Section):
+    """The door."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=64)
+    keys: tuple[Key, ...] = ()
+    """Empty: no key is asked for."""
+    max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    max_concurrent: int = Field(8192, ge=1)
+    """Requests in flight per worker; more are answered 503 with retry-after."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """After SIGTERM, for requests in flight."""
+    capture: Capture = Capture()
+
+
+class Bus(Section):
+    """The event log between gateway and collector."""
+
+    kind: Literal["wal", "kafka"] = "wal"
+    bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
+    topic: str = "everlearn.events"
+    partitions: int = Field(6, ge=1)
+    replication_factor: int = Field(1, ge=1)
+    retention_hours: float = Field(168.0, gt=0)
+    create_topic: bool = True
+    group: str = "everlearn-collector"
+    client: dict[str, Any] = {}
+    """Passed to kafka-python as it is: security_protocol, ssl_*, sasl_*."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Prometheus port of the shipper; 0 = off."""
+
+
+class Collector(Section):
+    """Event log to lake."""
+
+    max_batch_rows: int = Field(20_000, ge=1)
+    max_batch_bytes: int = Field(64 * 2**20, ge=1024)
+    max_batch_seconds: float = Field(0.5, gt=0)
+    """A row is queryable within about twice this."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+
+
+class LakeConfig(Section):
+    """DuckLake: catalog and Parquet files."""
+
+    catalog: str = ""
+    """Empty: SQLite under data_dir; else `sqlite:PATH` or `postgres:host=...`."""
+    data_path: str = ""
+    """Empty: <data_dir>/lake/data; else a folder or `s3://bucket/prefix`."""
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_use_ssl: bool = True
+    s3_key_id_env: str = "AWS_ACCESS_KEY_ID"
+    s3_secret_env: str = "AWS_SECRET_ACCESS_KEY"
+
+
+class StateConfig(Section):
+    """Relational state: releases, labels, keys."""
+
+    url: str = ""
+    """SQLAlchemy address; empty: SQLite at <data_dir>/state.db."""
+
+
+class Mlflow(Section):
+    """Tracking and registry."""
+
+    tracking_uri: HttpAddress = "http://127.0.0.1:5000"
+    artifacts_path: str = ""
+    """Where `everlearn up` lets its MLflow server keep files; empty: <data_dir>/mlflow."""
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
+class ModelServer(Section):
+    """The local CPU model server, for development and small models."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8100, ge=0, le=65535)
+    model: str = ""
+    """Folder or hub id; empty: no local model server is started."""
+    served_model_name: str = ""
+    """Empty: `model` as written."""
+    max_batch: int = Field(32, ge=1)
+    max_adapters: int = Field(8, ge=1)
+    threads: int = Field(0, ge=0)
+    """torch threads; 0 = torch's own choice."""
+
+
+class Releases(Section):
+    """The release controller."""
+
+    tick_seconds: float = Field(2.0, gt=0)
+    """How often live scores are read and the decision is made."""
+
+
+class Console(Section):
+    """The operator's web page."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8200, ge=0, le=65535)
+
+
+class Service(BaseSettings):
+    """The whole config file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVERLEARN_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    root: Path = Path()
+    """Folder of the config file; relative paths start there."""
+    data_dir: Path = Path(".everlearn")
+    tasks_dir: Path = Path("tasks")
+    upstreams: dict[str, Upstream] = {}
+    default_upstream: str | None = None
+    """For models that are no task; without it they are answered 404."""
+    gateway: Gateway = Gateway()
+    bus: Bus = Bus()
+    collector: Collector = Collector()
+    lake: LakeConfig = LakeConfig()
+    state: StateConfig = StateConfig()
+    mlflow: Mlflow = Mlflow()
+    model_server: ModelServer = ModelServer()
+    releases: Releases = Releases()
+    console: Console = Console()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment overrides the file."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Service":
+        known = ", ".join(sorted(self.upstreams)) or "none is configured"
+        if self.default_upstream is not None and self.default_upstream not in self.upstreams:
+            raise ValueError(
+                f"default_upstream {self.default_upstream!r} is not an upstream: {known}"
+            )
+        for name, upstream in self.upstreams.items():
+            if upstream.fallback is not None and upstream.fallback not in self.upstreams:
+                raise ValueError(
+                    f"upstreams.{name}.fallback {upstream.fallback!r} is not an upstream: {known}"
+                )
+        return self
+
+    @property
+    def data_path(self) -> Path:
+        return (self.root / self.data_dir).resolve()
+
+    @property
+    def tasks_path(self) -> Path:
+        return (self.root / self.tasks_dir).resolve()
+
+    @property
+    def wal_path(self) -> Path:
+        return self.data_path / "wal"
+
+    @property
+    def routes_path(self) -> Path:
+        return self.data_path / "routes.json"
+
+
+def describe(error: ValidationError, where: str) -> str:
+    """One line per problem: file, key, value received and what is allowed."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        received = "" if problem["type"] == "missing" else f" = {_short(problem['input'])}"
+        lines.append(f"{where}: {key}{received}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping; ConfigError otherwise."""
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def config_file(path: str | None) -> Path:
+    """The file named, else $EVERLEARN_CONFIG, else everlearn.yaml here."""
+    return Path(path or os.environ.get("EVERLEARN_CONFIG") or "everlearn.yaml")
+
+
+def load(path: str | Path | None = None) -> Service:
+    """The resolved config; ConfigError with one line per problem."""
+    file = config_file(str(path) if path is not None else None)
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file; name one with --config or $EVERLEARN_CONFIG")
+    try:
+        return Service(**{"root": file.resolve().parent, **read_yaml(file)})
+    except ValidationError as error:
+        raise ConfigError(describe(error, str(file))) from error

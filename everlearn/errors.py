@@ -1,0 +1,65 @@
+"""Every error that everlearn raises on purpose.
+
+EverlearnError
+ ├─ ConfigError(ValueError)          exit 2: a key, its value, what is allowed
+ ├─ InputError(ValueError)           exit 2: bad argument or bad file
+ ├─ NotEnoughEvidence(LookupError)   exit 3: too few rows, scores or units to say anything
+ ├─ NotFound(LookupError)            exit 2: no such task, version, snapshot or release
+ ├─ CaptureError(OSError)            the WAL refused or lost an append
+ ├─ LakeError(OSError)               the lake could not be attached, read or committed
+ ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
+ ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
+ └─ ServingError(RuntimeError)       an adapter did not load or verify: it gets no traffic
+
+An error is attributed to the border it crossed and recorded once; unknown errors propagate.
+"""
+
+
+class EverlearnError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(EverlearnError, ValueError):
+    """Config or task file is wrong; the text has one line per problem."""
+
+    exit_code = 2
+
+
+class InputError(EverlearnError, ValueError):
+    """An argument or an input file is wrong."""
+
+    exit_code = 2
+
+
+class NotFound(EverlearnError, LookupError):
+    """The named task, version, snapshot or release does not exist."""
+
+    exit_code = 2
+
+
+class NotEnoughEvidence(EverlearnError, LookupError):
+    """Too little data to decide; nothing was changed."""
+
+    exit_code = 3
+
+
+class CaptureError(EverlearnError, OSError):
+    """The write-ahead log refused or lost an append."""
+
+
+class LakeError(EverlearnError, OSError):
+    """The lake could not be attached, read or committed."""
+
+
+class GraderError(EverlearnError, RuntimeError):
+    """A grader raised, timed out or answered out of range; the score stays unscored."""
+
+
+class TrainingError(EverlearnError, RuntimeError):
+    """Training produced no version; the text is the recorded reason."""
+
+
+class ServingError(EverlearnError, RuntimeError):
+    """An adapter did not load or did not verify on a replica."""

@@ -1,0 +1,85 @@
+"""The relational state seam: small JSON documents that change (releases, budgets, labels, keys).
+
+SQLite by default, Postgres by address; one table, written with compare-and-swap so that two writers
+never overwrite each other unseen.
+"""
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from everlearn.config import Service
+from everlearn.errors import EverlearnError
+
+_metadata = sa.MetaData()
+_documents = sa.Table(
+    "documents",
+    _metadata,
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(256), primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+
+class StateConflict(EverlearnError):
+    """Somebody else wrote the document since it was read; read again and decide again."""
+
+
+class State:
+    """Documents by (kind, key), each with a revision that counts its writes."""
+
+    def __init__(self, url: str) -> None:
+        arguments = {"timeout": 30} if url.startswith("sqlite") else {}
+        self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        _metadata.create_all(self._engine)
+
+    def get(self, kind: str, key: str) -> tuple[dict[str, Any], int] | None:
+        """The document and its revision, or None."""
+        where = (_documents.c.kind == kind) & (_documents.c.key == key)
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_documents).where(where)).one_or_none()
+        return None if row is None else (json.loads(row.body), row.revision)
+
+    def put(self, kind: str, key: str, document: dict[str, Any], revision: int = 0) -> int:
+        """Write over `revision` (0 = must be new), return the next one; StateConflict otherwise."""
+        body = json.dumps(document, allow_nan=False)
+        with self._engine.begin() as connection:
+            if revision == 0:
+                try:
+                    connection.execute(
+                        _documents.insert().values(kind=kind, key=key, revision=1, body=body)
+                    )
+                except sa.exc.IntegrityError as error:
+                    raise StateConflict(f"{kind} {key} exists already") from error
+                return 1
+            where = (
+                (_documents.c.kind == kind)
+                & (_documents.c.key == key)
+                & (_documents.c.revision == revision)
+            )
+            done = connection.execute(
+                _documents.update().where(where).values(revision=revision + 1, body=body)
+            )
+            if done.rowcount != 1:
+                raise StateConflict(f"{kind} {key} is no longer at revision {revision}")
+        return revision + 1
+
+    def all(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        """Every document of a kind with its key, in the order of the keys."""
+        query = sa.select(_documents).where(_documents.c.kind == kind).order_by(_documents.c.key)
+        with self._engine.connect() as connection:
+            return [(row.key, json.loads(row.body)) for row in connection.execute(query)]
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._engine.dispose()
+
+
+def open_state(service: Service) -> State:
+    """The state store of the config."""
+    if service.state.url:
+        return State(service.state.url)
+    service.data_path.mkdir(parents=True, exist_ok=True)
+    return State(f"sqlite:///{service.data_path / 'state.db'}")

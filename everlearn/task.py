@@ -1,0 +1,324 @@
+"""A task file: the whole declaration of one learning loop, graders in the OpenAI grader format."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from everlearn.config import Section, Service, describe, read_yaml
+from everlearn.errors import ConfigError, NotFound
+
+
+class Message(Section):
+    """One templated chat message of a model grader."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class StringCheck(Section):
+    """1 when `input` and `reference` compare as `operation` says, else 0."""
+
+    type: Literal["string_check"]
+    name: str
+    input: str
+    reference: str
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+
+class TextSimilarity(Section):
+    """Similarity of `input` to `reference`, 0 to 1."""
+
+    type: Literal["text_similarity"]
+    name: str
+    input: str
+    reference: str
+    evaluation_metric: Literal[
+        "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
+        "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
+    ]  # fmt: skip
+
+
+class SamplingParams(Section):
+    """How a judge model is sampled."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_completions_tokens: int | None = None
+    reasoning_effort: str | None = None
+
+
+class ScoreModel(Section):
+    """A judge model that answers with a number in `range`."""
+
+    type: Literal["score_model"]
+    name: str
+    model: str
+    input: tuple[Message, ...]
+    range: tuple[float, float] = (0.0, 1.0)
+    sampling_params: SamplingParams = SamplingParams()
+    upstream: str | None = None
+    """Upstream of the config that serves the judge; default: the service's default upstream."""
+    timeout_seconds: float = Field(60.0, gt=0)
+
+
+class LabelModel(Section):
+    """A judge model that answers with one of `labels`; 1 if it is a passing one."""
+
+    type: Literal["label_model"]
+    name: str
+    model: str
+    input: tuple[Message, ...]
+    labels: tuple[str, ...]
+    passing_labels: tuple[str, ...]
+    sampling_params: SamplingParams = SamplingParams()
+    upstream: str | None = None
+    timeout_seconds: float = Field(60.0, gt=0)
+
+
+class PythonGrader(Section):
+    """`grade(sample, item) -> float`, run in a sandboxed child process."""
+
+    type: Literal["python"]
+    name: str
+    source: str
+    image_tag: str | None = None
+    timeout_seconds: float = Field(10.0, gt=0)
+
+
+class JsonSchema(Section):
+    """1 when `input` is JSON that the schema accepts."""
+
+    type: Literal["json_schema"]
+    name: str
+    input: str = "{{sample.output_text}}"
+    json_schema: dict[str, Any]
+
+
+class Execution(Section):
+    """Runs the answer. Without `reference`: 1 when it runs. With it: 1 when both give the same
+    rows.
+
+    Unscored when the reference is not known for the item.
+    """
+
+    type: Literal["execution"]
+    name: str
+    language: Literal["sql"]
+    database: str
+    """DuckDB file, opened read-only in a child process; relative to the task file."""
+    input: str = "{{sample.output_text}}"
+    reference: str | None = None
+    """For example {{item.reference}}: the right answer, where somebody gave one."""
+    ordered: bool = False
+    """Whether the order of the rows counts."""
+    timeout_seconds: float = Field(2.0, gt=0)
+    max_memory_mb: int = Field(256, ge=32)
+    max_rows: int = Field(10_000, ge=1)
+
+
+class FeedbackGrader(Section):
+    """What people said: the joined feedback of that name. true is 1, false is 0; unscored if none.
+
+    A correction by an expert counts as 0 for the answer it corrects.
+    """
+
+    type: Literal["feedback"]
+    name: str
+    feedback: str = "thumbs"
+
+
+class Multi(Section):
+    """A formula over other graders: + - * / ^ min max abs floor ceil exp sqrt log."""
+
+    type: Literal["multi"]
+    name: str = "reward"
+    calculate_output: str
+    graders: "dict[str, Grader]" = {}
+    """By name; empty: the task's graders of the names in the formula."""
+
+
+Grader = Annotated[
+    StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema | Execution
+    | FeedbackGrader | Multi,
+    Field(discriminator="type"),
+]  # fmt: skip
+
+
+class Heldout(Section):
+    """The side that is never trained on."""
+
+    percent: float = Field(20.0, gt=0, lt=100)
+    """Share of units, chosen by a hash of the unit, forever."""
+    grader: str | None = None
+    """Grader of held-out answers; default: the release's primary."""
+    never_trained_on: bool = True
+
+
+class Lora(Section):
+    """Adapter shape."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str = "all-linear"
+
+
+class Train(Section):
+    """How a candidate is made."""
+
+    method: Literal["auto", "sft", "dpo", "kto", "rft"] = "auto"
+    min_new_scores: int = Field(200, ge=1)
+    budget_minutes: float = Field(10.0, gt=0)
+    replay: float = Field(0.2, ge=0, le=1)
+    """Share of the served model's own ordinary answers beside the learned rows."""
+    max_steps: int = Field(60, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    max_per_unit: int = Field(50, ge=1)
+    """Rows of one user at most."""
+    max_length: int = Field(512, ge=16)
+    max_completion_tokens: int = Field(128, ge=1)
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lora: Lora = Lora()
+
+
+class GateRules(Section):
+    """What a candidate must show on held-out rows."""
+
+    min_gain: float = 0.0
+    """Of the held-out grader's mean over the champion's."""
+    min_rows: int = Field(20, ge=1)
+    """Fewer held-out rows: not enough evidence."""
+    regression_suite: str | None = None
+    """JSONL of {messages, reference}; relative to the task file."""
+    max_regression: float = Field(0.02, ge=0)
+    max_latency_ratio: float = Field(1.2, gt=0)
+    max_length_ratio: float = Field(1.5, gt=0)
+    """Mean completion tokens against the champion's: the cost of an answer."""
+
+
+class ReleaseRules(Section):
+    """How a version gets its traffic."""
+
+    steps: tuple[float, ...] = (1, 5, 25, 50, 100)
+    """Percent of traffic."""
+    min_dwell_seconds: float = Field(60.0, ge=0)
+    max_seconds: float = Field(86_400.0, gt=0)
+    """A release that is undecided by then is stopped as inconclusive."""
+    primary: str = "thumbs"
+    """Grader whose mean decides."""
+    guardrails: tuple[str, ...] = ("error_rate", "latency_p95")
+    """Graders, error_rate or latency_p95: only harm is looked for."""
+    unit_close_seconds: float = Field(30.0, ge=0)
+    """A unit counts this long after its first request of a stage, whatever feedback came."""
+    holdback_percent: float = Field(1.0, ge=0, lt=50)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Upper bound of this release's promotion level; the lifetime budget may give less."""
+    harm_level: float = Field(0.10, gt=0, lt=1)
+    futility_level: float = Field(0.10, gt=0, lt=1)
+    smallest_effect: float = Field(0.05, gt=0, lt=1)
+    """Futility: the smallest gain worth having."""
+    expected_releases: int = Field(60, ge=1)
+    """Over the task's life; sets how the lifetime error budget is spent."""
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+        if not steps or list(steps) != sorted(set(steps)) or steps[0] <= 0 or steps[-1] != 100:
+            raise ValueError("steps rise strictly from above 0 to 100")
+        return steps
+
+
+class Task(Section):
+    """One learning loop."""
+
+    task: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """The model name clients send."""
+    base_model: str
+    """A folder (relative to the config file) or a hub id."""
+    served_base: str = ""
+    """The base model's name at the upstream; empty: base_model as written."""
+    upstream: str
+    graders: tuple[Grader, ...] = ()
+    reward: Multi | None = None
+    """RFT's reward; default: the mean of the deterministic graders."""
+    heldout: Heldout = Heldout()
+    train: Train = Train()
+    gate: GateRules = GateRules()
+    release: ReleaseRules = ReleaseRules()
+    folder: Path = Path()
+    """Folder of the task file; its relative paths start there."""
+
+    @property
+    def base_name(self) -> str:
+        return self.served_base or self.base_model
+
+    def grader(self, name: str) -> BaseModel:
+        """The grader of that name, the reward included; NotFound otherwise."""
+        for grader in (*self.graders, *([self.reward] if self.reward else [])):
+            if grader.name == name:
+                return grader
+        known = ", ".join(grader.name for grader in self.graders)
+        raise NotFound(f"task {self.task}: no grader {name!r}; there are: {known or 'none'}")
+
+    @model_validator(mode="after")
+    def _names(self) -> "Task":
+        names = [grader.name for grader in self.graders]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"graders: name used twice: {', '.join(sorted(twice))}")
+        known = {*names, *([self.reward.name] if self.reward else [])}
+        live = {"error_rate", "latency_p95"}
+        for key, value, allowed in (
+            ("release.primary", self.release.primary, known),
+            ("heldout.grader", self.heldout.grader, known),
+            *(("release.guardrails", name, known | live) for name in self.release.guardrails),
+        ):
+            if value is not None and value not in allowed:
+                raise ValueError(
+                    f"{key} {value!r} is not a grader of the task; "
+                    f"there are: {', '.join(sorted(allowed))}"
+                )
+        return self
+
+
+def load_task_file(path: Path) -> Task:
+    """The task in `path`; ConfigError with one line per problem."""
+    try:
+        return Task(**{"folder": path.resolve().parent, **read_yaml(path)})
+    except ValidationError as error:
+        raise ConfigError(describe(error, str(path))) from error
+
+
+def load_tasks(service: Service) -> dict[str, Task]:
+    """Every task of `tasks_dir`, by name; ConfigError on a bad file or an unknown upstream."""
+    tasks: dict[str, Task] = {}
+    for path in sorted(service.tasks_path.glob("*.yaml")):
+        task = load_task_file(path)
+        if task.task in tasks:
+            raise ConfigError(f"{path}: task = {task.task!r}: already declared by another file")
+        if task.upstream not in service.upstreams:
+            known = ", ".join(sorted(service.upstreams)) or "none is configured"
+            raise ConfigError(
+                f"{path}: upstream = {task.upstream!r}: not an upstream of the config: {known}"
+            )
+        tasks[task.task] = task
+    return tasks
+
+
+def load_task(service: Service, name: str) -> Task:
+    """The task of that name; NotFound with the names that exist."""
+    tasks = load_tasks(service)
+    if name not in tasks:
+        known = ", ".join(sorted(tasks)) or f"none in {service.tasks_path}"
+        raise NotFound(f"task {name!r} does not exist; there are: {known}")
+    return tasks[name]
+
+
+def base_model_path(service: Service, task: Task) -> str:
+    """The base model as transformers loads it: a folder relative to the config, else the hub id."""
+    folder = (service.root / task.base_model).resolve()
+    return str(folder) if folder.is_dir() else task.base_model

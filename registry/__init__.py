@@ -1,0 +1,1 @@
+"""Model versions, lineage and the offline gate, over MLflow. Never moves traffic."""
