@@ -1,0 +1,1 @@
+"""Each example runs by itself and reads top to bottom."""

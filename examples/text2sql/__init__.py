@@ -1,0 +1,1 @@
+"""Text to SQL over one orders table."""
