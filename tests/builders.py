@@ -41,7 +41,9 @@ def make_completion(**overrides: Any) -> Completion:
         "upstream": "local",
         "model_requested": "text2sql",
         "model_served": "base",
-        "request": b'{"model":"text2sql","messages":[{"role":"user","content":"how many orders?"}]}',
+        "request": (
+            b'{"model":"text2sql","messages":[{"role":"user","content":"how many orders?"}]}'
+        ),
         "response": (
             b'{"id":"chatcmpl-1","choices":[{"index":0,"finish_reason":"stop","message":'
             b'{"role":"assistant","content":"SELECT count(*) FROM orders"}}],'
