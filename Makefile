@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test bench up lint clean
+.PHONY: demo test bench up lint lock system clean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -37,6 +37,13 @@ up: .venv/demo
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
+
+# Resolve again; every lock names its versions and hashes, no registry.
+lock: .venv/bin/uv
+	for extra in gateway collector demo dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra $$extra \
+	    --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
+	done
 
 clean:
 	rm -rf .venv .everlearn

@@ -1,0 +1,24 @@
+"""When to judge: every ten minutes, each task's unscored completions. The verb says how."""
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+
+from everlearn.config import load
+from everlearn.task import load_tasks
+
+for name in load_tasks(load()):
+    with DAG(
+        f"everlearn_evaluate_{name}",
+        schedule=timedelta(minutes=10),
+        catchup=False,
+        max_active_runs=1,
+        tags=["everlearn", name],
+    ) as dag:
+        BashOperator(
+            task_id="evaluate",
+            bash_command=f"everlearn evaluate {name}",
+            execution_timeout=timedelta(minutes=30),
+        )
+    globals()[dag.dag_id] = dag

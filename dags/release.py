@@ -1,0 +1,25 @@
+"""When to ramp: on demand, with the version to release; the controller moves the traffic."""
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, Param
+
+from everlearn.config import load
+from everlearn.task import load_tasks
+
+for name in load_tasks(load()):
+    with DAG(
+        f"everlearn_release_{name}",
+        schedule=None,
+        catchup=False,
+        max_active_runs=1,
+        params={"version": Param(type="string", pattern="^[0-9]+$")},
+        tags=["everlearn", name],
+    ) as dag:
+        BashOperator(
+            task_id="start",
+            bash_command=f"everlearn release start {name} {{{{ params.version }}}}",
+            execution_timeout=timedelta(minutes=10),
+        )
+    globals()[dag.dag_id] = dag

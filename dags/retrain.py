@@ -1,0 +1,43 @@
+"""When to learn: every two hours train a candidate and gate it; a passed gate starts its release.
+
+Exit 3 (not enough evidence) skips the rest of the run; a failed gate fails it.
+"""
+
+import json
+from datetime import timedelta
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG
+
+from everlearn.config import load
+from everlearn.task import load_tasks
+
+VERSION = "{{ ti.xcom_pull('train')['version'] }}"
+
+for name in load_tasks(load()):
+    with DAG(
+        f"everlearn_retrain_{name}",
+        schedule=timedelta(hours=2),
+        catchup=False,
+        max_active_runs=1,
+        tags=["everlearn", name],
+    ) as dag:
+        evaluate = BashOperator(task_id="evaluate", bash_command=f"everlearn evaluate {name}")
+        train = BashOperator(
+            task_id="train",
+            bash_command=f"everlearn train {name} --json",
+            output_processor=json.loads,
+            skip_on_exit_code=3,
+            execution_timeout=timedelta(hours=6),
+        )
+        gate = BashOperator(
+            task_id="gate", bash_command=f"everlearn gate {name} {VERSION}", skip_on_exit_code=3
+        )
+        release = TriggerDagRunOperator(
+            task_id="release",
+            trigger_dag_id=f"everlearn_release_{name}",
+            conf={"version": VERSION},
+        )
+        evaluate >> train >> gate >> release
+    globals()[dag.dag_id] = dag
