@@ -147,6 +147,7 @@ SNAPSHOT_ROWS = _table(
     ("messages", "json", "the prompt"),
     ("completion", "text", "the answer given"),
     ("target", "text", "the right answer, where somebody gave one"),
+    ("author", "text", "who judged it: expert or end_user; null if nobody did"),
     ("weight", "float", "trust"),
     ("row_hash", "text", "sha256 of messages, completion and target"),
 )
