@@ -8,6 +8,7 @@ EverlearnError
  ├─ CaptureError(OSError)            the WAL refused or lost an append
  ├─ LakeError(OSError)               the lake could not be attached, read or committed
  ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
+ ├─ RegistryError(OSError)           MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
  └─ ServingError(RuntimeError)       an adapter did not load or verify: it gets no traffic
 
@@ -55,6 +56,10 @@ class LakeError(EverlearnError, OSError):
 
 class GraderError(EverlearnError, RuntimeError):
     """A grader raised, timed out or answered out of range; the score stays unscored."""
+
+
+class RegistryError(EverlearnError, OSError):
+    """MLflow refused or did not answer."""
 
 
 class TrainingError(EverlearnError, RuntimeError):

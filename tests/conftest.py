@@ -1,9 +1,11 @@
 """Fixtures every folder's tests may use."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.mlflow_server import mlflow_server
 
 
 @pytest.fixture
@@ -11,15 +13,23 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def find_free_port() -> int:
+    """A port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """A function that names a port nobody listens on just now."""
+    return find_free_port
 
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            assert isinstance(port, int)
-            return port
 
-    return find
+@pytest.fixture(scope="session")
+def mlflow_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server, one for the whole run: use a task name of your own."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), find_free_port()) as address:
+        yield address
