@@ -44,6 +44,7 @@ def ramp(series: Mapping[str, Sequence[tuple[float, float]]], end: float) -> str
         seconds = [second for second, _ in points] + [end]
         percents = [percent for _, percent in points] + [points[-1][1]]
         axes.step(seconds, percents, where="post", color=color, label=f"version {version}")
+    axes.set_xlim(0, end)
     axes.set_ylim(-3, 108)
     if series:
         axes.legend(loc="upper left", frameon=False)
