@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from everlearn.cli import VERBS, group
 from everlearn.columns import TABLES
 from everlearn.config import Service
+from everlearn.reference import render
 from everlearn.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,10 @@ def test_every_verb_table_and_setting_is_documented() -> None:
     names += [f"`{name}`" for name in Service.model_fields if name != "root"]
     names += [f"`{name}`" for name in Task.model_fields if name != "folder"]
     assert [name for name in names if name not in docs] == []
+
+
+def test_the_configuration_page_is_what_the_code_says() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == render(VERBS)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

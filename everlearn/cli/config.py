@@ -3,7 +3,7 @@
 import click
 import yaml
 
-from everlearn.cli import config_option
+from everlearn.cli import VERBS, config_option
 
 
 @click.group("config")
@@ -26,3 +26,11 @@ def check(file: str | None, config_path: str | None) -> None:
         "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
     }
     click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@command.command()
+def reference() -> None:
+    """Print docs/configuration.md."""
+    from everlearn.reference import render
+
+    click.echo(render(VERBS), nl=False)
