@@ -9,8 +9,8 @@ from pathlib import Path
 
 _HEAD = """# Configuration
 
-Rendered by `everlearn config reference`; a test keeps it equal to the code. `everlearn config check`
-prints a file as it resolves, defaults and environment included. Unknown keys fail.
+Rendered by `everlearn config reference`; a test keeps it equal to the code. `config check` prints a
+file as it resolves, defaults and environment included. Unknown keys fail.
 
 """
 
