@@ -1,0 +1,47 @@
+"""Decision records: what was decided about a version, on which evidence, kept beside its run."""
+
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from everlearn.errors import NotFound
+from registry.versions import ModelVersion, Registry, ask
+
+
+def keep(registry: Registry, version: ModelVersion, name: str, record: dict[str, Any]) -> None:
+    """Tags `NAME`, `NAME_reason` of the version and artifact `decisions/NAME.json` of its run.
+
+    `record` has `phase` and `reason`; a later record of the same name replaces the tags and the
+    artifact, the run's history keeps the times.
+    """
+    whole = {**record, "version": version.version, "decided_at": time.time()}
+    if version.run_id is not None:
+        ask(registry.client.log_dict, version.run_id, whole, f"decisions/{name}.json")
+    tags = {name: str(record["phase"]), f"{name}_reason": str(record["reason"])}
+    registry.tag(version.task, version.version, **tags)
+
+
+def artifact(registry: Registry, version: ModelVersion, name: str) -> bytes:
+    """A file that the version's run kept; NotFound if it has none of that name."""
+    if version.run_id is None:
+        raise NotFound(f"version {version.version} of {version.task} has no run, so no {name}")
+    listed = ask(registry.client.list_artifacts, version.run_id, _folder(name))
+    if name not in {entry.path for entry in listed}:
+        raise NotFound(f"run {version.run_id} of version {version.version} kept no {name}")
+    with TemporaryDirectory() as folder:
+        path = ask(registry.client.download_artifacts, version.run_id, name, folder)
+        return Path(path).read_bytes()
+
+
+def read(registry: Registry, version: ModelVersion, name: str) -> dict[str, Any] | None:
+    """The record kept under that name, or None."""
+    try:
+        return dict(json.loads(artifact(registry, version, f"decisions/{name}.json")))
+    except NotFound:
+        return None
+
+
+def _folder(name: str) -> str | None:
+    return name.rpartition("/")[0] or None
