@@ -170,7 +170,7 @@ class ModelServer(Section):
     max_batch: int = Field(32, ge=1)
     max_adapters: int = Field(8, ge=1)
     threads: int = Field(0, ge=0)
-    """torch threads; 0 = torch's own choice."""
+    """torch threads; 0 = half of the cores, the rest is for the other processes."""
 
 
 class Releases(Section):

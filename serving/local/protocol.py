@@ -1,0 +1,228 @@
+"""Request bodies: OpenAI's fields and the vLLM extras served here.
+
+Unknown fields are ignored, as vLLM does. A known field that would change the answer and cannot be
+honoured is refused: silence would look like obedience.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serving.local.model import Defaults
+from serving.local.sampling import Sampling
+
+MAX_LOGPROBS = 20
+MAX_ANSWERS = 128
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (None, 0, 0.0),
+    "presence_penalty": (None, 0, 0.0),
+    "repetition_penalty": (None, 1, 1.0),
+    "min_p": (None, 0, 0.0),
+    "min_tokens": (None, 0),
+    "logit_bias": (None, {}),
+    "use_beam_search": (None, False),
+    "best_of": (None, 1),
+    "suffix": (None, ""),
+    "prompt_logprobs": (None,),
+    "allowed_token_ids": (None, []),
+    "bad_words": (None, []),
+    "structured_outputs": (None,),
+    "response_format": (None, {"type": "text"}),
+    "functions": (None, []),
+}
+"""Fields not honoured here -> values that ask for nothing."""
+
+TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+class Body(BaseModel):
+    """Base of every request body."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class StreamOptions(Body):
+    """What a stream says beside its chunks."""
+
+    include_usage: bool | None = True
+    continuous_usage_stats: bool | None = False
+
+
+class Generation(Body):
+    """Fields of both completion routes."""
+
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = 1
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = False
+    return_tokens_as_token_ids: bool | None = False
+
+    @model_validator(mode="after")
+    def _nothing_ignored_silently(self) -> "Generation":
+        for name, value in (self.model_extra or {}).items():
+            if name in NEUTRAL and value not in NEUTRAL[name]:
+                raise ValueError(f"{name} is not supported by the local model server")
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if any(not stop for stop in stops):
+            raise ValueError("stop cannot contain an empty string")
+        return self
+
+    @property
+    def answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def logprob_count(self) -> int | None:
+        """None: no logprobs asked for."""
+        raise NotImplementedError
+
+    def limit(self, room: int, defaults: Defaults) -> int:
+        """Tokens the answer may have, `room` being what the context leaves."""
+        wanted = self.max_tokens or defaults.max_tokens
+        return min(room, wanted) if wanted else room
+
+    def sampling(
+        self, room: int, defaults: Defaults, end_ids: frozenset[int], index: int
+    ) -> Sampling:
+        """Of answer number `index`: each has a seed of its own."""
+        temperature = defaults.temperature if self.temperature is None else self.temperature
+        top_k = defaults.top_k if self.top_k is None else self.top_k
+        return Sampling(
+            max_tokens=self.limit(room, defaults),
+            temperature=temperature,
+            top_p=defaults.top_p if self.top_p is None else self.top_p,
+            top_k=max(0, top_k),
+            seed=None if self.seed is None else self.seed + index,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            end_ids=frozenset() if self.ignore_eos else end_ids,
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
+            logprobs=self.logprob_count,
+            include_stop=self.include_stop_str_in_output,
+            skip_special_tokens=self.skip_special_tokens,
+        )
+
+
+class ChatRequest(Generation):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("when using `top_logprobs`, `logprobs` must be set to true")
+        if self.tools and self.tool_choice != "none":
+            raise ValueError("tools are supported with tool_choice none only")
+        if self.add_generation_prompt and self.continue_final_message:
+            raise ValueError(
+                "Cannot set both `continue_final_message` and `add_generation_prompt` to True"
+            )
+        for message in self.messages:
+            if not isinstance(message.get("role"), str):
+                raise ValueError("every message needs a role")
+        return self
+
+    @property
+    def logprob_count(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def limit(self, room: int, defaults: Defaults) -> int:
+        wanted = self.max_completion_tokens or self.max_tokens or defaults.max_tokens
+        return min(room, wanted) if wanted else room
+
+    @property
+    def plain_messages(self) -> list[dict[str, Any]]:
+        """Content as one string; ValueError for parts that are not text."""
+        return [{**message, "content": _text(message.get("content"))} for message in self.messages]
+
+
+class CompletionRequest(Generation):
+    """POST /v1/completions."""
+
+    prompt: str | TokenIds | list[str] | list[TokenIds]
+    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = False
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _no_echo(self) -> "CompletionRequest":
+        if self.echo:
+            raise ValueError("echo is not supported by the local model server")
+        if not self.prompt:
+            raise ValueError("prompt must not be empty")
+        return self
+
+    @property
+    def logprob_count(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or several prompts, each text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
+
+
+class LoadAdapter(Body):
+    """POST /v1/load_lora_adapter."""
+
+    lora_name: str = ""
+    lora_path: str = ""
+    load_inplace: bool = False
+
+
+class UnloadAdapter(Body):
+    """POST /v1/unload_lora_adapter."""
+
+    lora_name: str = ""
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+
+
+def _text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        parts = []
+        for part in content:
+            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+                raise ValueError("only text content is supported")
+            parts.append(part["text"])
+        return "\n".join(parts)
+    raise ValueError("content must be a string or a list of text parts")
