@@ -1,0 +1,163 @@
+"""Does a replica serve the model that was trained? Its logprobs against the trainer's own.
+
+Each probe holds the trainer's greedy continuation of a prompt. The replica continues the same
+prompt greedily; on the common prefix of the two, and at the first token after it, both speak of
+the same distribution, so their logprobs must agree. Where the tokens part, the trainer's token
+must be among the replica's best with the trainer's logprob: then it was a tie, not another model.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import httpx
+
+from everlearn.errors import ServingError
+from serving.fleet import answer_message
+
+TOLERANCE = 0.01
+"""Mean absolute difference of logprobs (nats per token) of the worst probe.
+
+Measured: the same adapter in float32 differs by about 1e-6, weights saved as float16 by about
+1e-3, the base model or another version in its place by 0.1 and more. A server that computes in
+bfloat16 differs by some 1e-2: give it 0.05.
+"""
+TIMEOUT_SECONDS = 60.0
+TOP = 5
+
+Probe = Mapping[str, Any]
+"""messages, max_tokens, prompt_token_ids, token_ids, logprobs."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether a replica serves what was trained; `reason` shows the comparison that decided."""
+
+    ok: bool
+    reason: str
+    max_abs_difference: float
+    """Of all compared logprobs; 0 when none could be compared."""
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    problem: str | None
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.differences) / len(self.differences) if self.differences else 0.0
+
+
+def verify(
+    address: str,
+    model_name: str,
+    probes: Sequence[Probe],
+    *,
+    tolerance: float = TOLERANCE,
+    headers: Mapping[str, str] | None = None,
+) -> Verification:
+    """Ask the replica at `address` (up to /v1) every probe and compare.
+
+    A replica that cannot be asked is a ServingError: that says nothing about the model.
+    """
+    if not probes:
+        return Verification(False, "there are no probes to compare", 0.0)
+    comparisons = []
+    with httpx.Client(headers=dict(headers or {}), timeout=TIMEOUT_SECONDS) as client:
+        for number, probe in enumerate(probes):
+            answer = _ask(client, address, model_name, probe)
+            if isinstance(answer, str):
+                return Verification(False, f"replica {address}: {answer}", 0.0)
+            comparison = compare(probe, answer, tolerance)
+            comparisons.append(comparison)
+            if comparison.problem is not None:
+                reason = f"replica {address}: probe {number}: {comparison.problem}"
+                return Verification(False, reason, _largest(comparisons))
+    worst = max(comparison.mean for comparison in comparisons)
+    tokens = sum(len(comparison.differences) for comparison in comparisons)
+    reason = (
+        f"mean difference {worst:.2g} <= tolerance {tolerance:g} "
+        f"({len(probes)} probes, {tokens} tokens)"
+    )
+    return Verification(True, reason, _largest(comparisons))
+
+
+def compare(probe: Probe, answer: Mapping[str, Any], tolerance: float) -> _Comparison:
+    """One probe against the body of the replica's answer; pure."""
+    choice = answer["choices"][0]
+    prompt = answer.get("prompt_token_ids")
+    if prompt != list(probe["prompt_token_ids"]):
+        return _Comparison("the prompt's tokens differ: another chat template or tokenizer", ())
+    theirs, ours = choice["token_ids"], list(probe["token_ids"])
+    entries = choice["logprobs"]["content"]
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=False))))
+    differences = [
+        abs(entries[place]["logprob"] - probe["logprobs"][place]) for place in range(same)
+    ]
+    problem = None
+    if same < len(ours):
+        tie = _tie(probe, answer, same)
+        problem = None if tie is not None and tie <= tolerance else _parting(probe, theirs, same)
+        differences += [tie] if tie is not None else []
+    elif len(theirs) > len(ours) + 1:
+        # One more is the end token, which not every trainer writes down.
+        problem = f"the answer goes on after token {len(ours)}"
+    if not all(math.isfinite(difference) for difference in differences):
+        problem = "a logprob is no finite number"
+    comparison = _Comparison(problem, tuple(differences))
+    if problem is None and comparison.mean > tolerance:
+        problem = f"mean difference {comparison.mean:.2g} > tolerance {tolerance:g}"
+    return _Comparison(problem, comparison.differences)
+
+
+def _tie(probe: Probe, answer: Mapping[str, Any], place: int) -> float | None:
+    """How far the replica's logprob of the trainer's token is off; None: not among its best."""
+    entries = answer["choices"][0]["logprobs"]["content"]
+    if place >= len(entries):
+        return None
+    name = f"token_id:{probe['token_ids'][place]}"
+    for entry in entries[place]["top_logprobs"]:
+        if entry["token"] == name:
+            return float(abs(entry["logprob"] - probe["logprobs"][place]))
+    return None
+
+
+def _parting(probe: Probe, theirs: Sequence[int], place: int) -> str:
+    found = theirs[place] if place < len(theirs) else "the end"
+    return f"token {place} is {found}, the trainer's was {probe['token_ids'][place]}"
+
+
+def _largest(comparisons: Sequence[_Comparison]) -> float:
+    return max((max(c.differences) for c in comparisons if c.differences), default=0.0)
+
+
+def _ask(client: httpx.Client, address: str, model_name: str, probe: Probe) -> dict[str, Any] | str:
+    """The replica's greedy continuation, or why it refuses to give one."""
+    body = {
+        "model": model_name,
+        "messages": probe["messages"],
+        "max_tokens": probe["max_tokens"],
+        "temperature": 0.0,
+        "logprobs": True,
+        "top_logprobs": TOP,
+        "return_token_ids": True,
+        # Names tokens by id: two tokens may have the same text.
+        "return_tokens_as_token_ids": True,
+    }
+    try:
+        answer = client.post(f"{address}/chat/completions", json=body)
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise ServingError(f"replica {address}: verifying {model_name}: {reason}") from error
+    if answer.is_server_error:
+        raise ServingError(
+            f"replica {address}: verifying {model_name}: "
+            f"{answer.status_code}: {answer_message(answer)}"
+        )
+    if answer.is_error:
+        return f"{answer.status_code}: {answer_message(answer)}"
+    content: dict[str, Any] = answer.json()
+    return content
