@@ -1,0 +1,124 @@
+"""The score of a release: one product per unit, one e-value per question.
+
+For unit i with assignment T (1 = candidate), pi = P(T = 1) at the moment of assignment given all
+that was known of the unit, and outcome Y in [0, 1]:
+
+    x_i = s * ((T - pi) * (Y - c) - h0 * pi * (1 - pi))
+    L_k += log1p(lambda_k * x_i)      lambda_k = min(delta_k / v, 0.5 / m)
+    log e = logmeanexp_k(L_k)
+
+- c and v are mean and variance of past outcomes (both arms, the unit's stratum), updated after the
+  bet; m is the largest possible loss. So each product is a non-negative supermartingale under its
+  null, and by Ville's inequality P(e ever reaches 1 / level) <= level: at every look, under any
+  ramp and any drift of the base rate.
+- It refuses to pool arms: a difference of pooled means is wrong under a ramp.
+- `peak` is the largest e so far: the inequality bounds the whole path, so a crossing stays one.
+- An e-value is evidence, not a probability.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+DELTAS = (0.02, 0.03, 0.045, 0.07, 0.10, 0.15, 0.22, 0.33)
+DECAY = 0.5 ** (1 / 200)
+"""Past outcomes count half after 200 units."""
+PRIOR_UNITS = 2.0
+"""Weight of the prior: mean 0.5, second moment 1/3 (uniform outcomes)."""
+MIN_VARIANCE = 0.02
+STRATA = 4
+"""Thirds of the unit's past reward, and units without a past."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Question(NamedTuple):
+    """sign +1 asks whether the effect is above h0, -1 whether it is below."""
+
+    h0: float
+    sign: int
+
+
+class Observation(NamedTuple):
+    """What one closed unit of one stage says about one metric."""
+
+    treated: bool
+    propensity: float
+    value: float
+    stratum: int = 0
+
+
+def propensity(share: float, former_arm: str | None, former_share: float | None) -> float | None:
+    """P(candidate) for a unit of a stage with this share of candidates, given its former stage.
+
+    None: the unit carries no information. The hash is monotone: who was on the candidate stays
+    there, who was not is asked again with the part of the hash range that is left.
+    """
+    if former_arm == "challenger":
+        return None
+    if former_arm is not None and former_share is not None:
+        share = (share - former_share) / (1 - former_share)
+    return share if 0 < share < 1 else None
+
+
+class Score:
+    """Running e-values of several questions; axes are paths, questions, deltas.
+
+    One path is one release; simulations run many at once through the same code.
+    """
+
+    def __init__(self, questions: Sequence[Question], paths: int = 1) -> None:
+        self._h0 = np.array([question.h0 for question in questions])
+        self._sign = np.array([float(question.sign) for question in questions])
+        self._up = self._sign > 0
+        self._deltas = np.array(DELTAS)
+        self._logs = np.zeros((paths, len(questions), len(DELTAS)))
+        self._past = np.tile(np.array([1.0, 0.5, 1 / 3]) * PRIOR_UNITS, (paths, STRATA, 1))
+        self._rows = np.arange(paths)
+        self.peak: Floats = np.zeros((paths, len(questions)))
+        """Largest log e so far, by path and question."""
+
+    def update(self, treated: Any, pi: Any, value: Any, stratum: Any = 0) -> None:
+        """Bet on one unit per path, then learn from it; each argument is a number or one a path."""
+        past = self._past[self._rows, stratum]
+        mean = past[:, 1] / past[:, 0]
+        variance = np.maximum(past[:, 2] / past[:, 0] - mean**2, MIN_VARIANCE)
+        spread = pi * (1 - pi)
+        product = (treated - pi) * (value - mean)
+        x = self._sign * (product[:, None] - self._h0 * np.reshape(spread, (-1, 1)))
+        loss_up = np.maximum((1 - pi) * mean, pi * (1 - mean))
+        loss_down = np.maximum((1 - pi) * (1 - mean), pi * mean)
+        loss = np.where(self._up, loss_up[:, None], loss_down[:, None])
+        loss = loss + self._sign * self._h0 * np.reshape(spread, (-1, 1))
+        stake = np.minimum(
+            self._deltas / variance[:, None, None], 0.5 / np.maximum(loss, 1e-9)[:, :, None]
+        )
+        self._logs += np.log1p(stake * x[:, :, None])
+        np.maximum(self.peak, self.log_e(), out=self.peak)
+        seen = np.stack(np.broadcast_arrays(1.0, value, np.square(value)), axis=-1)
+        self._past[self._rows, stratum] = past * DECAY + seen
+
+    def log_e(self) -> Floats:
+        """log of the e-values now, by path and question."""
+        top = self._logs.max(axis=2)
+        return np.asarray(top + np.log(np.exp(self._logs - top[:, :, None]).mean(axis=2)))
+
+
+def interval(
+    observations: Iterable[Observation], level: float = 0.95, grid: int = 80
+) -> tuple[float, float]:
+    """Confidence interval of the effect, valid at every look; after a stop it is biased upwards.
+
+    Inverts h0 on a grid over [-1, 1]: what neither question rejects is kept. 50 us a unit.
+    """
+    points = [2 * i / grid - 1 for i in range(grid + 1)]
+    score = Score([Question(h0, sign) for h0 in points for sign in (1, -1)])
+    for seen in observations:
+        score.update(float(seen.treated), seen.propensity, seen.value, seen.stratum)
+    rejected = score.peak[0].reshape(-1, 2) >= np.log(2 / (1 - level))
+    kept = [h0 for h0, (above, below) in zip(points, rejected, strict=True) if not above | below]
+    if not kept:
+        return (0.0, 0.0)
+    return max(-1.0, kept[0] - 2 / grid), min(1.0, kept[-1] + 2 / grid)

@@ -1,0 +1,35 @@
+"""`routes.json` of a task from its traffic document, and the only writer of that file."""
+
+import fcntl
+from pathlib import Path
+
+from gateway.routes import Routes, TaskRoute, read_routes, write_routes
+from serving.release.states import Phase, Traffic
+
+
+def render(traffic: Traffic) -> TaskRoute:
+    """The route that the document stands for."""
+    release = traffic.release
+    ramping = release is not None and release.phase is Phase.RAMPING
+    return TaskRoute(
+        champion=traffic.champion,
+        challenger=release.candidate if ramping and release else None,
+        release=release.release_id if ramping and release else None,
+        stage=release.stage if ramping and release else None,
+        challenger_share=release.percent / 100 if ramping and release else 0.0,
+        holdback=traffic.holdback,
+        holdback_share=traffic.holdback_percent / 100 if traffic.holdback else 0.0,
+    )
+
+
+def put_route(path: Path, task: str, route: TaskRoute) -> bool:
+    """Swap the task's route, other tasks' untouched; False if it stood there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        table = read_routes(path)
+        if table.tasks.get(task) == route:
+            return False
+        tasks = {**table.tasks, task: route}
+        write_routes(path, Routes(generation=table.generation + 1, tasks=tasks))
+        return True

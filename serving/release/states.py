@@ -1,0 +1,265 @@
+"""The life of a release and of a task's traffic, as values: every change makes a new document.
+
+A document is written whole, with compare-and-swap; what must follow it elsewhere (events for the
+lake, states and aliases for the registry) waits in its outbox, so nothing is lost to a kill.
+Nothing here reads a clock, a file or a network.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from everlearn.errors import InputError
+from everlearn.task import ReleaseRules
+from gateway.routes import ArmRoute
+from serving.release.budget import Budget, promoted, spend
+
+
+class Phase(StrEnum):
+    """Where a release stands."""
+
+    LOADING = "loading"
+    """Adapter being loaded and verified; no traffic yet."""
+    RAMPING = "ramping"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    """It did harm."""
+    STOPPED = "stopped"
+    """Futile: no gain worth having."""
+    INCONCLUSIVE = "inconclusive"
+    ABORTED = "aborted"
+    """By an operator."""
+    ERROR = "error"
+    """It did not load or verify; it never had traffic."""
+
+
+ENDED = frozenset(Phase) - {Phase.LOADING, Phase.RAMPING}
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.LOADING: frozenset({Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
+    Phase.RAMPING: ENDED - {Phase.ERROR},
+    **{phase: frozenset() for phase in ENDED},
+}
+VERSION_STATE = {
+    Phase.LOADING: "loading",
+    Phase.RAMPING: "ramping",
+    Phase.PROMOTED: "champion",
+    Phase.ROLLED_BACK: "rolled_back",
+    Phase.STOPPED: "retired",
+    Phase.INCONCLUSIVE: "retired",
+    Phase.ABORTED: "retired",
+    Phase.ERROR: "rejected",
+}
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The ramp of one version."""
+
+    release_id: str
+    candidate: ArmRoute
+    rules: dict[str, Any]
+    """ReleaseRules as they were at the start: an edited task file changes the next release."""
+    alpha: float
+    """Promotion level from the lifetime budget; 0 for an ungated release."""
+    created_at: float
+    """Unix seconds, as all times here."""
+    phase: Phase = Phase.LOADING
+    stage: int = 0
+    stage_since: float = 0.0
+    ramp_since: float = 0.0
+    reason: str = ""
+    ungated: str | None = None
+    """Why it was released without a passed gate; it is never promoted."""
+    latency_reference_ms: float | None = None
+    """What an answer must not exceed: from the champion's answers before the start."""
+    cuts: tuple[float, float] | None = None
+    """Thirds of the units' mean reward before the start: the strata."""
+
+    @property
+    def parsed_rules(self) -> ReleaseRules:
+        return ReleaseRules(**self.rules)
+
+    @property
+    def active(self) -> bool:
+        return self.phase not in ENDED
+
+    @property
+    def percent(self) -> float:
+        """Share of traffic that the candidate has by this release, 0 to 100."""
+        if self.phase is Phase.RAMPING:
+            return float(self.parsed_rules.steps[self.stage])
+        return 100.0 if self.phase is Phase.PROMOTED else 0.0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the lake's `releases` table that is still to be written."""
+
+    event: str
+    release_id: str
+    version: str
+    phase: str
+    stage: int
+    percent: float
+    reason: str
+    at: float
+    evidence: dict[str, Any] = {}
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the registry is still to be told: a version's state, or who bears an alias."""
+
+    kind: str
+    """`state` or `alias`."""
+    name: str
+    """The state, or the alias."""
+    version: str | None
+    reason: str = ""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers a task: one document per task, the truth behind `routes.json`."""
+
+    champion: ArmRoute
+    last_good: ArmRoute | None = None
+    """The champion before: what `rollback` goes back to."""
+    holdback: ArmRoute | None = None
+    holdback_percent: float = 0.0
+    release: Release | None = None
+    """The latest release, active or ended."""
+    budget: Budget = Budget()
+    events: tuple[Event, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+def begin(traffic: Traffic, release: Release) -> Traffic:
+    """A release is asked for: one at a time per task; its level is spent at once."""
+    if traffic.release is not None and traffic.release.active:
+        running = traffic.release
+        raise InputError(
+            f"version {running.candidate.version} is {running.phase} (release "
+            f"{running.release_id}): one release at a time; wait, or `everlearn release abort`"
+        )
+    changed = msgspec.structs.replace(
+        traffic, release=release, budget=spend(traffic.budget, release.alpha)
+    )
+    return _tell(changed, "started", release, release.created_at)
+
+
+def change(
+    traffic: Traffic,
+    phase: Phase,
+    reason: str,
+    now: float,
+    *,
+    stage: int | None = None,
+    evidence: dict[str, Any] | None = None,
+) -> Traffic:
+    """The release goes to `phase` (and `stage`); InputError where that may not follow."""
+    old = traffic.release
+    if old is None:
+        raise InputError("there is no release")
+    if phase is not old.phase and phase not in TRANSITIONS[old.phase]:
+        raise InputError(f"a release cannot go from {old.phase} to {phase}")
+    moved = stage is not None and stage != old.stage
+    new = msgspec.structs.replace(
+        old,
+        phase=phase,
+        reason=reason,
+        stage=old.stage if stage is None else stage,
+        stage_since=now if moved or phase is not old.phase else old.stage_since,
+        ramp_since=now if old.phase is Phase.LOADING else old.ramp_since,
+    )
+    changed = msgspec.structs.replace(traffic, release=new)
+    if phase is Phase.PROMOTED:
+        changed = _crown(changed, new)
+    event = "step" if phase is Phase.RAMPING else str(phase)
+    if phase is Phase.INCONCLUSIVE:
+        event = "stopped"
+    return _tell(changed, event, new, now, evidence=evidence or {})
+
+
+def revert(traffic: Traffic, reason: str, now: float) -> Traffic:
+    """All traffic to the champion before the present one (a running release must be ended)."""
+    if traffic.last_good is None:
+        raise InputError(
+            f"there is no champion before version {traffic.champion.version} to go back to"
+        )
+    fallen = traffic.champion
+    changed = msgspec.structs.replace(
+        traffic, champion=traffic.last_good, last_good=None, holdback=None, holdback_percent=0.0
+    )
+    event = Event(
+        event="rolled_back",
+        release_id=traffic.release.release_id if traffic.release else "",
+        version=fallen.version,
+        phase=str(Phase.ROLLED_BACK),
+        stage=traffic.release.stage if traffic.release else 0,
+        percent=0.0,
+        reason=reason,
+        at=now,
+    )
+    champion = changed.champion.version
+    return msgspec.structs.replace(
+        changed,
+        events=(*changed.events, event),
+        notes=(
+            *changed.notes,
+            Note(kind="alias", name="champion", version=champion),
+            Note(kind="alias", name="last_good", version=None),
+            Note(kind="alias", name="holdback", version=None),
+            Note(kind="state", name="champion", version=champion, reason=reason),
+            Note(kind="state", name="rolled_back", version=fallen.version, reason=reason),
+        ),
+    )
+
+
+def _crown(traffic: Traffic, release: Release) -> Traffic:
+    """The candidate becomes champion; a share of users stays on the old one, to compare with."""
+    old = traffic.champion
+    percent = release.parsed_rules.holdback_percent
+    names = (("champion", release.candidate.version), ("last_good", old.version))
+    notes = [Note(kind="alias", name=name, version=version) for name, version in names]
+    held = old.version if percent else None
+    notes.append(Note(kind="alias", name="holdback", version=held))
+    reason = f"replaced by version {release.candidate.version}"
+    notes.append(Note(kind="state", name="retired", version=old.version, reason=reason))
+    return msgspec.structs.replace(
+        traffic,
+        champion=release.candidate,
+        last_good=old,
+        holdback=old if percent else None,
+        holdback_percent=percent,
+        budget=promoted(traffic.budget),
+        notes=(*traffic.notes, *notes),
+    )
+
+
+def _tell(
+    traffic: Traffic,
+    event: str,
+    release: Release,
+    now: float,
+    evidence: dict[str, Any] | None = None,
+) -> Traffic:
+    """Put the event and what the registry must know into the outbox."""
+    version = release.candidate.version
+    row = Event(
+        event=event,
+        release_id=release.release_id,
+        version=version,
+        phase=str(release.phase),
+        stage=release.stage,
+        percent=release.percent,
+        reason=release.reason,
+        at=now,
+        evidence=evidence or {},
+    )
+    state = VERSION_STATE[release.phase]
+    challenger = version if release.phase is Phase.RAMPING else None
+    notes = (
+        Note(kind="state", name=state, version=version, reason=release.reason),
+        Note(kind="alias", name="challenger", version=challenger),
+    )
+    return msgspec.structs.replace(
+        traffic, events=(*traffic.events, row), notes=(*traffic.notes, *notes)
+    )
