@@ -167,6 +167,21 @@ RELEASES = _table(
     ("created_at", "time", "when decided"),
 )
 
+RELEASE_UNITS = _table(
+    "release_units",
+    "What a closed unit counted for in a release: the frozen evidence of every decision.",
+    ("release_id", "text", "of the release"),
+    ("metric", "text", "grader name, error_rate or latency_p95"),
+    ("unit", "text", "who was assigned; counts once per stage"),
+    ("stage", "int", "index of the step"),
+    ("position", "int", "order in which units were counted, per release"),
+    ("treated", "bool", "true on the candidate"),
+    ("propensity", "float", "of the candidate for this unit; null: no information"),
+    ("value", "float", "mean over the unit's answers, 0 to 1; null: unscored, no information"),
+    ("stratum", "int", "third of the unit's reward before the release; 0: no past"),
+    ("closed_at", "time", "when the unit's values were frozen"),
+)
+
 DEAD_LETTERS = _table(
     "dead_letters",
     "Records that could not become rows, kept whole.",
@@ -192,6 +207,7 @@ TABLES = (
     SNAPSHOTS,
     SNAPSHOT_ROWS,
     RELEASES,
+    RELEASE_UNITS,
     DEAD_LETTERS,
     OFFSETS,
 )
