@@ -1,0 +1,38 @@
+"""What every grader has: a name, a version, nothing to release unless it says so."""
+
+from typing import Generic, TypeVar
+
+from evaluators.definition import content_hash
+from evaluators.template import Template
+from evaluators.types import Item, Sample, Score
+from everlearn.task import Grader
+
+Spec = TypeVar("Spec", bound=Grader)
+
+
+class Base(Generic[Spec]):
+    """Base of the graders; `needs_reference`: its verdict may change when a reference arrives."""
+
+    needs_reference = False
+    needs_feedback = False
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.name: str = spec.name
+        self.version = content_hash(spec)
+
+    async def __call__(self, sample: Sample, item: Item) -> Score:
+        """The verdict; GraderError when there is none."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+    def template(self, text: str, key: str) -> Template:
+        """Parse a template of this grader and note what it reads."""
+        template = Template(text, f"grader {self.name}: {key}")
+        if any(name in ("item.reference", "item.correction") for name in template.names):
+            self.needs_reference = True
+        if any(name.startswith(("item.thumbs", "item.feedback")) for name in template.names):
+            self.needs_feedback = True
+        return template

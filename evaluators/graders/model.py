@@ -1,0 +1,97 @@
+"""`score_model` and `label_model`: a judge model's verdict, read strictly."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from evaluators.graders.base import Base
+from evaluators.judge.client import Judge
+from evaluators.judge.verdict import read_label, read_score
+from evaluators.types import Item, Sample, Score
+from everlearn.config import Service
+from everlearn.errors import ConfigError
+from everlearn.task import LabelModel, ScoreModel
+
+_PROMPTS = Path(__file__).resolve().parent.parent / "judge"
+_REASON = {"type": "string"}
+
+Spec = TypeVar("Spec", bound=ScoreModel | LabelModel)
+
+
+class _ModelGrader(Base[Spec]):
+    """Renders the messages; what the verdict looks like is said at the end of the last one."""
+
+    def __init__(self, spec: Spec, service: Service | None, instruction: str) -> None:
+        super().__init__(spec)
+        if not spec.input:
+            raise ConfigError(f"grader {spec.name}: input = []: a judge needs a message")
+        self._messages = [
+            (message.role, self.template(message.content, f"input[{index}]"))
+            for index, message in enumerate(spec.input)
+        ]
+        self._instruction = instruction
+        self._judge = Judge(spec, service)
+
+    async def aclose(self) -> None:
+        await self._judge.aclose()
+
+    def _render(self, sample: Sample, item: Item) -> list[dict[str, str]]:
+        messages = [
+            {"role": role, "content": template.render(sample, item)}
+            for role, template in self._messages
+        ]
+        messages[-1]["content"] += f"\n\n{self._instruction}"
+        return messages
+
+
+class ScoreModelGrader(_ModelGrader[ScoreModel]):
+    """A number in `range`."""
+
+    def __init__(self, spec: ScoreModel, service: Service | None) -> None:
+        low, high = spec.range
+        if not low < high:
+            raise ConfigError(f"grader {spec.name}: range = {spec.range}: low is below high")
+        text = (_PROMPTS / "score.txt").read_text().strip()
+        super().__init__(
+            spec, service, text.replace("LOW", f"{low:g}").replace("HIGH", f"{high:g}")
+        )
+
+    async def __call__(self, sample: Sample, item: Item) -> Score:
+        number: dict[str, object] = {
+            "type": "number",
+            "minimum": self.spec.range[0],
+            "maximum": self.spec.range[1],
+        }
+        answer = await self._judge.ask(self._render(sample, item), _schema("score", number))
+        value, reason = read_score(answer.text, *self.spec.range)
+        return Score(value, reason=reason, cost=answer.cost)
+
+
+class LabelModelGrader(_ModelGrader[LabelModel]):
+    """One of `labels`; 1 if it is a passing one, else 0."""
+
+    def __init__(self, spec: LabelModel, service: Service | None) -> None:
+        strangers = sorted(set(spec.passing_labels) - set(spec.labels))
+        if strangers or not spec.passing_labels:
+            raise ConfigError(
+                f"grader {spec.name}: passing_labels = {list(spec.passing_labels)}: "
+                f"some of {', '.join(spec.labels)}"
+            )
+        text = (_PROMPTS / "label.txt").read_text().strip()
+        labels = ", ".join(f'"{label}"' for label in spec.labels)
+        super().__init__(spec, service, text.replace("LABELS", labels))
+
+    async def __call__(self, sample: Sample, item: Item) -> Score:
+        label: dict[str, object] = {"type": "string", "enum": list(self.spec.labels)}
+        answer = await self._judge.ask(self._render(sample, item), _schema("label", label))
+        given, reason = read_label(answer.text, self.spec.labels)
+        value = float(given in self.spec.passing_labels)
+        return Score(value, label=given, reason=reason, cost=answer.cost)
+
+
+def _schema(key: str, value: dict[str, object]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": {"reason": _REASON, key: value},
+        "required": ["reason", key],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,1 @@
+"""Judge models: how they are asked (`client`) and how their answers are read (`verdict`)."""

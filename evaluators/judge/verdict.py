@@ -1,0 +1,60 @@
+"""Reads a judge's answer strictly: what is not plainly a verdict is a GraderError, never a zero."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from everlearn.errors import GraderError
+
+_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
+_NUMBER = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)$")
+
+
+def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:
+    """The number of `{"score": 0.5, "reason": "..."}` or `0.5`, and the reason."""
+    plain = text.strip()
+    number: Any
+    if _NUMBER.match(plain):
+        number, reason = float(plain), None
+    else:
+        verdict = _object(plain)
+        number, reason = verdict.get("score"), _reason(verdict)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise GraderError(f"the judge gave no number: {_short(text)}")
+    if not math.isfinite(number) or not low <= number <= high:
+        raise GraderError(f"the judge's score {number} is not in [{low:g}, {high:g}]")
+    return float(number), reason
+
+
+def read_label(text: str, labels: Sequence[str]) -> tuple[str, str | None]:
+    """The label of `{"label": "good", "reason": "..."}` or `good`, and the reason."""
+    plain = text.strip()
+    if plain in labels:
+        return plain, None
+    verdict = _object(plain)
+    label = verdict.get("label")
+    if label not in labels:
+        raise GraderError(f"the judge's label {label!r:.80} is none of {', '.join(labels)}")
+    return str(label), _reason(verdict)
+
+
+def _object(text: str) -> dict[str, Any]:
+    fenced = _FENCE.match(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError) as error:
+        raise GraderError(f"the judge's answer is no verdict: {_short(text)}") from error
+    if not isinstance(value, dict):
+        raise GraderError(f"the judge's answer is no verdict: {_short(text)}")
+    return value
+
+
+def _reason(verdict: dict[str, Any]) -> str | None:
+    reason = verdict.get("reason")
+    return reason[:500] if isinstance(reason, str) else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,94 @@
+"""`{{ item.reference }}` and `{{ sample.output_text }}`: two namespaces, no logic, no defaults.
+
+A name that is not known or null is a GraderError: an empty string in its place would be graded.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluators.types import Item, Sample
+from everlearn.errors import ConfigError, GraderError
+
+_FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_PATH = re.compile(r"^(item|sample)((?:\.[^\s.\[\]{}]+|\[\d+\])+)$")
+_STEP = re.compile(r"\.([^\s.\[\]{}]+)|\[(\d+)\]")
+SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
+
+
+class Unknown(GraderError):
+    """The template names something that is not known for this item (yet)."""
+
+
+class Template:
+    """A parsed template; `names` are the paths it reads."""
+
+    def __init__(self, text: str, where: str) -> None:
+        """Parse; ConfigError naming `where` on a bad placeholder."""
+        parts = _FIELD.split(text)
+        self._literals = parts[::2]
+        self._paths = [_parse(path.strip(), where) for path in parts[1::2]]
+        stray = next((part for part in self._literals if "{{" in part), None)
+        if stray is not None:
+            raise ConfigError(f"{where}: a {{{{ without }}}} in {text!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(_written(path) for path in self._paths)
+
+    def render(self, sample: Sample, item: Item) -> str:
+        """The text with every placeholder filled; Unknown when one is not known."""
+        texts = [self._literals[0]]
+        for path, literal in zip(self._paths, self._literals[1:], strict=True):
+            texts.append(_text(_lookup(path, sample, item)))
+            texts.append(literal)
+        return "".join(texts)
+
+
+def _parse(path: str, where: str) -> tuple[str, ...]:
+    found = _PATH.match(path)
+    if found is None:
+        raise ConfigError(
+            f"{where}: {{{{ {path} }}}} is not item.NAME or sample.NAME (NAME.NAME and [0] go on)"
+        )
+    steps = tuple(name or index for name, index in _STEP.findall(found[2]))
+    if found[1] == "sample" and steps[0] not in SAMPLE_FIELDS:
+        raise ConfigError(
+            f"{where}: sample.{steps[0]} does not exist; there are: {', '.join(SAMPLE_FIELDS)}"
+        )
+    return (found[1], *steps)
+
+
+def _written(path: tuple[str, ...]) -> str:
+    return ".".join(path)
+
+
+def _lookup(path: tuple[str, ...], sample: Sample, item: Item) -> Any:
+    value: Any = item if path[0] == "item" else _sample_field(sample, path[1])
+    for step in path[1:] if path[0] == "item" else path[2:]:
+        value = _step(value, step)
+    if value is None:
+        raise Unknown(f"{_written(path)} is not known")
+    return value
+
+
+def _sample_field(sample: Sample, name: str) -> Any:
+    if name != "output_json":
+        return getattr(sample, name)
+    try:
+        return json.loads(sample.output_text)
+    except ValueError:
+        return None
+
+
+def _step(value: Any, step: str) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(step)
+    if isinstance(value, Sequence) and not isinstance(value, str) and step.isdecimal():
+        return value[int(step)] if int(step) < len(value) else None
+    return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
