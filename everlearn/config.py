@@ -42,7 +42,9 @@ class Upstream(Section):
     api_key_env: str | None = None
     """Environment variable that holds the key; without it the client's own key is passed on."""
     connect_timeout_seconds: float = Field(5.0, gt=0)
+    """For the TCP and TLS handshake of a new connection."""
     first_byte_timeout_seconds: float = Field(120.0, gt=0)
+    """From the request to the first byte of the answer."""
     chunk_timeout_seconds: float = Field(60.0, gt=0)
     """Between two chunks of a stream."""
     max_retries: int = Field(2, ge=0, le=10)
@@ -67,7 +69,9 @@ class Key(Section):
     requests_per_minute: int = Field(0, ge=0)
     """0 = no limit, here and below."""
     tokens_per_minute: int = Field(0, ge=0)
+    """Prompt and completion tokens together, as the upstream counts them."""
     max_concurrent: int = Field(0, ge=0)
+    """Requests in flight."""
 
 
 class Capture(Section):
@@ -89,11 +93,15 @@ class Gateway(Section):
     """The door."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; only this machine by default."""
     port: int = Field(8000, ge=0, le=65535)
+    """The address your clients get."""
     workers: int = Field(1, ge=1, le=64)
+    """Processes on one port, each with its own WAL."""
     keys: tuple[Key, ...] = ()
     """Empty: no key is asked for."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    """A longer request body is answered 413."""
     max_concurrent: int = Field(8192, ge=1)
     """Requests in flight per worker; more are answered 503 with retry-after."""
     drain_seconds: float = Field(30.0, ge=0)
@@ -105,13 +113,21 @@ class Bus(Section):
     """The event log between gateway and collector."""
 
     kind: Literal["wal", "kafka"] = "wal"
+    """wal: the collector reads the logs of this machine; kafka: a shipper moves them."""
     bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
+    """Brokers asked first."""
     topic: str = "everlearn.events"
+    """One topic holds every event."""
     partitions: int = Field(6, ge=1)
+    """Used when the topic is created; collectors share them."""
     replication_factor: int = Field(1, ge=1)
+    """Used when the topic is created; 3 in production."""
     retention_hours: float = Field(168.0, gt=0)
+    """Used when the topic is created: how long a collector may be away."""
     create_topic: bool = True
+    """Whether a missing topic may be created."""
     group: str = "everlearn-collector"
+    """Consumer group of the collectors."""
     client: dict[str, Any] = {}
     """Passed to kafka-python as it is: security_protocol, ssl_*, sasl_*."""
     metrics_port: int = Field(0, ge=0, le=65535)
@@ -122,7 +138,9 @@ class Collector(Section):
     """Event log to lake."""
 
     max_batch_rows: int = Field(20_000, ge=1)
+    """Rows per lake transaction at most."""
     max_batch_bytes: int = Field(64 * 2**20, ge=1024)
+    """Payload bytes per lake transaction at most."""
     max_batch_seconds: float = Field(0.5, gt=0)
     """A row is queryable within about twice this."""
     metrics_port: int = Field(0, ge=0, le=65535)
@@ -136,10 +154,15 @@ class LakeConfig(Section):
     data_path: str = ""
     """Empty: <data_dir>/lake/data; else a folder or `s3://bucket/prefix`."""
     s3_endpoint: str | None = None
+    """HOST:PORT of an S3-compatible server; empty: AWS."""
     s3_region: str = "us-east-1"
+    """Region of the bucket."""
     s3_use_ssl: bool = True
+    """Whether to speak HTTPS to it."""
     s3_key_id_env: str = "AWS_ACCESS_KEY_ID"
+    """Environment variable that holds the access key id."""
     s3_secret_env: str = "AWS_SECRET_ACCESS_KEY"
+    """Environment variable that holds the secret key."""
 
 
 class StateConfig(Section):
@@ -153,9 +176,11 @@ class Mlflow(Section):
     """Tracking and registry."""
 
     tracking_uri: HttpAddress = "http://127.0.0.1:5000"
+    """Where the MLflow server answers."""
     artifacts_path: str = ""
     """Where `everlearn up` lets its MLflow server keep files; empty: <data_dir>/mlflow."""
     timeout_seconds: float = Field(30.0, gt=0)
+    """Per call to MLflow."""
 
 
 class ModelServer(Section):
@@ -163,12 +188,15 @@ class ModelServer(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8100, ge=0, le=65535)
+    """What `upstreams` names."""
     model: str = ""
     """Folder or hub id; empty: no local model server is started."""
     served_model_name: str = ""
     """Empty: `model` as written."""
     max_batch: int = Field(32, ge=1)
+    """Requests decoded together."""
     max_adapters: int = Field(8, ge=1)
+    """Adapters held in memory; loading one more is refused."""
     threads: int = Field(0, ge=0)
     """torch threads; 0 = half of the cores, the rest is for the other processes."""
 
@@ -185,6 +213,7 @@ class Console(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8200, ge=0, le=65535)
+    """The page people open."""
 
 
 class Service(BaseSettings):
@@ -197,8 +226,11 @@ class Service(BaseSettings):
     root: Path = Path()
     """Folder of the config file; relative paths start there."""
     data_dir: Path = Path(".everlearn")
+    """Everything this machine keeps: WAL, lake, state, adapters, logs."""
     tasks_dir: Path = Path("tasks")
+    """One YAML file per task."""
     upstreams: dict[str, Upstream] = {}
+    """OpenAI-compatible servers by name; a task names the one that answers it."""
     default_upstream: str | None = None
     """For models that are no task; without it they are answered 404."""
     gateway: Gateway = Gateway()

@@ -31,8 +31,9 @@ def _page(source: Path, first: str) -> Iterator[str]:
     classes = [
         node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)
     ]
+    sections = {node.name: (ast.get_docstring(node) or "").split("\n")[0] for node in classes}
     for node in sorted(classes, key=lambda node: node.name != first):
-        rows = list(_fields(node))
+        rows = list(_fields(node, sections))
         if not rows:
             continue
         yield f"\n### {node.name}\n\n{ast.get_docstring(node)}\n\n"
@@ -40,7 +41,7 @@ def _page(source: Path, first: str) -> Iterator[str]:
         yield from rows
 
 
-def _fields(node: ast.ClassDef) -> Iterator[str]:
+def _fields(node: ast.ClassDef, sections: dict[str, str]) -> Iterator[str]:
     for index, statement in enumerate(node.body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
@@ -48,7 +49,8 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
         if name in ("model_config", "root", "folder"):
             continue
         after = node.body[index + 1] if index + 1 < len(node.body) else None
-        cells = (f"`{name}`", _type(statement), _default(statement.value), _doc(after))
+        meaning = _doc(after) or sections.get(ast.unparse(statement.annotation), "")
+        cells = (f"`{name}`", _type(statement), _default(statement.value), meaning)
         yield "| " + " | ".join(cells) + " |\n"
 
 

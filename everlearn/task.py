@@ -24,6 +24,7 @@ class StringCheck(Section):
     input: str
     reference: str
     operation: Literal["eq", "ne", "like", "ilike"]
+    """like and ilike: `input` contains `reference`; ilike folds case."""
 
 
 class TextSimilarity(Section):
@@ -57,6 +58,7 @@ class ScoreModel(Section):
     model: str
     input: tuple[Message, ...]
     range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest score; a verdict outside is unscored."""
     sampling_params: SamplingParams = SamplingParams()
     upstream: str | None = None
     """Upstream of the config that serves the judge; default: the service's default upstream."""
@@ -84,6 +86,7 @@ class PythonGrader(Section):
     name: str
     source: str
     image_tag: str | None = None
+    """Accepted for compatibility; the sandbox is a child process."""
     timeout_seconds: float = Field(10.0, gt=0)
 
 
@@ -114,8 +117,11 @@ class Execution(Section):
     ordered: bool = False
     """Whether the order of the rows counts."""
     timeout_seconds: float = Field(2.0, gt=0)
+    """Per query."""
     max_memory_mb: int = Field(256, ge=32)
+    """Of the child process."""
     max_rows: int = Field(10_000, ge=1)
+    """A longer result is compared on that many rows."""
 
 
 class FeedbackGrader(Section):
@@ -127,6 +133,7 @@ class FeedbackGrader(Section):
     type: Literal["feedback"]
     name: str
     feedback: str = "thumbs"
+    """Name of the feedback."""
 
 
 class Multi(Section):
@@ -135,6 +142,7 @@ class Multi(Section):
     type: Literal["multi"]
     name: str = "reward"
     calculate_output: str
+    """The formula, over names of graders."""
     graders: "dict[str, Grader]" = {}
     """By name; empty: the task's graders of the names in the formula."""
 
@@ -154,34 +162,49 @@ class Heldout(Section):
     grader: str | None = None
     """Grader of held-out answers; default: the release's primary."""
     never_trained_on: bool = True
+    """Refuses to train on a held-out row; there is no reason to switch it off."""
 
 
 class Lora(Section):
     """Adapter shape."""
 
     r: int = Field(16, ge=1)
+    """Rank."""
     alpha: int = Field(32, ge=1)
+    """Scale: the update is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """On the adapter input."""
     target_modules: str = "all-linear"
+    """Which layers; all-linear or a module name."""
 
 
 class Train(Section):
     """How a candidate is made."""
 
     method: Literal["auto", "sft", "dpo", "kto", "rft"] = "auto"
+    """auto tries what the data allows, cheapest first, and lets held-out rows choose."""
     min_new_scores: int = Field(200, ge=1)
+    """Judged rows that training wants at least."""
     budget_minutes: float = Field(10.0, gt=0)
+    """Wall time for all that auto tries."""
     replay: float = Field(0.2, ge=0, le=1)
     """Share of the served model's own ordinary answers beside the learned rows."""
     max_steps: int = Field(60, ge=1)
+    """Optimizer steps per method."""
     batch_size: int = Field(32, ge=1)
+    """Rows per optimizer step."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Peak, linear decay."""
     max_per_unit: int = Field(50, ge=1)
     """Rows of one user at most."""
     max_length: int = Field(512, ge=16)
+    """Tokens of prompt and answer together; longer rows are dropped and counted."""
     max_completion_tokens: int = Field(128, ge=1)
+    """Of answers that training and held-out evaluation generate."""
     seed: int = 0
+    """Of data order, initial weights and sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
     lora: Lora = Lora()
 
 
@@ -195,7 +218,9 @@ class GateRules(Section):
     regression_suite: str | None = None
     """JSONL of {messages, reference}; relative to the task file."""
     max_regression: float = Field(0.02, ge=0)
+    """Loss on the regression suite that is tolerated, as a share."""
     max_latency_ratio: float = Field(1.2, gt=0)
+    """Generation time against the champion."""
     max_length_ratio: float = Field(1.5, gt=0)
     """Mean completion tokens against the champion's: the cost of an answer."""
 
@@ -206,6 +231,7 @@ class ReleaseRules(Section):
     steps: tuple[float, ...] = (1, 5, 25, 50, 100)
     """Percent of traffic."""
     min_dwell_seconds: float = Field(60.0, ge=0)
+    """At each step before the next."""
     max_seconds: float = Field(86_400.0, gt=0)
     """A release that is undecided by then is stopped as inconclusive."""
     primary: str = "thumbs"
@@ -215,10 +241,13 @@ class ReleaseRules(Section):
     unit_close_seconds: float = Field(30.0, ge=0)
     """A unit counts this long after its first request of a stage, whatever feedback came."""
     holdback_percent: float = Field(1.0, ge=0, lt=50)
+    """Of units that stay on the version before the champion, to see the long run."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Upper bound of this release's promotion level; the lifetime budget may give less."""
     harm_level: float = Field(0.10, gt=0, lt=1)
+    """Chance of rolling back a version that does no harm."""
     futility_level: float = Field(0.10, gt=0, lt=1)
+    """Chance of stopping a version that is better by `smallest_effect`."""
     smallest_effect: float = Field(0.05, gt=0, lt=1)
     """Futility: the smallest gain worth having."""
     expected_releases: int = Field(60, ge=1)
@@ -242,7 +271,9 @@ class Task(Section):
     served_base: str = ""
     """The base model's name at the upstream; empty: base_model as written."""
     upstream: str
+    """Which upstream of the config answers."""
     graders: tuple[Grader, ...] = ()
+    """What is measured, on every answer where it can be."""
     reward: Multi | None = None
     """RFT's reward; default: the mean of the deterministic graders."""
     heldout: Heldout = Heldout()
