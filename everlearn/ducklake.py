@@ -1,0 +1,345 @@
+"""The lake: DuckLake over a SQLite or Postgres catalog, Parquet in a folder or on S3.
+
+- One transaction at a time writes; a locked catalog or a conflict repeats the whole work.
+- Rows below the inlining limit stand in the catalog until `compact`, so that a small commit costs
+  no file. Measured on 2 cores over SQLite: commit of 100 completions 30-45 ms; a read 10-25 ms
+  after 1,000 commits when compacted every 50, 150 ms and growing without.
+- Measured: without `journal_mode=WAL` in the SQLite catalog any open reader blocks every commit.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from threading import RLock
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from everlearn.columns import TABLES, Kind, TableSpec
+from everlearn.config import LakeConfig, Service
+from everlearn.errors import InputError, LakeError
+from everlearn.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
+
+T = TypeVar("T")
+
+INLINE_ROWS = 20
+"""Inserts of up to so many rows stand in the catalog: 3 KB each there."""
+RETRY_SECONDS = 30.0
+"""How long a commit is repeated before it is given up."""
+
+VIEW_HASHES = {
+    name: hashlib.sha256(query.encode()).hexdigest()[:16] for name, (_, query) in VIEWS.items()
+}
+_SPECS = {table.name: table for table in TABLES}
+_RETRIED = ("database is locked", "conflict", "busy", "could not serialize")
+
+
+class DuckLake:
+    """An attached lake; safe to use from several threads."""
+
+    def __init__(self, config: LakeConfig, folder: Path, read_only: bool = False) -> None:
+        self._catalog = config.catalog or f"sqlite:{folder / 'lake' / 'catalog.sqlite'}"
+        self._read_only = read_only
+        self._lock = RLock()
+        kind, _, place = self._catalog.partition(":")
+        data = config.data_path or str(folder / "lake" / "data")
+        if kind == "sqlite":
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        self._gate = Path(f"{place}.lock") if kind == "sqlite" else None
+        self._connection = _connect(config, kind, data)
+        self._attach(kind, place, data)
+        if not read_only:
+            self._create()
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
+        """Run one query; LakeError with the reason when it cannot."""
+        return self._retried(lambda: self._run(sql, params), time.monotonic() + RETRY_SECONDS)
+
+    def commit(self, work: Callable[["DuckTransaction"], T]) -> T:
+        """Run `work` in one transaction; repeated as a whole on a locked catalog or a conflict."""
+        if self._read_only:
+            raise LakeError(f"{self._catalog}: opened for reading only")
+        deadline = time.monotonic() + RETRY_SECONDS
+        with self._lock:
+            return self._retried(lambda: self._transact(work, deadline), deadline)
+
+    def snapshot_id(self) -> int:
+        """The newest lake snapshot: `read` can be frozen with `AT (VERSION => id)`."""
+        table = self.read("SELECT id FROM ducklake_current_snapshot('lake')")
+        snapshot: int = table["id"][0].as_py()
+        return snapshot
+
+    def call(self, sql: str) -> int:
+        """Run one of DuckLake's maintenance functions, return how many rows it answered."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        with self._lock, self._alone(deadline):
+            return self._retried(lambda: self._count(sql), deadline)
+
+    def close(self) -> None:
+        """Detach."""
+        self._connection.close()
+
+    def _count(self, sql: str) -> int:
+        # Asking these functions for an Arrow result crashes DuckDB 1.5.5.
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("USE lake")
+            return len(cursor.execute(sql).fetchall())
+        finally:
+            cursor.close()
+
+    def _run(self, sql: str, params: Sequence[Any]) -> pa.Table:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("USE lake")
+            return cursor.execute(sql, list(params)).to_arrow_table()
+        finally:
+            cursor.close()
+
+    def _transact(self, work: Callable[["DuckTransaction"], T], deadline: float) -> T:
+        with self._alone(deadline):
+            cursor = self._connection.cursor()
+            try:
+                cursor.execute("USE lake")
+                cursor.execute("BEGIN")
+                result = work(DuckTransaction(cursor))
+                cursor.execute("COMMIT")
+                return result
+            except BaseException:
+                # A failed COMMIT has ended the transaction already.
+                with suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()
+
+    def _retried(self, work: Callable[[], T], deadline: float) -> T:
+        wait = 0.01
+        while True:
+            try:
+                return work()
+            except duckdb.Error as error:
+                if not _passes(error) or time.monotonic() > deadline:
+                    raise LakeError(f"{self._catalog}: {_reason(error)}") from error
+            time.sleep(random.uniform(wait / 2, wait))
+            wait = min(wait * 2, 1.0)
+
+    @contextmanager
+    def _alone(self, deadline: float) -> Iterator[None]:
+        """Queue the writers of a SQLite catalog: there a lost race costs a whole repetition."""
+        if self._gate is None:
+            yield
+            return
+        gate = os.open(self._gate, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.002)
+            yield
+        finally:
+            os.close(gate)
+
+    def _attach(self, kind: str, place: str, data: str) -> None:
+        options = [f"DATA_PATH {_quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}"]
+        exists = kind != "sqlite" or Path(place).exists()
+        if kind == "sqlite":
+            options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 2000"]
+        if self._read_only and exists:
+            options.append("READ_ONLY")
+        source = _quoted(f"ducklake:{self._catalog}")
+        deadline = time.monotonic() + RETRY_SECONDS
+
+        def attach() -> None:
+            self._connection.execute(f"ATTACH {source} AS lake ({', '.join(options)})")
+
+        with self._alone(deadline):
+            self._retried(attach, deadline)
+        if self._read_only and not exists:
+            self._create()
+
+    def _create(self) -> None:
+        """Create what is missing: tables, columns, views."""
+        have, views = self._columns(), self._views()
+        tables = {name: set(spec.names) for name, spec in _SPECS.items()}
+        if views == VIEW_HASHES and all(have.get(name, set()) >= tables[name] for name in tables):
+            return
+
+        def create(transaction: DuckTransaction) -> None:
+            for name, spec in _SPECS.items():
+                transaction.run(ddl(spec))
+                for column in spec.columns:
+                    if column.name not in have.get(name, spec.names):
+                        kind = SQL_TYPES[column.kind]
+                        transaction.run(f'ALTER TABLE {name} ADD COLUMN "{column.name}" {kind}')
+            for name, (_, query) in VIEWS.items():
+                transaction.run(f"CREATE OR REPLACE VIEW {name} AS {query}")
+                transaction.run(f"COMMENT ON VIEW {name} IS '{VIEW_HASHES[name]}'")
+
+        read_only, self._read_only = self._read_only, False
+        self.commit(create)
+        self._read_only = read_only
+
+    def _columns(self) -> dict[str, set[str]]:
+        sql = (
+            "SELECT table_name, list(column_name) AS names FROM duckdb_columns() "
+            "WHERE database_name = 'lake' GROUP BY table_name"
+        )
+        return {row["table_name"]: set(row["names"]) for row in self.read(sql).to_pylist()}
+
+    def _views(self) -> dict[str, str | None]:
+        sql = "SELECT view_name, comment FROM duckdb_views() WHERE database_name = 'lake'"
+        return {row["view_name"]: row["comment"] for row in self.read(sql).to_pylist()}
+
+
+class DuckTransaction:
+    """All or nothing; valid only inside `DuckLake.commit`."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self._cursor = cursor
+
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table) -> None:
+        """Add rows; missing columns are null, an unknown column is an InputError."""
+        spec = _SPECS.get(table)
+        if spec is None:
+            raise InputError(f"no table {table!r} in the lake: {', '.join(_SPECS)}")
+        arrow = rows if isinstance(rows, pa.Table) else to_arrow(spec, rows)
+        unknown = set(arrow.column_names) - set(spec.names)
+        if unknown:
+            raise InputError(f"{table} has no column {', '.join(sorted(unknown))}")
+        if arrow.num_rows == 0:
+            return
+        self._cursor.register("appended", arrow)
+        names = ", ".join(f'"{name}"' for name in arrow.column_names)
+        self._cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM appended")
+        self._cursor.unregister("appended")
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Read what this transaction sees, its own rows included; also for UPDATE and DELETE."""
+        result = self._cursor.execute(sql, list(params))
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def run(self, sql: str) -> None:
+        """Run a statement that answers nothing."""
+        self._cursor.execute(sql)
+
+
+def to_arrow(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table of the spec; InputError on an unknown column or a wrong type."""
+    unknown = {name for row in rows for name in row} - set(spec.names)
+    if unknown:
+        raise InputError(f"{spec.name} has no column {', '.join(sorted(unknown))}")
+    arrays = []
+    for column, field in zip(spec.columns, arrow_schema(spec), strict=True):
+        convert = _CONVERT.get(column.kind)
+        values = [row.get(column.name) for row in rows]
+        if convert is not None:
+            values = [None if value is None else convert(value) for value in values]
+        try:
+            arrays.append(pa.array(values, field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{spec.name}.{column.name}: {error}") from error
+    return pa.table(arrays, schema=arrow_schema(spec))
+
+
+def _time(value: Any) -> datetime:
+    """A datetime (UTC where it names no zone), or Unix seconds."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_CONVERT: dict[Kind, Callable[[Any], Any]] = {"time": _time, "json": _json}
+
+
+@cache
+def _extension(name: str) -> str:
+    """The file of an extension: it comes as a package, nothing is downloaded."""
+    spec = find_spec(f"duckdb_extension_{name}")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    found = [
+        path
+        for folder in folders
+        for path in Path(folder).glob(f"extensions/*/{name}.duckdb_extension")
+        if path.parent.name == f"v{duckdb.__version__}"
+    ]
+    if not found:
+        package = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
+        raise LakeError(f"DuckDB's extension {name} is missing: pip install {package}")
+    return str(found[0])
+
+
+def _connect(config: LakeConfig, kind: str, data: str) -> duckdb.DuckDBPyConnection:
+    names = ["ducklake"]
+    names += {"sqlite": ["sqlite_scanner"], "postgres": ["postgres_scanner"]}.get(kind, [])
+    remote = data.startswith("s3://")
+    names += ["httpfs"] if remote else []
+    connection = duckdb.connect()
+    for name in names:
+        connection.execute(f"LOAD {_quoted(_extension(name))}")
+    # Times are answered in UTC wherever the process runs.
+    connection.execute("SET TimeZone = 'UTC'")
+    if remote:
+        connection.execute(_secret(config))
+    return connection
+
+
+def _secret(config: LakeConfig) -> str:
+    fields = {
+        "KEY_ID": os.environ.get(config.s3_key_id_env, ""),
+        "SECRET": os.environ.get(config.s3_secret_env, ""),
+        "REGION": config.s3_region,
+    }
+    if config.s3_endpoint:
+        fields["ENDPOINT"] = config.s3_endpoint.split("//")[-1]
+        fields["URL_STYLE"] = "path"
+    values = ", ".join(f"{key} {_quoted(value)}" for key, value in fields.items())
+    ssl = "true" if config.s3_use_ssl else "false"
+    return f"CREATE SECRET lake_s3 (TYPE s3, {values}, USE_SSL {ssl})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _passes(error: duckdb.Error) -> bool:
+    """Whether trying again can help."""
+    text = str(error).lower()
+    return any(word in text for word in _RETRIED)
+
+
+def _reason(error: duckdb.Error) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def open_lake(service: Service, read_only: bool = False) -> DuckLake:
+    """The lake of the config, its tables and views created on first use."""
+    return DuckLake(_placed(service), service.data_path, read_only)
+
+
+def _placed(service: Service) -> LakeConfig:
+    """Relative paths start at the config file's folder."""
+    lake = service.lake
+    changes = {}
+    kind, _, place = lake.catalog.partition(":")
+    if kind == "sqlite":
+        changes["catalog"] = f"sqlite:{(service.root / place).resolve()}"
+    if lake.data_path and "://" not in lake.data_path:
+        changes["data_path"] = str((service.root / lake.data_path).resolve())
+    return lake.model_copy(update=changes)
