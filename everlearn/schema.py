@@ -83,6 +83,14 @@ SELECT s.* EXCLUDE (completion_id, target, state), s.target AS completion_id,
 FROM feedback_state s JOIN completions c ON c.completion_id = s.target
 WHERE s.state = 'joined'"""
 
+SCORES_CURRENT = """
+SELECT * EXCLUDE (recency) FROM (
+    SELECT *, row_number() OVER (
+        PARTITION BY completion_id, evaluator, evaluator_version
+        ORDER BY created_at DESC, value IS NULL) AS recency
+    FROM scores)
+WHERE recency = 1"""
+
 VIEWS = {
     "feedback_state": (
         "Every feedback with its completion (`target`) and what became of it (`state`): joined, "
@@ -93,6 +101,10 @@ VIEWS = {
         "The feedback that counts, joined to its completion: the columns of `feedback` with our "
         "`completion_id`, and `task`, `version`, `arm`, `unit`, `ambiguous`.",
         FEEDBACK_JOINED,
+    ),
+    "scores_current": (
+        "The latest score of each evaluator version per completion: the columns of `scores`.",
+        SCORES_CURRENT,
     ),
 }
 
