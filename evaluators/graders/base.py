@@ -11,10 +11,14 @@ Spec = TypeVar("Spec", bound=Grader)
 
 
 class Base(Generic[Spec]):
-    """Base of the graders; `needs_reference`: its verdict may change when a reference arrives."""
+    """Base of the graders."""
 
     needs_reference = False
+    """Its verdict may change when a reference arrives."""
     needs_feedback = False
+    """Its verdict may change when feedback arrives."""
+    slow = False
+    """A model is asked: a verdict takes seconds."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -31,8 +35,11 @@ class Base(Generic[Spec]):
     def template(self, text: str, key: str) -> Template:
         """Parse a template of this grader and note what it reads."""
         template = Template(text, f"grader {self.name}: {key}")
-        if any(name in ("item.reference", "item.correction") for name in template.names):
+        if any(name.startswith("item.reference") for name in template.names):
             self.needs_reference = True
-        if any(name.startswith(("item.thumbs", "item.feedback")) for name in template.names):
+        if any(
+            name.startswith(("item.thumbs", "item.feedback", "item.correction"))
+            for name in template.names
+        ):
             self.needs_feedback = True
         return template

@@ -20,6 +20,8 @@ Spec = TypeVar("Spec", bound=ScoreModel | LabelModel)
 class _ModelGrader(Base[Spec]):
     """Renders the messages; what the verdict looks like is said at the end of the last one."""
 
+    slow = True
+
     def __init__(self, spec: Spec, service: Service | None, instruction: str) -> None:
         super().__init__(spec)
         if not spec.input:

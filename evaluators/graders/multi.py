@@ -22,6 +22,7 @@ class MultiGrader(Base[Multi]):
         self.version = content_hash(spec, *(part.spec for part in self._parts.values()))
         self.needs_reference = any(part.needs_reference for part in parts.values())
         self.needs_feedback = any(part.needs_feedback for part in parts.values())
+        self.slow = any(part.slow for part in parts.values())
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         scores = await asyncio.gather(*(score(part, sample, item) for part in self._parts.values()))

@@ -17,8 +17,10 @@ class PythonGrader(Base[PythonSpec]):
     def __init__(self, spec: PythonSpec) -> None:
         super().__init__(spec)
         _check_source(spec)
-        self.needs_reference = "reference" in spec.source or "correction" in spec.source
-        self.needs_feedback = "thumbs" in spec.source or "feedback" in spec.source
+        self.needs_reference = "reference" in spec.source
+        self.needs_feedback = any(
+            name in spec.source for name in ("thumbs", "feedback", "correction")
+        )
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         seconds = self.spec.timeout_seconds
