@@ -26,7 +26,8 @@ for name in load_tasks(load()):
         evaluate = BashOperator(task_id="evaluate", bash_command=f"everlearn evaluate {name}")
         train = BashOperator(
             task_id="train",
-            bash_command=f"everlearn train {name} --json",
+            # XCom takes the last line of the output: put the JSON on one.
+            bash_command=f"set -o pipefail; everlearn train {name} --json | tr -d '\\n'",
             output_processor=json.loads,
             skip_on_exit_code=3,
             execution_timeout=timedelta(hours=6),
