@@ -55,11 +55,19 @@ def entry_at(data: bytes, offset: int) -> Entry | None:
     return Entry(seq, payload, end)
 
 
-def entries(data: bytes, offset: int, last_seq: int) -> Iterator[Entry | Damage]:
-    """Every record from `offset` on; `last_seq` is the sequence number before it."""
+def entries(
+    data: bytes, offset: int, last_seq: int, *, growing: bool = False
+) -> Iterator[Entry | Damage]:
+    """Every record from `offset` on; `last_seq` is the sequence number before it.
+
+    `growing`: a record that ends beyond the data is still being written, so that nothing after its
+    start is looked at (its payload is whatever a client sent).
+    """
     while offset < len(data):
         entry = entry_at(data, offset)
         if entry is None:
+            if growing and _is_cut(data, offset):
+                return
             resumed = _resync(data, offset + 1, last_seq)
             if resumed is None:
                 return
@@ -68,6 +76,11 @@ def entries(data: bytes, offset: int, last_seq: int) -> Iterator[Entry | Damage]
             continue
         yield entry
         offset, last_seq = entry.end, entry.seq
+
+
+def _is_cut(data: bytes, offset: int) -> bool:
+    start = offset + HEADER.size
+    return start > len(data) or start + HEADER.unpack_from(data, offset)[0] > len(data)
 
 
 def _resync(data: bytes, offset: int, last_seq: int) -> int | None:

@@ -1,0 +1,173 @@
+"""Event log to lake, exactly once: one loop over the bus seam.
+
+- Rows, dead letters and positions are written in one lake transaction.
+- Every transaction reads the positions first: what another collector has stored is dropped here.
+- A record seen before under another position (a shipper that sent twice) is dropped by its
+  gateway id and sequence number.
+- Nothing that a record holds stops the stream.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from collector.batch import read_batch
+from everlearn.bus import EventSource, Record
+from everlearn.config import Collector as Limits
+from everlearn.store import Lake, Transaction
+
+log = logging.getLogger(__name__)
+
+_HIGHEST = """
+SELECT max(seq) AS seq FROM (
+    SELECT max(seq) AS seq FROM completions WHERE gateway_id = $1
+    UNION ALL SELECT max(seq) FROM feedback WHERE gateway_id = $1
+    UNION ALL SELECT max(seq) FROM dead_letters WHERE gateway_id = $1)"""
+
+_STORED = """
+SELECT seq, completion_id AS id FROM completions WHERE gateway_id = $1 AND seq BETWEEN $2 AND $3
+UNION ALL
+SELECT seq, feedback_id FROM feedback WHERE gateway_id = $1 AND seq BETWEEN $2 AND $3
+UNION ALL
+SELECT seq, NULL FROM dead_letters WHERE gateway_id = $1 AND seq BETWEEN $2 AND $3"""
+
+
+class Stored(NamedTuple):
+    """What one batch came to."""
+
+    records: int
+    rows: int
+    repeated: int
+    """Dropped because they stood in the lake already."""
+    dead_letters: int
+    oldest_seconds: float
+    """How long the batch gathered."""
+
+
+class Collector:
+    """Moves records from `source` into `lake`."""
+
+    def __init__(self, source: EventSource, lake: Lake, limits: Limits) -> None:
+        self._source, self._lake, self._limits = source, lake, limits
+        self._highest: dict[str, int] = {}
+        """Per gateway: numbers up to here may stand in the lake already."""
+        source.seek(positions(lake))
+
+    def run(self, stopped: Callable[[], bool], stored: Callable[[Stored], None]) -> None:
+        """Collect until stopped, then what is still there."""
+        while not stopped():
+            self.step(1.0, stored)
+        while self.step(0.0, stored):
+            pass
+
+    def step(self, timeout_seconds: float, stored: Callable[[Stored], None]) -> bool:
+        """Gather one batch and write it; whether there was any.
+
+        1. Gather until a limit of rows, bytes or seconds is met.
+        2. Write rows, dead letters and positions in one transaction.
+        3. Tell the source, which may now free space.
+        """
+        records, seconds = self._gather(timeout_seconds)
+        if not records:
+            return False
+        done = self.store(records)
+        stored(done._replace(oldest_seconds=seconds))
+        return True
+
+    def store(self, records: Sequence[Record]) -> Stored:
+        """Write one batch (steps 2 and 3)."""
+        reached: dict[str, int] = {}
+        for record in records:
+            reached[record.source] = record.position + 1
+        done = self._lake.commit(lambda transaction: self._write(transaction, records, reached))
+        for record in records:
+            if record.seq > self._highest.get(record.gateway_id, 0):
+                self._highest[record.gateway_id] = record.seq
+        self._source.committed(reached)
+        return done
+
+    def _gather(self, timeout_seconds: float) -> tuple[list[Record], float]:
+        limits, records, size = self._limits, list[Record](), 0
+        started = time.monotonic()
+        deadline = started + timeout_seconds
+        while len(records) < limits.max_batch_rows and size < limits.max_batch_bytes:
+            left = max(0.0, deadline - time.monotonic())
+            rows, room = limits.max_batch_rows - len(records), limits.max_batch_bytes - size
+            found = self._source.poll(rows, room, left)
+            if found and not records:
+                started = time.monotonic()
+                deadline = started + min(limits.max_batch_seconds, timeout_seconds)
+            records += found
+            size += sum(len(record.payload) for record in found)
+            if time.monotonic() >= deadline and not (found and timeout_seconds == 0):
+                break
+        return records, time.monotonic() - started
+
+    def _write(
+        self, transaction: Transaction, records: Sequence[Record], reached: dict[str, int]
+    ) -> Stored:
+        before = _positions(transaction.query, list(reached))
+        fresh = [item for item in records if item.position >= before.get(item.source, 0)]
+        fresh = self._unseen(transaction, fresh)
+        tables = read_batch(fresh).tables()
+        for name, table in tables.items():
+            transaction.append(name, table)
+        _move(transaction, before, reached)
+        dead = tables["dead_letters"].num_rows
+        rows = sum(table.num_rows for table in tables.values()) - dead
+        return Stored(len(records), rows, len(records) - len(fresh), dead, 0.0)
+
+    def _unseen(self, transaction: Transaction, records: Sequence[Record]) -> list[Record]:
+        """Without those that the lake holds; only numbers not above the highest are looked up."""
+        highest = {record.gateway_id: 0 for record in records}
+        for gateway in highest:
+            known = self._highest.get(gateway)
+            if known is None:
+                known = transaction.query(_HIGHEST, [gateway])[0]["seq"] or 0
+                self._highest[gateway] = known
+            highest[gateway] = known
+        held: set[tuple[str, int]] = set()
+        for gateway, top in highest.items():
+            old = [r.seq for r in records if r.gateway_id == gateway and 0 < r.seq <= top]
+            if old:
+                rows = transaction.query(_STORED, [gateway, min(old), max(old)])
+                held |= {(gateway, row["seq"]) for row in rows}
+        unseen = []
+        for record in records:
+            key = (record.gateway_id, record.seq)
+            if record.seq <= 0 or key not in held:
+                unseen.append(record)
+                held.add(key)
+        return unseen
+
+
+def positions(lake: Lake) -> dict[str, int]:
+    """Where each source goes on, as the lake knows it."""
+    table = lake.read("SELECT source, max(position) AS position FROM offsets GROUP BY source")
+    return {row["source"]: row["position"] for row in table.to_pylist()}
+
+
+def _positions(
+    query: Callable[..., list[dict[str, Any]]], sources: Sequence[str]
+) -> dict[str, int]:
+    marks = ", ".join("?" for _ in sources)
+    sql = f"SELECT source, max(position) AS position FROM offsets WHERE source IN ({marks}) "
+    return {row["source"]: row["position"] for row in query(sql + "GROUP BY source", sources)}
+
+
+def _move(transaction: Transaction, before: dict[str, int], reached: dict[str, int]) -> None:
+    now = datetime.now(UTC)
+    for source, position in reached.items():
+        if source in before:
+            transaction.query(
+                "UPDATE offsets SET position = ?, updated_at = ? WHERE source = ?",
+                [max(position, before[source]), now, source],
+            )
+    new = [
+        {"source": source, "position": position, "updated_at": now}
+        for source, position in reached.items()
+        if source not in before
+    ]
+    transaction.append("offsets", new)

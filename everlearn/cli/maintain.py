@@ -1,0 +1,24 @@
+"""`everlearn maintain`: compacts the lake and expires old snapshots."""
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+
+@click.command("maintain")
+@click.option("--keep-hours", default=24.0, show_default=True, help="Age of snapshots to keep.")
+@json_option
+@config_option
+def command(keep_hours: float, as_json: bool, config_path: str | None) -> None:
+    """Merge small files, expire old snapshots, delete files that nothing names."""
+    import json
+
+    from collector.compact import maintain
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+
+    done = maintain(open_lake(load(config_path)), keep_hours)
+    if as_json:
+        click.echo(json.dumps(done))
+    else:
+        click.echo("  ".join(f"{name} {count}" for name, count in done.items()))

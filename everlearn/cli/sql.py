@@ -1,0 +1,48 @@
+"""`everlearn sql`: read-only SQL over the lake."""
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+
+@click.command("sql")
+@click.argument("query")
+@json_option
+@config_option
+def command(query: str, as_json: bool, config_path: str | None) -> None:
+    """Run one SELECT over the lake (tables: docs/lake.md)."""
+    import json
+
+    import duckdb
+
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+    from everlearn.errors import InputError
+
+    try:
+        kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
+    except duckdb.Error as error:
+        raise InputError(f"not SQL: {str(error).splitlines()[0]}") from error
+    if kinds not in (["SELECT"], ["EXPLAIN"]):
+        raise InputError(f"one SELECT is allowed, received {', '.join(kinds) or 'nothing'}")
+    lake = open_lake(load(config_path), read_only=True)
+    table = lake.read(query)
+    if as_json:
+        click.echo(json.dumps(table.to_pylist(), default=str, ensure_ascii=False))
+    else:
+        shown = [[_shown(value) for value in row.values()] for row in table.to_pylist()]
+        click.echo(render(table.column_names, shown))
+
+
+def render(names: list[str], rows: list[list[str]]) -> str:
+    """Rows as text columns under their names."""
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    lines = [names, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)
