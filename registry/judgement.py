@@ -7,12 +7,16 @@ from registry.record import artifact, keep
 from registry.states import VersionState
 from registry.versions import BASE, Registry
 
-OPEN = (VersionState.REGISTERED, VersionState.GATED, VersionState.REJECTED)
+OPEN = (
+    *(VersionState.REGISTERED, VersionState.GATED, VersionState.REJECTED),
+    # Stopped without harm: it may try again.
+    VersionState.RETIRED,
+)
 AFTER = {Phase.PASSED: VersionState.GATED, Phase.FAILED: VersionState.REJECTED}
 
 
 def judge(registry: Registry, task: str, version: str, rules: GateRules) -> Verdict:
-    """The verdict on a version; its state follows unless it has or had live traffic."""
+    """The verdict on a version; its state follows unless it is live or did harm."""
     if version == BASE:
         raise InputError("the base model needs no gate: it is what every version is compared with")
     found = registry.get(task, version)

@@ -35,8 +35,8 @@ TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     # A rejected version may be gated again under other rules, or released ungated by name.
     S.REJECTED: frozenset({S.GATED, S.LOADING, S.RETIRED}),
     S.ROLLED_BACK: frozenset({S.LOADING, S.CHAMPION, S.RETIRED}),
-    # `rollback` brings a replaced champion back.
-    S.RETIRED: frozenset({S.LOADING, S.CHAMPION}),
+    # Stopped without harm: it may be gated and released again; `rollback` brings a champion back.
+    S.RETIRED: frozenset({S.GATED, S.REJECTED, S.LOADING, S.CHAMPION}),
 }
 
 

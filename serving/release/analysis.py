@@ -69,7 +69,14 @@ class Score:
     One path is one release; simulations run many at once through the same code.
     """
 
-    def __init__(self, questions: Sequence[Question], paths: int = 1) -> None:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        paths: int = 1,
+        fixed: tuple[float, float] | None = None,
+    ) -> None:
+        """`fixed`: mean and variance to bet with, instead of those of the past."""
+        self._fixed = fixed
         self._h0 = np.array([question.h0 for question in questions])
         self._sign = np.array([float(question.sign) for question in questions])
         self._up = self._sign > 0
@@ -83,8 +90,7 @@ class Score:
     def update(self, treated: Any, pi: Any, value: Any, stratum: Any = 0) -> None:
         """Bet on one unit per path, then learn from it; each argument is a number or one a path."""
         past = self._past[self._rows, stratum]
-        mean = past[:, 1] / past[:, 0]
-        variance = np.maximum(past[:, 2] / past[:, 0] - mean**2, MIN_VARIANCE)
+        mean, variance = self._expected(past)
         spread = pi * (1 - pi)
         product = (treated - pi) * (value - mean)
         x = self._sign * (product[:, None] - self._h0 * np.reshape(spread, (-1, 1)))
@@ -99,6 +105,12 @@ class Score:
         np.maximum(self.peak, self.log_e(), out=self.peak)
         seen = np.stack(np.broadcast_arrays(1.0, value, np.square(value)), axis=-1)
         self._past[self._rows, stratum] = past * DECAY + seen
+
+    def _expected(self, past: Floats) -> tuple[Floats, Floats]:
+        if self._fixed is not None:
+            return np.full(len(past), self._fixed[0]), np.full(len(past), self._fixed[1])
+        mean = past[:, 1] / past[:, 0]
+        return mean, np.maximum(past[:, 2] / past[:, 0] - mean**2, MIN_VARIANCE)
 
     def log_e(self) -> Floats:
         """log of the e-values now, by path and question."""

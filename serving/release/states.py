@@ -39,6 +39,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.LOADING: frozenset({Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
     Phase.RAMPING: ENDED - {Phase.ERROR},
     **{phase: frozenset() for phase in ENDED},
+    # By an operator only: `rollback` after the promotion.
+    Phase.PROMOTED: frozenset({Phase.ROLLED_BACK}),
 }
 VERSION_STATE = {
     Phase.LOADING: "loading",
@@ -185,15 +187,23 @@ def revert(traffic: Traffic, reason: str, now: float) -> Traffic:
             f"there is no champion before version {traffic.champion.version} to go back to"
         )
     fallen = traffic.champion
+    release = traffic.release
+    if release is not None and release.candidate == fallen:
+        release = msgspec.structs.replace(release, phase=Phase.ROLLED_BACK, reason=reason)
     changed = msgspec.structs.replace(
-        traffic, champion=traffic.last_good, last_good=None, holdback=None, holdback_percent=0.0
+        traffic,
+        champion=traffic.last_good,
+        last_good=None,
+        holdback=None,
+        holdback_percent=0.0,
+        release=release,
     )
     event = Event(
         event="rolled_back",
-        release_id=traffic.release.release_id if traffic.release else "",
+        release_id=release.release_id if release else "",
         version=fallen.version,
         phase=str(Phase.ROLLED_BACK),
-        stage=traffic.release.stage if traffic.release else 0,
+        stage=release.stage if release else 0,
         percent=0.0,
         reason=reason,
         at=now,

@@ -1,0 +1,151 @@
+"""`everlearn release`: start, show or abort the release of a version."""
+
+from typing import Any
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+EXIT = {"promoted": 0, "inconclusive": 3}
+
+
+@click.group("release")
+def command() -> None:
+    """Start, show or abort a release."""
+
+
+@command.command()
+@click.argument("task")
+@click.argument("version")
+@click.option(
+    "--ungated",
+    metavar="REASON",
+    help="Without a passed gate, for a reason that is recorded; it is then never promoted.",
+)
+@click.option("--wait", is_flag=True, help="Until it is decided; exit 0 only if promoted.")
+@json_option
+@config_option
+def start(
+    task: str,
+    version: str,
+    ungated: str | None,
+    wait: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Ramp VERSION under live traffic; the release controller decides from here on."""
+    import json
+    import sys
+
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+    from everlearn.task import load_task
+    from registry.versions import Registry
+    from serving.release.outlook import outlook
+    from serving.release.verbs import Desk
+
+    service = load(config_path)
+    desk = Desk(service, load_task(service, task))
+    lake = open_lake(service)
+    release = desk.start(Registry(service), version, ungated)
+    desk.book.tell_lake(task, lake)
+    expected = outlook(lake, task, release)
+    if as_json and not wait:
+        told = {"release_id": release.release_id, "alpha": release.alpha}
+        click.echo(json.dumps({"task": task, "version": version, **told, **expected._asdict()}))
+    elif not as_json:
+        click.echo(f"{task}: release {release.release_id} of version {version}: {release.reason}")
+        click.echo("\n".join(expected.lines()))
+    if wait:
+        phase = _follow(desk, lake, task, release.release_id, as_json)
+        sys.exit(EXIT.get(phase, 1))
+
+
+@command.command()
+@click.argument("task")
+@json_option
+@config_option
+def show(task: str, as_json: bool, config_path: str | None) -> None:
+    """The latest release: every step with the comparison that decided."""
+    import json
+
+    import msgspec
+
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+    from everlearn.errors import NotFound
+    from everlearn.task import load_task
+    from serving.release.history import events
+    from serving.release.verbs import Desk
+
+    service = load(config_path)
+    traffic = Desk(service, load_task(service, task)).book.traffic(task)
+    if traffic is None or traffic.release is None:
+        raise NotFound(f"task {task} never had a release: its base model answers")
+    release = traffic.release
+    rows = events(open_lake(service, read_only=True), task, release.release_id)
+    if as_json:
+        told: dict[str, Any] = {
+            "task": task,
+            "version": release.candidate.version,
+            "phase": str(release.phase),
+            "percent": release.percent,
+            "reason": release.reason,
+            "champion": traffic.champion.version,
+            "release": msgspec.to_builtins(release),
+            "events": rows,
+        }
+        click.echo(json.dumps(told, default=str))
+        return
+    click.echo(
+        f"{task}: version {release.candidate.version} is {release.phase} at "
+        f"{release.percent:g} % (champion: {traffic.champion.version})"
+    )
+    for row in rows:
+        click.echo(_line(row, release.created_at))
+
+
+@command.command()
+@click.argument("task")
+@click.option("--reason", default="aborted by an operator", show_default=True)
+@json_option
+@config_option
+def abort(task: str, reason: str, as_json: bool, config_path: str | None) -> None:
+    """End the running release: its version gets no more traffic."""
+    import json
+
+    from everlearn.config import load
+    from everlearn.task import load_task
+    from serving.release.verbs import Desk
+
+    service = load(config_path)
+    traffic = Desk(service, load_task(service, task)).abort(reason)
+    champion = traffic.champion.version
+    if as_json:
+        click.echo(json.dumps({"task": task, "phase": "aborted", "champion": champion}))
+    else:
+        click.echo(f"{task}: release aborted; version {champion} answers")
+
+
+def _follow(desk: Any, lake: Any, task: str, release_id: str, as_json: bool) -> str:
+    """Say each event as it comes; the phase at the end."""
+    import json
+    import time
+
+    from serving.release.history import events
+
+    told = 0
+    while True:
+        release = desk.book.traffic(task).release
+        rows = events(lake, task, release_id)
+        for row in rows[told:]:
+            click.echo(json.dumps(row, default=str) if as_json else _line(row, rows[0]["at"]))
+        told = len(rows)
+        pending = desk.book.traffic(task).events
+        if release.release_id != release_id or (not release.active and not pending):
+            return str(release.phase) if release.release_id == release_id else "replaced"
+        time.sleep(1.0)
+
+
+def _line(row: dict[str, Any], since: float) -> str:
+    return f"  {row['at'] - since:6.0f} s  {row['event']:<12}{row['percent']:5g} %  {row['reason']}"

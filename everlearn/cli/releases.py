@@ -1,0 +1,38 @@
+"""`everlearn releases run`: the release controller, a long process."""
+
+import click
+
+from everlearn.cli import config_option
+
+
+@click.group("releases")
+def command() -> None:
+    """Run the release controller."""
+
+
+@command.command()
+@config_option
+def run(config_path: str | None) -> None:
+    """Move the traffic of every task by evidence until SIGTERM."""
+    import fcntl
+    import logging
+    import signal
+    import threading
+
+    from everlearn.config import load
+    from everlearn.errors import InputError
+    from serving.release.controller import run as run_all
+
+    service = load(config_path)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    service.data_path.mkdir(parents=True, exist_ok=True)
+    with (service.data_path / "releases.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{lock.name}: another release controller runs already") from error
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        run_all(service, stop)

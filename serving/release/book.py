@@ -1,0 +1,92 @@
+"""Where traffic documents are kept, and their outbox emptied into the lake and the registry.
+
+Written in this order, so that a kill at any point loses nothing and repeats at most one step that
+may be repeated:
+1. the document, with events and notes in its outbox (compare-and-swap);
+2. events, in one lake transaction that leaves out those that are there already;
+3. notes to the registry one by one, each taken out of the document once it is done.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from everlearn.errors import InputError
+from everlearn.state import State
+from everlearn.store import Lake, Transaction
+from registry.states import VersionState
+from registry.versions import Registry
+from serving.release.states import Event, Note, Traffic
+
+KIND = "traffic"
+
+
+class Book:
+    """Traffic documents by task."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def read(self, task: str) -> tuple[Traffic, int] | None:
+        """The document and its revision."""
+        found = self._state.get(KIND, task)
+        if found is None:
+            return None
+        return msgspec.convert(found[0], Traffic), found[1]
+
+    def traffic(self, task: str) -> Traffic | None:
+        """The document alone."""
+        found = self.read(task)
+        return None if found is None else found[0]
+
+    def write(self, task: str, traffic: Traffic, revision: int = 0) -> int:
+        """Save over `revision` (0 = new), return the next; StateConflict if it moved on."""
+        return self._state.put(KIND, task, msgspec.to_builtins(traffic), revision)
+
+    def tell_lake(self, task: str, lake: Lake) -> None:
+        """Empty the outbox of events."""
+        found = self.read(task)
+        if found is None or not found[0].events:
+            return
+        traffic, revision = found
+        lake.commit(lambda transaction: _append(transaction, task, traffic.events))
+        self.write(task, msgspec.structs.replace(traffic, events=()), revision)
+
+    def tell_registry(self, task: str, registry: Callable[[], Registry]) -> None:
+        """Empty the outbox of notes, in their order; RegistryError leaves the rest for later."""
+        while (found := self.read(task)) is not None and found[0].notes:
+            traffic, revision = found
+            _apply(registry(), task, traffic.notes[0])
+            self.write(task, msgspec.structs.replace(traffic, notes=traffic.notes[1:]), revision)
+
+
+def _append(transaction: Transaction, task: str, events: tuple[Event, ...]) -> None:
+    sql = "SELECT epoch(created_at) AS at, event, version FROM releases WHERE task = ?"
+    there = {
+        (round(row["at"], 3), row["event"], row["version"])
+        for row in transaction.query(sql, [task])
+    }
+    rows = [
+        {
+            **{key: getattr(event, key) for key in ("event", "release_id", "version", "phase")},
+            **{key: getattr(event, key) for key in ("stage", "percent", "reason", "evidence")},
+            "task": task,
+            "created_at": event.at,
+        }
+        for event in events
+        if (round(event.at, 3), event.event, event.version) not in there
+    ]
+    if rows:
+        transaction.append("releases", rows)
+
+
+def _apply(registry: Registry, task: str, note: Note) -> None:
+    if note.kind == "alias":
+        registry.set_alias(task, note.name, note.version)
+    elif note.version is not None:
+        try:
+            registry.transition(task, note.version, VersionState(note.name), note.reason)
+        except InputError as error:
+            # Told before a kill and moved on since, or changed by hand: traffic does not depend
+            # on it, the reason says what was meant.
+            registry.tag(task, note.version, unapplied=f"{note.name}: {note.reason} ({error})")

@@ -1,0 +1,283 @@
+"""Moves traffic: reads what happened, lets `decide` decide, writes the routes. Only IO.
+
+Each tick of a task, in this order:
+1. make `routes.json` what the document says (a verb may have changed it, or we were killed);
+2. a loading release: load and verify its adapter, or end it as an error;
+3. a ramping one: per group of metrics, the quick first: score, count closed units, decide;
+4. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
+
+- Harm flips the routes before anything else is written.
+- Everything it knows stands in the document and in `release_units`: after kill -9 it goes on where
+  it was, and no unit counts twice.
+- A task without a document is left alone: the gateway answers with the base model.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import msgspec
+from sqlalchemy.exc import SQLAlchemyError
+
+from everlearn.clock import Clock, SystemClock
+from everlearn.config import Service
+from everlearn.ducklake import open_lake
+from everlearn.errors import ConfigError, EverlearnError, RegistryError, ServingError
+from everlearn.state import StateConflict, open_state
+from everlearn.task import Task, load_task, load_tasks
+from registry.versions import Registry
+from serving.release import observations
+from serving.release.accounts import Accounts
+from serving.release.adapters import keep_warm, prepare
+from serving.release.book import Book
+from serving.release.decide import Decision, decide
+from serving.release.routing import put_route, render, sync_route
+from serving.release.states import Phase, Release, Traffic, change
+
+log = logging.getLogger(__name__)
+
+LOAD_ATTEMPTS = 5
+"""Ticks in a row in which a replica may be out of reach before a version is given up."""
+WARM_SECONDS = 10.0
+REGISTRY_PAUSE_SECONDS = 15.0
+"""After MLflow did not answer."""
+RESCAN_SECONDS = 5.0
+
+
+class TaskLoop:
+    """One task's traffic."""
+
+    def __init__(self, service: Service, task: Task, clock: Clock | None = None) -> None:
+        self._service = service
+        self._task = task
+        self._clock = clock or SystemClock()
+        self._lake = open_lake(service)
+        self._state = open_state(service)
+        self._book = Book(self._state)
+        self._registry: Registry | None = None
+        self._registry_after = 0.0
+        self._warm_after = 0.0
+        self._attempts = 0
+        self._accounts: tuple[str, Accounts] | None = None
+
+    def close(self) -> None:
+        """Let go of lake and state."""
+        self._lake.close()
+        self._state.close()
+
+    def tick(self) -> None:
+        """One round; an EverlearnError leaves everything as it is for the next round."""
+        name = self._task.task
+        sync_route(self._service.routes_path, name, lambda: self._book.traffic(name))
+        found = self._book.read(name)
+        if found is None:
+            return
+        traffic, revision = found
+        phase = traffic.release.phase if traffic.release else None
+        try:
+            if phase is Phase.LOADING:
+                self._load(traffic, revision)
+            elif phase is Phase.RAMPING:
+                self._judge(traffic, revision)
+        except StateConflict as conflict:
+            log.info("%s: decided again next round: %s", name, conflict)
+            self._accounts = None
+        self._report()
+        self._keep_warm()
+
+    def _load(self, traffic: Traffic, revision: int) -> None:
+        """Step 2: nothing is routed to a version that did not verify on every replica."""
+        release = traffic.release
+        assert release is not None
+        try:
+            problem = prepare(self._service, self._task, traffic, self.registry)
+        except (ServingError, RegistryError, OSError, ValueError) as error:
+            self._attempts += 1
+            log.warning("%s: loading, attempt %d: %s", self._task.task, self._attempts, error)
+            if self._attempts < LOAD_ATTEMPTS:
+                return
+            problem = f"not loaded after {LOAD_ATTEMPTS} attempts: {error}"
+        self._attempts = 0
+        now = self._clock.now()
+        if problem is not None:
+            self._move(change(traffic, Phase.ERROR, problem, now), revision)
+            return
+        ready = msgspec.structs.replace(traffic, release=self._baseline(traffic, release))
+        percent = release.parsed_rules.steps[0]
+        reason = f"loaded and verified on every replica: first step, {percent:g} %"
+        self._move(change(ready, Phase.RAMPING, reason, now), revision)
+
+    def _baseline(self, traffic: Traffic, release: Release) -> Release:
+        """What the comparison needs of the time before, fixed for the whole release."""
+        name, before = self._task.task, release.created_at
+        primary = release.parsed_rules.primary
+        p95 = observations.latency_reference(self._lake, name, traffic.champion.version, before)
+        ratio = self._task.gate.max_latency_ratio
+        return msgspec.structs.replace(
+            release,
+            latency_reference_ms=None if p95 is None else p95 * ratio,
+            cuts=observations.history_cuts(self._lake, name, primary, before),
+        )
+
+    def _judge(self, traffic: Traffic, revision: int) -> None:
+        """Step 3."""
+        release = traffic.release
+        assert release is not None
+        rules = release.parsed_rules
+        problem = None
+        decision = Decision(release.phase, release.reason, release.stage)
+        for names in self._groups(release):
+            try:
+                self._count(release, names)
+            except StateConflict:
+                raise
+            except EverlearnError as error:
+                problem = f"{', '.join(names)}: {error}"
+                log.error("%s: evidence is stale: %s", self._task.task, problem)
+            evidence = self._account(release).evidence(problem)
+            decision = decide(release, evidence, rules, self._clock.now())
+            if decision.phase is not Phase.RAMPING:
+                break
+        if (decision.phase, decision.stage) != (release.phase, release.stage):
+            self._apply(traffic, revision, decision)
+
+    def _apply(self, traffic: Traffic, revision: int, decision: Decision) -> None:
+        release = traffic.release
+        assert release is not None
+        now = self._clock.now()
+        moved = change(traffic, decision.phase, decision.reason, now, stage=decision.stage)
+        if decision.phase is not Phase.RAMPING and decision.phase is not Phase.PROMOTED:
+            put_route(self._service.routes_path, self._task.task, render(moved))
+        final = decision.phase is not Phase.RAMPING
+        summary = self._account(release).summary(with_interval=final)
+        evidence = msgspec.structs.replace(moved.events[-1], evidence=summary)
+        self._move(msgspec.structs.replace(moved, events=(*moved.events[:-1], evidence)), revision)
+
+    def _move(self, traffic: Traffic, revision: int) -> None:
+        """Save, then route, then say so."""
+        name = self._task.task
+        self._book.write(name, traffic, revision)
+        sync_route(self._service.routes_path, name, lambda: self._book.traffic(name))
+        release = traffic.release
+        assert release is not None
+        log.info(
+            "%s: version %s %s at %g %%: %s",
+            *(name, release.candidate.version, release.phase, release.percent, release.reason),
+        )
+
+    def _groups(self, release: Release) -> Iterator[tuple[str, ...]]:
+        """Metrics in the order of their speed, so that a slow judge does not hide an error."""
+        rules = release.parsed_rules
+        live = tuple(name for name in rules.guardrails if name in observations.LIVE)
+        if release.latency_reference_ms is None:
+            live = tuple(name for name in live if name != "latency_p95")
+        if live:
+            yield live
+        for name in rules.guardrails:
+            if name not in observations.LIVE and name != rules.primary:
+                yield (name,)
+        yield (rules.primary,)
+
+    def _count(self, release: Release, names: tuple[str, ...]) -> None:
+        """Score what is new, freeze the units that closed, fold them into the accounts."""
+        # Imported late: the graders' libraries take a second.
+        from evaluators.run import evaluate
+
+        snapshot = None
+        now = self._clock.now()
+        for name in names:
+            wanted = observations.metric(self._task, release, name)
+            if name not in observations.LIVE:
+                snapshot = self._lake.snapshot_id()
+                since = datetime.fromtimestamp(release.created_at, UTC)
+                evaluate(self._service, self._task, self._lake, grader=name, since=since)
+            due = observations.closed_units(
+                self._lake, self._task.task, release, wanted, now, snapshot
+            )
+            accounts = self._account(release)
+            rows = observations.count(due, wanted, release, accounts.rows)
+            observations.freeze(self._lake, release.release_id, rows, now)
+            accounts.fold(rows)
+
+    def _account(self, release: Release) -> Accounts:
+        """The accounts of this release, from the frozen rows where they are not in memory."""
+        if self._accounts is None or self._accounts[0] != release.release_id:
+            rows = observations.frozen(self._lake, release.release_id)
+            self._accounts = (release.release_id, Accounts(release.parsed_rules, rows))
+        return self._accounts[1]
+
+    def _report(self) -> None:
+        """Step 4: the outbox; MLflow may be away for a while without holding traffic up."""
+        name = self._task.task
+        self._book.tell_lake(name, self._lake)
+        if self._clock.now() < self._registry_after:
+            return
+        try:
+            self._book.tell_registry(name, self.registry)
+        except RegistryError as error:
+            self._registry_after = self._clock.now() + REGISTRY_PAUSE_SECONDS
+            log.warning("%s: the registry is told later: %s", name, error)
+
+    def _keep_warm(self) -> None:
+        if self._clock.now() < self._warm_after:
+            return
+        self._warm_after = self._clock.now() + WARM_SECONDS
+        traffic = self._book.traffic(self._task.task)
+        release = traffic.release if traffic is not None else None
+        if traffic is None or (release is not None and release.phase is Phase.LOADING):
+            return
+        keep_warm(self._service, self._task, traffic, self.registry)
+
+    def registry(self) -> Registry:
+        """The registry, connected when first needed."""
+        if self._registry is None:
+            self._registry = Registry(self._service)
+        return self._registry
+
+    def reload(self) -> None:
+        """Take the task file as it is now; a broken one leaves the task as it was."""
+        try:
+            self._task = load_task(self._service, self._task.task)
+        except ConfigError as error:
+            log.error("%s: task file kept as it was: %s", self._task.task, error)
+
+
+def run(service: Service, stop: threading.Event) -> None:
+    """Every task of the config, each in its own thread, until `stop`; new files are taken in.
+
+    An error that nobody foresaw stops all and is raised: a supervisor starts the process again.
+    """
+    threads: dict[str, threading.Thread] = {}
+    crashes: list[Exception] = []
+    while not stop.is_set():
+        try:
+            for name, task in load_tasks(service).items():
+                if name not in threads:
+                    arguments = (service, task, stop, crashes)
+                    threads[name] = threading.Thread(target=_forever, args=arguments, name=name)
+                    threads[name].start()
+        except ConfigError as error:
+            log.error("tasks kept as they were: %s", error)
+        stop.wait(RESCAN_SECONDS)
+    for thread in threads.values():
+        thread.join()
+    if crashes:
+        raise crashes[0]
+
+
+def _forever(service: Service, task: Task, stop: threading.Event, crashes: list[Exception]) -> None:
+    """Tick until `stop`; what may pass is said and tried again."""
+    try:
+        loop = TaskLoop(service, task)
+        while not stop.is_set():
+            try:
+                loop.reload()
+                loop.tick()
+            except (EverlearnError, OSError, SQLAlchemyError) as error:
+                log.error("%s: %s", task.task, error)
+            stop.wait(service.releases.tick_seconds)
+        loop.close()
+    except Exception as error:
+        crashes.append(error)
+        stop.set()

@@ -1,0 +1,259 @@
+"""Closed units of a release, read from the lake and frozen there in `release_units`.
+
+- A unit counts once per stage and metric, some seconds after its first request of the stage, with
+  what is known then; later scores change nothing. So every decision can be made again from the
+  frozen rows, and a controller that was killed goes on from them.
+- Guardrails that no person has to answer for close with the unit's first answer; the others, and
+  the primary metric, after `unit_close_seconds`.
+- Held-back units are no part of the comparison.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from everlearn.state import StateConflict
+from everlearn.store import Lake, Transaction
+from everlearn.task import FeedbackGrader, Multi, ScoreModel, Task
+from serving.release.analysis import Observation, propensity
+from serving.release.states import Release
+
+LIVE = ("error_rate", "latency_p95")
+"""Metrics of the completion itself: no grader scores them."""
+HISTORY_DAYS = 30
+MIN_HISTORY_UNITS = 60
+"""Fewer units with a past make no thirds."""
+MIN_LATENCIES = 20
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is compared: where its value comes from and when a unit closes."""
+
+    name: str
+    close_seconds: float
+    low: float = 0.0
+    high: float = 1.0
+    """Range of the grader's values; mapped to 0..1."""
+
+
+class Counted(NamedTuple):
+    """One frozen row."""
+
+    metric: str
+    unit: str
+    stage: int
+    position: int
+    treated: bool
+    propensity: float | None
+    value: float | None
+    stratum: int
+
+    @property
+    def observation(self) -> Observation | None:
+        """What it says, if it says anything."""
+        if self.propensity is None or self.value is None:
+            return None
+        return Observation(self.treated, self.propensity, self.value, self.stratum)
+
+
+def metric(task: Task, release: Release, name: str) -> Metric:
+    """The metric of that name, with the release's closing time."""
+    rules = release.parsed_rules
+    if name in LIVE:
+        return Metric(name, 0.0)
+    grader = task.grader(name)
+    waits = name == rules.primary or _asks_people(task, name)
+    low, high = grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0)
+    return Metric(name, rules.unit_close_seconds if waits else 0.0, low, high)
+
+
+def _asks_people(task: Task, name: str) -> bool:
+    grader = task.grader(name)
+    if isinstance(grader, Multi):
+        parts = list(grader.graders.values()) or list(task.graders)
+        return any(isinstance(part, FeedbackGrader) for part in parts)
+    return isinstance(grader, FeedbackGrader)
+
+
+# Who a fallback answered was still assigned to the arm that failed: arms are compared as assigned.
+_ANSWERS = """
+    SELECT completion_id, unit, stage, received_at, status, latency_ms, fallback_from,
+        CASE WHEN fallback_from IN ('champion', 'challenger') THEN fallback_from ELSE arm END
+            AS arm,
+        CASE arm WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
+    FROM completions {at}
+    WHERE release = $release AND task = $task AND received_at >= to_timestamp($since)
+        AND arm IN ('champion', 'challenger') AND status <> 'shadow'
+        AND unit IS NOT NULL AND stage IS NOT NULL AND probability IS NOT NULL
+"""
+_DUE = """
+WITH answers AS ({answers}),
+visits AS (
+    SELECT unit, stage, min(received_at) AS opened, arg_min(arm, received_at) AS arm,
+        arg_min(share, received_at) AS share
+    FROM answers GROUP BY unit, stage
+),
+placed AS (
+    SELECT *, lag(arm) OVER past AS former_arm, lag(share) OVER past AS former_share
+    FROM visits WINDOW past AS (PARTITION BY unit ORDER BY stage)
+),
+due AS (
+    SELECT placed.* FROM placed
+    ANTI JOIN (
+        SELECT unit, stage FROM release_units WHERE release_id = $release AND metric = $metric
+    ) counted ON counted.unit = placed.unit AND counted.stage = placed.stage
+    WHERE placed.opened <= to_timestamp($now - $close)
+),
+scored AS ({scores}),
+history AS ({history})
+SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_share,
+    epoch(due.opened) AS opened, avg({value}) AS value, any_value(history.reward) AS reward
+FROM due
+JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
+    AND answers.received_at <= due.opened + to_seconds($close)
+LEFT JOIN scored ON scored.completion_id = answers.completion_id
+LEFT JOIN history ON history.unit = due.unit
+GROUP BY ALL ORDER BY opened, due.unit
+"""
+_SCORES = """
+    SELECT completion_id, arg_max_null(value, created_at) AS value
+    FROM scores WHERE task = $task AND evaluator = $metric AND created_at >= to_timestamp($since)
+    GROUP BY completion_id
+"""
+_NO_SCORES = "SELECT NULL::VARCHAR AS completion_id, NULL::DOUBLE AS value WHERE false"
+_HISTORY = """
+    SELECT completions.unit, avg(scores.value) AS reward
+    FROM scores JOIN completions USING (completion_id)
+    WHERE scores.task = $task AND scores.evaluator = $primary
+        AND scores.created_at < to_timestamp($since)
+        AND scores.created_at >= to_timestamp($since) - to_days($days)
+        AND completions.task = $task
+    GROUP BY completions.unit
+"""
+_NO_HISTORY = "SELECT NULL::VARCHAR AS unit, NULL::DOUBLE AS reward WHERE false"
+# Whether an answer is as good as it should be: 1 is good, so that harm is a fall.
+_VALUES = {
+    "error_rate": """CASE
+        WHEN answers.fallback_from IS NOT NULL THEN 0.0 WHEN answers.status = 'ok' THEN 1.0
+        WHEN answers.status IN ('upstream_error', 'timeout') THEN 0.0 END""",
+    "latency_p95": """CASE
+        WHEN answers.status = 'timeout' THEN 0.0
+        WHEN answers.status = 'ok' THEN (answers.latency_ms <= $limit_ms)::DOUBLE END""",
+}
+
+
+def closed_units(
+    lake: Lake, task: str, release: Release, wanted: Metric, now: float, snapshot: int | None
+) -> list[dict[str, Any]]:
+    """Units due to be counted for a metric, in the order of their opening.
+
+    `snapshot`: look only at answers of that lake snapshot, taken before they were last scored, so
+    that no answer counts as unscored because it came a moment too late.
+    """
+    live = wanted.name in LIVE
+    sql = _DUE.format(
+        answers=_ANSWERS.format(at=f"AT (VERSION => {snapshot})" if snapshot is not None else ""),
+        scores=_NO_SCORES if live else _SCORES,
+        history=_NO_HISTORY if release.cuts is None else _HISTORY,
+        value=_VALUES.get(wanted.name, "scored.value"),
+    )
+    params: dict[str, Any] = {
+        "release": release.release_id,
+        "task": task,
+        "since": release.created_at,
+        "metric": wanted.name,
+        "now": now,
+        "close": wanted.close_seconds,
+        "primary": release.parsed_rules.primary,
+        "days": HISTORY_DAYS,
+        "limit_ms": release.latency_reference_ms,
+    }
+    return _read(lake, sql, params)
+
+
+def _read(lake: Lake, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run a query written with $names; only the names it uses are passed."""
+    order = [name for name in params if f"${name}" in sql]
+    # Longest first: $metric must not eat the head of another name.
+    for place, name in sorted(enumerate(order, 1), key=lambda entry: -len(entry[1])):
+        sql = sql.replace(f"${name}", f"${place}")
+    return list(lake.read(sql, [params[name] for name in order]).to_pylist())
+
+
+def count(
+    rows: Sequence[dict[str, Any]], wanted: Metric, release: Release, start: int
+) -> list[Counted]:
+    """The rows as they will be frozen, numbered from `start`."""
+    width = wanted.high - wanted.low
+    counted = []
+    for place, row in enumerate(rows, start):
+        value = row["value"]
+        counted.append(
+            Counted(
+                metric=wanted.name,
+                unit=row["unit"],
+                stage=row["stage"],
+                position=place,
+                treated=row["arm"] == "challenger",
+                propensity=propensity(row["share"], row["former_arm"], row["former_share"]),
+                value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
+                stratum=_stratum(row["reward"], release.cuts),
+            )
+        )
+    return counted
+
+
+def _stratum(reward: float | None, cuts: tuple[float, float] | None) -> int:
+    """0 without a past, else the third of past reward: 1, 2, 3."""
+    if reward is None or cuts is None:
+        return 0
+    return 1 + sum(reward > cut for cut in cuts)
+
+
+def freeze(lake: Lake, release_id: str, rows: Sequence[Counted], now: float) -> None:
+    """Append the rows; StateConflict if somebody else has counted units of this release."""
+    if not rows:
+        return
+
+    def work(transaction: Transaction) -> None:
+        sql = "SELECT count(*) AS n FROM release_units WHERE release_id = ?"
+        if transaction.query(sql, [release_id])[0]["n"] != rows[0].position:
+            raise StateConflict(f"release {release_id} is counted by another controller too")
+        entries = [{**row._asdict(), "release_id": release_id, "closed_at": now} for row in rows]
+        transaction.append("release_units", entries)
+
+    lake.commit(work)
+
+
+def frozen(lake: Lake, release_id: str) -> list[Counted]:
+    """Every row of the release in the order of counting."""
+    names = ", ".join(Counted._fields)
+    sql = f"SELECT {names} FROM release_units WHERE release_id = ? ORDER BY position"
+    return [Counted(**row) for row in lake.read(sql, [release_id]).to_pylist()]
+
+
+def latency_reference(lake: Lake, task: str, version: str, before: float) -> float | None:
+    """p95 of the champion's last 1,000 good answers in milliseconds; None if there are too few."""
+    sql = """
+        SELECT count(*) AS n, quantile_cont(latency_ms, 0.95) AS p95 FROM (
+            SELECT latency_ms FROM completions
+            WHERE task = ? AND version = ? AND status = 'ok' AND received_at < to_timestamp(?)
+            ORDER BY received_at DESC LIMIT 1000)
+    """
+    row = lake.read(sql, [task, version, before]).to_pylist()[0]
+    return float(row["p95"]) if row["n"] >= MIN_LATENCIES else None
+
+
+def history_cuts(lake: Lake, task: str, primary: str, before: float) -> tuple[float, float] | None:
+    """Thirds of the units' mean reward before the release; None where they would say nothing."""
+    sql = (
+        f"SELECT count(*) AS n, quantile_cont(reward, [1/3, 2/3]) AS cuts FROM ({_HISTORY}) "
+        "WHERE reward IS NOT NULL"
+    )
+    params = {"task": task, "primary": primary, "since": before, "days": HISTORY_DAYS}
+    row = _read(lake, sql, params)[0]
+    if row["n"] < MIN_HISTORY_UNITS or row["cuts"][0] == row["cuts"][1]:
+        return None
+    low, high = row["cuts"]
+    return (float(low), float(high))

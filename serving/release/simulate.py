@@ -1,0 +1,88 @@
+"""How many units a release will need, before it starts: simulated paths against the boundary.
+
+The same score as the live decision, many paths at once: 60 us a unit for 200 paths.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from everlearn.task import ReleaseRules
+from serving.release.analysis import Floats, Question, Score
+from serving.release.decide import last_stage
+
+QUANTILES = (0.5, 0.8, 0.9)
+
+
+class Forecast(NamedTuple):
+    """Units until the decision if the true effect is this; None: not within the limit."""
+
+    effect: float
+    promoted: float
+    """Share of paths that end in a promotion."""
+    units: tuple[int | None, ...]
+    """At QUANTILES."""
+
+
+class Paths(NamedTuple):
+    """First crossing of each question by path, in units; inf = never."""
+
+    promote: Floats
+    harm: Floats
+    futility: Floats
+
+
+def shares(rules: ReleaseRules, units_per_stage: int, units: int) -> list[float]:
+    """Share of the candidate for each unit in turn, when every step lasts so many units."""
+    steps = [step / 100 for step in rules.steps if step < 100]
+    return [steps[min(i // units_per_stage, len(steps) - 1)] for i in range(units)]
+
+
+def paths(
+    rates: tuple[Sequence[float], Sequence[float]],
+    propensities: Sequence[float],
+    rules: ReleaseRules,
+    *,
+    alpha: float,
+    count: int = 200,
+    seed: int = 0,
+) -> Paths:
+    """Simulate: `rates` are the success rates of champion and candidate, unit by unit."""
+    dice = np.random.default_rng(seed)
+    questions = (Question(0, 1), Question(0, -1), Question(rules.smallest_effect, -1))
+    score = Score(questions, count)
+    levels = np.array([alpha, rules.harm_level, rules.futility_level])
+    limit = -np.log(np.maximum(levels, 1e-300))
+    first = np.full((count, 3), np.inf)
+    for place, (champion, candidate, pi) in enumerate(zip(*rates, propensities, strict=True), 1):
+        treated = dice.random(count) < pi
+        success = dice.random(count) < np.where(treated, candidate, champion)
+        score.update(treated.astype(float), pi, success.astype(float))
+        first[(score.peak >= limit) & np.isinf(first)] = place
+        if place % 50 == 0 and np.isfinite(first).any(axis=1).all():
+            break
+    return Paths(*first.T)
+
+
+def forecast(
+    base_rate: float,
+    effects: Sequence[float],
+    rules: ReleaseRules,
+    *,
+    alpha: float,
+    units_per_stage: int,
+    most_units: int = 3000,
+) -> list[Forecast]:
+    """Quantiles of the units until a promotion, for each effect that might be true."""
+    pis = shares(rules, units_per_stage, last_stage(rules) * units_per_stage + most_units)
+    found = []
+    for effect in effects:
+        rates = [base_rate] * len(pis), [min(1.0, max(0.0, base_rate + effect))] * len(pis)
+        ends = paths(rates, pis, rules, alpha=alpha)
+        stopped = np.minimum(ends.harm, ends.futility)
+        promoted = np.where(ends.promote < stopped, ends.promote, np.inf)
+        at = np.quantile(promoted, QUANTILES, method="inverted_cdf")
+        units = tuple(int(value) if np.isfinite(value) else None for value in at)
+        found.append(Forecast(effect, float(np.isfinite(promoted).mean()), units))
+    return found

@@ -1,0 +1,130 @@
+"""What an operator may ask for: start, abort, roll back. Routes follow within the call."""
+
+import json
+from collections.abc import Callable
+
+from everlearn.clock import Clock, SystemClock
+from everlearn.config import Service
+from everlearn.errors import InputError, NotFound
+from everlearn.ids import new_id
+from everlearn.state import StateConflict, open_state
+from everlearn.task import Task
+from gateway.routes import ArmRoute
+from registry.record import read as read_record
+from registry.states import VersionState
+from registry.versions import BASE, ModelVersion, Registry
+from serving.release.book import Book
+from serving.release.budget import next_level
+from serving.release.decide import last_stage
+from serving.release.routing import sync_route
+from serving.release.states import Phase, Release, Traffic, begin, change, revert
+
+
+class Desk:
+    """Verbs on one task's traffic."""
+
+    def __init__(self, service: Service, task: Task, clock: Clock | None = None) -> None:
+        self._service = service
+        self._task = task
+        self._clock = clock or SystemClock()
+        self._state = open_state(service)
+        self.book = Book(self._state)
+
+    def close(self) -> None:
+        self._state.close()
+
+    def start(self, registry: Registry, version: str, ungated: str | None = None) -> Release:
+        """Ask for a release; the controller loads, verifies and ramps. InputError if refused."""
+        name, rules = self._task.task, self._task.release
+        if last_stage(rules) < 0:
+            raise InputError(f"task {name}: release.steps needs a step below 100 to compare at")
+        found = registry.get(name, version)
+        _refuse_ungated(found, ungated)
+        kept = self.book.read(name)
+        traffic = Traffic(champion=arm(registry.champion(name))) if kept is None else kept[0]
+        if traffic.champion.version == version:
+            raise InputError(f"version {version} is the champion of {name} already")
+        level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
+        now = self._clock.now()
+        release = Release(
+            release_id=new_id("rel"),
+            candidate=arm(found),
+            rules=rules.model_dump(mode="json"),
+            alpha=0.0 if ungated is not None else level,
+            created_at=now,
+            reason=_why(registry, found, ungated),
+            ungated=ungated,
+        )
+        self.book.write(name, begin(traffic, release), kept[1] if kept else 0)
+        return release
+
+    def abort(self, reason: str) -> Traffic:
+        """End the running release; its version gets no more traffic."""
+
+        def end(traffic: Traffic, now: float) -> Traffic:
+            if traffic.release is None or not traffic.release.active:
+                raise InputError(f"no release of {self._task.task} is running")
+            return change(traffic, Phase.ABORTED, reason, now)
+
+        return self._change(end)
+
+    def rollback(self, reason: str) -> Traffic:
+        """Back to the champion before; a running release is ended instead, its champion stays."""
+
+        def back(traffic: Traffic, now: float) -> Traffic:
+            if traffic.release is not None and traffic.release.active:
+                phase = traffic.release.phase
+                ended = Phase.ROLLED_BACK if phase is Phase.RAMPING else Phase.ABORTED
+                return change(traffic, ended, reason, now)
+            return revert(traffic, reason, now)
+
+        return self._change(back)
+
+    def _change(self, make: Callable[[Traffic, float], Traffic]) -> Traffic:
+        """Change the document against whoever else writes it, then the routes."""
+        name = self._task.task
+        for _ in range(20):
+            found = self.book.read(name)
+            if found is None:
+                raise NotFound(f"task {name} never had a release: its base model answers")
+            changed = make(found[0], self._clock.now())
+            try:
+                self.book.write(name, changed, found[1])
+            except StateConflict:
+                continue
+            sync_route(self._service.routes_path, name, lambda: self.book.traffic(name))
+            return changed
+        raise StateConflict(f"task {name}: somebody else kept writing; try again")
+
+
+def arm(version: ModelVersion) -> ArmRoute:
+    """The version as the gateway routes to it."""
+    template = None
+    if version.path is not None and (version.path / "everlearn.json").exists():
+        template = json.loads((version.path / "everlearn.json").read_text()).get("template_hash")
+    return ArmRoute(
+        version=version.version,
+        model=version.model_name,
+        adapter_digest=version.digest or None,
+        template_hash=template,
+    )
+
+
+def _refuse_ungated(version: ModelVersion, ungated: str | None) -> None:
+    if version.version == BASE:
+        raise InputError("the base model is no candidate; `everlearn rollback` goes back to it")
+    if ungated is None and version.state is not VersionState.GATED:
+        raise InputError(
+            f"version {version.version} of {version.task} is {version.state}, not gated: run "
+            f"`everlearn gate {version.task} {version.version}`, or release it with "
+            "--ungated REASON (it can then never be promoted)"
+        )
+    if ungated is not None and not ungated.strip():
+        raise InputError("--ungated wants a reason: it is kept in the record")
+
+
+def _why(registry: Registry, version: ModelVersion, ungated: str | None) -> str:
+    if ungated is not None:
+        return f"released without a passed gate: {ungated}"
+    record = read_record(registry, version, "gate")
+    return f"gate passed: {record['reason']}" if record else "gate passed"
