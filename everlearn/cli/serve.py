@@ -12,8 +12,11 @@ def command(config_path: str | None) -> None:
     import logging
 
     from everlearn.config import load
+    from everlearn.errors import ConfigError
 
     service = load(config_path)
+    if not service.model_server.model:
+        raise ConfigError("model_server.model is empty; name a folder or a hub id of a model")
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from serving.local.server import run
 

@@ -8,26 +8,33 @@ import torch
 import uvicorn
 
 from everlearn.config import ModelServer, Service
-from everlearn.errors import ConfigError
 from serving.local.app import make_app
 from serving.local.model import Model, resolve
 
 SWITCH_SECONDS = 0.0005
 """Between engine and HTTP threads; Python's 5 ms would hold up each of an answer's 40 steps."""
 
+DRAIN_SECONDS = 30
+"""After SIGTERM, for answers under way."""
+
 
 def run(service: Service) -> None:
     """Serve until told to stop."""
     options = service.model_server
-    if not options.model:
-        raise ConfigError("model_server.model is empty; name a folder or a hub id of a model")
     torch.set_num_threads(thread_count(options))
     sys.setswitchinterval(SWITCH_SECONDS)
     model = Model(resolve(service.root, options.model), options.max_batch)
     name = options.served_model_name or options.model
     app = make_app(model, name=name, max_batch=options.max_batch, max_adapters=options.max_adapters)
     logging.getLogger(__name__).info("serving %s at %s:%d", name, options.host, options.port)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
 
 
 def thread_count(options: ModelServer) -> int:

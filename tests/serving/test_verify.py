@@ -1,0 +1,185 @@
+"""Is the served model the one that was trained?"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from everlearn.errors import ServingError
+from serving.verify import TOLERANCE, compare, verify
+from tests.serving.conftest import Server
+from tests.serving.tiny import make_adapter
+
+QUESTIONS = ("how many orders?", "sum price", "日本語 🙂")
+TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def probes(base: Path, adapters: dict[str, Path]) -> list[dict[str, Any]]:
+    """What the trainer would write: greedy continuations of PEFT's own model."""
+    return greedy_probes(base, adapters["first"])
+
+
+def greedy_probes(base: Path, adapter: Path) -> list[dict[str, Any]]:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
+    ).eval()
+    rows = []
+    for question in QUESTIONS:
+        messages = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        while len(tokens) < TOKENS and (not tokens or tokens[-1] != tokenizer.eos_token_id):
+            with torch.inference_mode():
+                last = model(input_ids=torch.tensor([prompt + tokens])).logits[0, -1]
+            best = last.log_softmax(-1).max(-1)
+            tokens.append(int(best.indices))
+            logprobs.append(float(best.values))
+        rows.append(
+            {
+                "messages": messages,
+                "max_tokens": TOKENS,
+                "prompt_token_ids": prompt,
+                "token_ids": tokens,
+                "logprobs": logprobs,
+            }
+        )
+    return rows
+
+
+def test_the_trained_adapter_verifies_far_within_the_tolerance(
+    shared_server: Server, probes: list[dict[str, Any]]
+) -> None:
+    found = verify(shared_server.address, "first", probes)
+    assert found.ok, found.reason
+    assert found.max_abs_difference < 1e-4 < TOLERANCE
+    assert "<= tolerance 0.01 (3 probes" in found.reason
+
+
+@pytest.mark.parametrize("model", ["base", "second", "third"])
+def test_another_model_in_its_place_does_not_verify(
+    shared_server: Server, probes: list[dict[str, Any]], model: str
+) -> None:
+    found = verify(shared_server.address, model, probes)
+    assert not found.ok
+    assert f"replica {shared_server.address}: probe 0: " in found.reason
+
+
+def test_an_adapter_scaled_otherwise_does_not_verify(
+    start: Callable[..., Server], base: Path, tmp_path: Path, probes: list[dict[str, Any]]
+) -> None:
+    """A few percent off, as a server that reads alpha wrongly would be."""
+    from everlearn.config import Upstream
+    from serving.fleet import Fleet
+
+    server = start()
+    with Fleet(Upstream(base_url=server.address)) as fleet:
+        fleet.load("scaled", make_adapter(base, tmp_path / "scaled", seed=1, lora_alpha=17))
+    assert not verify(server.address, "scaled", probes).ok
+
+
+def test_a_name_that_is_not_served_does_not_verify(
+    shared_server: Server, probes: list[dict[str, Any]]
+) -> None:
+    found = verify(shared_server.address, "nobody", probes)
+    assert not found.ok
+    assert "404: The model `nobody` does not exist." in found.reason
+
+
+def test_without_probes_nothing_is_verified(shared_server: Server) -> None:
+    assert not verify(shared_server.address, "first", []).ok
+
+
+def test_a_replica_that_is_down_says_nothing_about_the_model(
+    free_port: Callable[[], int], probes: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(ServingError, match="verifying first"):
+        verify(f"http://127.0.0.1:{free_port()}/v1", "first", probes)
+
+
+PROBE = {
+    "messages": [],
+    "max_tokens": 3,
+    "prompt_token_ids": [1, 2],
+    "token_ids": [7, 8, 9],
+    "logprobs": [-0.1, -0.2, -0.3],
+}
+
+
+def answer(tokens: list[int], logprobs: list[float], **more: Any) -> dict[str, Any]:
+    """A replica's body; `top` gives the best of the last token."""
+    top = more.pop("top", {})
+    content = [
+        {"token": f"token_id:{token}", "logprob": value, "top_logprobs": []}
+        for token, value in zip(tokens, logprobs, strict=True)
+    ]
+    content[-1]["top_logprobs"] = [
+        {"token": f"token_id:{token}", "logprob": value} for token, value in top.items()
+    ]
+    choice = {"token_ids": tokens, "logprobs": {"content": content}}
+    return {"prompt_token_ids": [1, 2], "choices": [choice], **more}
+
+
+def test_equal_logprobs_compare_clean() -> None:
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3]), 0.01)
+    assert (found.problem, found.mean) == (None, 0.0)
+
+
+def test_the_mean_decides_and_stands_in_the_reason() -> None:
+    near = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.32]), 0.01)
+    assert near.problem is None
+    assert near.mean == pytest.approx(0.02 / 3)
+    far = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.42]), 0.01)
+    assert far.problem == "mean difference 0.04 > tolerance 0.01"
+
+
+def test_another_prompt_is_another_template() -> None:
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3], prompt_token_ids=[1]), 0.01)
+    assert found.problem is not None
+    assert "template" in found.problem
+
+
+def test_a_tie_may_fall_the_other_way() -> None:
+    tied = answer([7, 8, 5], [-0.1, -0.2, -0.298], top={5: -0.298, 9: -0.302})
+    found = compare(PROBE, tied, 0.01)
+    assert found.problem is None
+    assert found.differences[-1] == pytest.approx(0.002)
+
+
+def test_what_follows_a_tie_is_not_compared() -> None:
+    probe = {**PROBE, "token_ids": [7, 8, 9, 4], "logprobs": [-0.1, -0.2, -0.3, -0.1]}
+    parted = answer([7, 8, 5], [-0.1, -0.2, -0.3], top={5: -0.3, 9: -0.3})
+    parted["choices"][0]["token_ids"] = [7, 8, 5, 1]
+    assert compare(probe, parted, 0.01).problem is None
+
+
+@pytest.mark.parametrize("top", [{5: -0.1, 9: -2.5}, {5: -0.1}])
+def test_another_token_is_another_model(top: dict[int, float]) -> None:
+    found = compare(PROBE, answer([7, 8, 5], [-0.1, -0.2, -0.1], top=top), 0.01)
+    assert found.problem == "token 2 is 5, the trainer's was 9"
+
+
+def test_an_answer_that_ends_early_is_another_model() -> None:
+    found = compare(PROBE, answer([7, 8], [-0.1, -0.2]), 0.01)
+    assert found.problem == "token 2 is the end, the trainer's was 9"
+
+
+def test_an_end_token_the_trainer_did_not_write_is_no_difference() -> None:
+    assert compare(PROBE, answer([7, 8, 9, 0], [-0.1, -0.2, -0.3, 0.0]), 0.01).problem is None
+    longer = answer([7, 8, 9, 4, 5], [-0.1, -0.2, -0.3, 0.0, 0.0])
+    assert compare(PROBE, longer, 0.01).problem == "the answer goes on after token 3"
+
+
+def test_nan_never_verifies() -> None:
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, math.nan, -0.3]), 0.01)
+    assert found.problem == "a logprob is no finite number"
