@@ -1,0 +1,22 @@
+"""`everlearn gateway`: the OpenAI-compatible door."""
+
+import click
+
+from everlearn.cli import config_option
+
+
+@click.command("gateway")
+@config_option
+def command(config_path: str | None) -> None:
+    """Run the gateway: answers users, captures what happened; SIGTERM drains."""
+    import logging
+
+    from everlearn.config import load
+    from everlearn.task import load_tasks
+
+    service = load(config_path)
+    tasks = load_tasks(service)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    from gateway.main import run
+
+    run(service, tasks)

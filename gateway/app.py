@@ -1,0 +1,172 @@
+"""Everything that is not a hot route: feedback, models, health, metrics. FastAPI serves it."""
+
+import json
+import time
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Body, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from everlearn import __version__
+from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
+from gateway.parts import Parts
+from gateway.wire import ERROR_TYPES, Refusal, error_body
+
+JSON = "application/json"
+
+
+def build(parts: Parts) -> FastAPI:
+    """The app over a worker's parts."""
+    app = FastAPI(title="everlearn gateway", version=__version__)
+    _errors(app)
+
+    def key(request: Request) -> None:
+        parts.keyring.holder(request.headers.raw)
+
+    with_key = [Depends(key)]
+    app.post("/v1/feedback", status_code=202, dependencies=with_key)(_feedback(parts))
+    app.get("/v1/models", dependencies=with_key)(_models(parts))
+    app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
+    _state(app, parts)
+    return app
+
+
+def _feedback(parts: Parts) -> Any:
+    seen = Seen()
+
+    async def feedback(
+        sent: Annotated[FeedbackIn | list[FeedbackIn], Body()],
+    ) -> FeedbackAnswer | list[FeedbackAnswer]:
+        """Say what you think of a completion; an array of up to 1,000 at once."""
+        items = sent if isinstance(sent, list) else [sent]
+        if len(items) > MAX_ITEMS:
+            raise Refusal(422, f"{len(items)} pieces of feedback; {MAX_ITEMS} are allowed at once")
+        if not parts.recorder.accepting:
+            raise full()
+        answers, last = [], 0
+        for item in items:
+            known = seen.get(item.idempotency_key)
+            if known is not None:
+                answers.append(FeedbackAnswer(feedback_id=known, status="duplicate"))
+                continue
+            event = to_event(item, time.time())
+            last = parts.recorder.feedback(event) or last
+            seen.put(item.idempotency_key, event.feedback_id)
+            answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
+        await parts.recorder.durable(last)
+        for answer in answers:
+            parts.metrics.feedback.labels(answer.status).inc()
+        return answers if isinstance(sent, list) else answers[0]
+
+    return feedback
+
+
+def full() -> Refusal:
+    """The answer to what could not be captured."""
+    message = "Capture is full, and the policy is to refuse."
+    return Refusal(503, message, "capture_full", retry_after_seconds=1)
+
+
+def _models(parts: Parts) -> Any:
+    async def models(request: Request) -> Any:
+        """Tasks first, then the models of the default upstream."""
+        rows = [_row(name) for name in parts.tasks]
+        upstream = parts.default_upstream
+        if upstream is not None:
+            own_key = parts.keyring.required
+            answer = await upstream.get(b"/models", request.headers.raw, own_key=own_key)
+            if answer is not None and answer.status == 200:
+                listed = json.loads(answer.body).get("data", [])
+                rows += [row for row in listed if row.get("id") not in parts.tasks]
+        return {"object": "list", "data": rows}
+
+    return models
+
+
+def _model(parts: Parts) -> Any:
+    async def model(model: str, request: Request) -> Response:
+        """One task or one model of the default upstream."""
+        if model in parts.tasks:
+            return JSONResponse(_row(model))
+        upstream = parts.default_upstream
+        if upstream is not None:
+            suffix, own_key = b"/models/" + quote(model).encode(), parts.keyring.required
+            answer = await upstream.get(suffix, request.headers.raw, own_key=own_key)
+            if answer is not None:
+                return Response(answer.body, answer.status, media_type=JSON)
+        raise Refusal(404, f"The model `{model}` does not exist.", "model_not_found", param="model")
+
+    return model
+
+
+def _row(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "everlearn"}
+
+
+def _state(app: FastAPI, parts: Parts) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Alive, and the state of capture."""
+        stats = parts.recorder.stats()
+        warnings = [
+            text
+            for wrong, text in (
+                (stats.dropped > 0, f"{stats.dropped} events were dropped"),
+                (parts.recorder.errors > 0, f"{parts.recorder.errors} events failed to encode"),
+                (not stats.accepting, "capture is full: requests are refused"),
+                (parts.table.error is not None, f"routes kept as they were: {parts.table.error}"),
+            )
+            if wrong
+        ]
+        return {
+            "status": "degraded" if warnings else "ok",
+            "warnings": warnings,
+            "worker": parts.worker,
+            "in_flight": parts.in_flight,
+            "routes": {"generation": parts.table.generation, "error": parts.table.error},
+            "capture": {
+                "durability": parts.service.gateway.capture.durability,
+                "errors": parts.recorder.errors,
+                **{name: getattr(stats, name) for name in stats.__dataclass_fields__},
+            },
+        }
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether traffic may be sent here."""
+        draining = parts.server is not None and parts.server.draining
+        ok = not draining and parts.recorder.accepting
+        return JSONResponse({"ready": ok}, 200 if ok else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus."""
+        parts.observe()
+        return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+def _errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> Response:
+        headers = {}
+        if refusal.retry_after_seconds is not None:
+            headers["retry-after"] = str(max(1, round(refusal.retry_after_seconds)))
+        return Response(refusal.body(), refusal.status, headers, JSON)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> Response:
+        body = error_body(explain(list(error.errors())), "invalid_request_error", "malformed")
+        return Response(body, 422, media_type=JSON)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        kind = ERROR_TYPES.get(error.status_code, "server_error")
+        message = f"{error.detail}: {request.method} {request.url.path}"
+        return Response(
+            error_body(message, kind), error.status_code, error.headers, media_type=JSON
+        )

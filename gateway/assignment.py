@@ -1,0 +1,40 @@
+"""Which arm answers a unit. Pure: the same route, task and unit give the same arm anywhere.
+
+- Held back or not is a hash of (task, unit) that no release changes.
+- Champion or challenger is a hash of (release, unit): a unit stays on the challenger as its share
+  grows, and is drawn anew by the next release.
+"""
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+from everlearn.events import Arm
+from gateway.routes import TaskRoute
+
+
+class Assignment(NamedTuple):
+    """An arm and the probability it had."""
+
+    arm: Arm
+    probability: float
+    """Of this arm among champion and challenger; for `holdback` the holdback share."""
+
+
+def fraction(*parts: str) -> float:
+    """A hash of the parts, uniform in [0, 1)."""
+    digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def assign(route: TaskRoute, task: str, unit: str) -> Assignment:
+    """The arm of `unit` under `route`."""
+    if (
+        route.holdback is not None
+        and route.holdback_share > 0
+        and fraction("holdback", task, unit) < route.holdback_share
+    ):
+        return Assignment("holdback", route.holdback_share)
+    share = route.challenger_share if route.challenger is not None else 0.0
+    if share > 0 and fraction("release", route.release or task, unit) < share:
+        return Assignment("challenger", share)
+    return Assignment("champion", 1.0 - share)

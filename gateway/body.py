@@ -1,0 +1,72 @@
+"""What the gateway reads of a request body, and the one thing it may change: the model's name.
+
+Everything else of the body travels as the client's own bytes.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.wire import Refusal
+
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+_COLON = re.compile(rb"\s*:\s*")
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+class Body(msgspec.Struct, frozen=True, gc=False):
+    """The fields the gateway acts on; all others are skipped, not checked."""
+
+    model: str
+    stream: bool | None = None
+    user: Any = None
+    safety_identifier: Any = None
+    store: Any = None
+
+
+_decode = msgspec.json.Decoder(Body).decode
+
+
+def read_body(raw: bytes) -> Body:
+    """The fields of a JSON body; Refusal(400) in OpenAI's words if it has none."""
+    try:
+        return _decode(raw)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        param = "model" if "model" in text else "stream" if "stream" in text else None
+        raise Refusal(400, f"Invalid request body: {text}", "invalid_type", param=param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refusal(
+            400, f"We could not parse the JSON body of your request: {text}", "invalid_json"
+        ) from None
+
+
+def with_model(raw: bytes, model: str) -> bytes:
+    """`raw` with the value of its top-level `model` replaced, every other byte as it was."""
+    matches = list(_MODEL.finditer(raw))
+    start, end = matches[0].span(1) if len(matches) == 1 else _model_span(raw)
+    return raw[:start] + msgspec.json.encode(model) + raw[end:]
+
+
+def _model_span(raw: bytes) -> tuple[int, int]:
+    """Where the last top-level `model` value stands; slow, for bodies with several `model` keys."""
+    depth = 0
+    span: tuple[int, int] | None = None
+    tokens = list(_TOKEN.finditer(raw))
+    for index, token in enumerate(tokens):
+        if raw[token.start()] in b"{[":
+            depth += 1
+        elif raw[token.start()] in b"}]":
+            depth -= 1
+        elif depth == 1 and _COLON.match(raw, token.end()) and _is_model(token.group()):
+            span = tokens[index + 1].span()
+    if span is None:
+        raise Refusal(400, "Invalid request body: no `model`", "invalid_type", param="model")
+    return span
+
+
+def _is_model(token: bytes) -> bool:
+    return _decode_string(token) == "model"

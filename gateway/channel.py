@@ -1,0 +1,255 @@
+"""One keep-alive HTTP/1.1 connection to an upstream.
+
+Only what a gateway needs of a client: one request at a time, answers collected whole, server-sent
+events handed on as they arrive.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Protocol, cast
+
+import httptools
+
+from gateway.wire import header
+
+Kind = Literal["connect", "reset", "timeout", "garbage", "unavailable"]
+NEVER = float("inf")
+
+
+class UpstreamFailure(Exception):
+    """The upstream gave no whole answer."""
+
+    def __init__(self, kind: Kind, message: str, *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.stale = stale
+        """A kept connection was closed before it gave a byte: not the upstream's failure."""
+
+
+class Sink(Protocol):
+    """Where the pieces of a streamed answer go; called from the event loop, must not block."""
+
+    def piece(self, data: bytes) -> None:
+        """Bytes of the body, as they arrived."""
+        ...
+
+    def ended(self) -> None:
+        """The body is whole."""
+        ...
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """The body will not be whole."""
+        ...
+
+
+class Answer:
+    """An upstream's answer: whole, or a stream to be read by `stream_to`."""
+
+    __slots__ = ("body", "channel", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: list[tuple[bytes, bytes]], channel: "Channel | None" = None
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = b""
+        self.channel = channel
+        """Set while the body is still to come."""
+
+
+class Channel(asyncio.Protocol):
+    """One connection; `settled` is called once after every exchange, whatever became of it."""
+
+    def __init__(
+        self, settled: Callable[["Channel"], None], lost: Callable[["Channel"], None]
+    ) -> None:
+        self._settled = settled
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._sink: Sink | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._streaming = False
+        self._complete = False
+        self._until_close = False
+        self._heard = False
+        self._stays = False
+        self._paused = False
+        self._failure: UpstreamFailure | None = None
+        """Of a stream that failed before anybody read it."""
+        self._uses = 0
+        self._gap_seconds = 60.0
+        self.busy = False
+        self.deadline = NEVER
+
+    @property
+    def closed(self) -> bool:
+        """Not to be used again."""
+        return self._transport is None or self._transport.is_closing()
+
+    def send(
+        self, payload: bytes, first_byte_seconds: float, gap_seconds: float
+    ) -> "asyncio.Future[Answer]":
+        """Send a request; the future is the answer, or an UpstreamFailure."""
+        assert self._transport is not None
+        self.busy, self._uses = True, self._uses + 1
+        self._headers, self._pieces = [], []
+        self._streaming = self._complete = self._until_close = self._heard = False
+        self._sink, self._failure, self._gap_seconds = None, None, gap_seconds
+        self.deadline = self._loop.time() + first_byte_seconds
+        self._answer = self._loop.create_future()
+        self._transport.write(payload)
+        return self._answer
+
+    def stream_to(self, sink: Sink) -> None:
+        """Hand the body of a streamed answer to `sink`, what has arrived already first."""
+        self._sink = sink
+        self._flush()
+        if self._failure is not None:
+            sink.failed(self._failure)
+        elif self._complete:
+            self._finish()
+
+    def pause(self) -> None:
+        """Read no more for now: who takes the pieces is slower than who sends them."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._paused, self.deadline = True, NEVER
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+            self._paused, self.deadline = False, self._loop.time() + self._gap_seconds
+
+    def abort(self) -> None:
+        """Close at once; the upstream sees that nobody waits for its answer."""
+        self._answer = self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+        self._settle()
+
+    def expired(self) -> None:
+        """The deadline has passed."""
+        what = "no further chunk" if self._heard else "no answer"
+        self._fail(UpstreamFailure("timeout", f"{what} from the upstream in time"))
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self.busy and self._until_close and error is None and not self._complete:
+            self._complete = True
+            self._arrived()
+        elif self.busy and not self._complete:
+            what = "in the middle of its answer" if self._heard else "before it answered"
+            stale = self._uses > 1 and not self._heard
+            self._fail(
+                UpstreamFailure("reset", f"the upstream closed the connection {what}", stale=stale)
+            )
+        self._lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy:
+            # Bytes nobody asked for: whatever they are, they are not the next answer.
+            self.abort()
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._fail(UpstreamFailure("garbage", "the upstream's answer is not HTTP/1.1"))
+                return
+            if self._transport is not None:
+                self._transport.close()
+        if self.deadline is not NEVER:
+            self.deadline = self._loop.time() + self._gap_seconds
+        self._arrived()
+
+    # The parser's side.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self._stays = self._parser.should_keep_alive()
+        kind = header(self._headers, b"content-type") or b""
+        self._streaming = kind[:17].lower() == b"text/event-stream"
+        self._until_close = (
+            header(self._headers, b"content-length") is None
+            and header(self._headers, b"transfer-encoding") is None
+        )
+        if self._streaming and self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(status, self._headers, self))
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            self._headers = []
+            return
+        self._complete = True
+
+    # Inside.
+
+    def _arrived(self) -> None:
+        """Something of the answer has come."""
+        if self._streaming:
+            if self._sink is not None:
+                self._flush()
+                if self._complete:
+                    self._finish()
+            return
+        if self._complete:
+            answer = self._answer
+            if answer is not None and not answer.done():
+                whole = Answer(self._parser.get_status_code(), self._headers)
+                pieces = self._pieces
+                whole.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                answer.set_result(whole)
+            self._finish()
+
+    def _flush(self) -> None:
+        pieces, sink = self._pieces, self._sink
+        if pieces and sink is not None:
+            self._pieces = []
+            sink.piece(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _finish(self) -> None:
+        sink, self._sink, self._answer = self._sink, None, None
+        if self._transport is not None and not self._stays:
+            self._transport.close()
+        self._settle()
+        if sink is not None:
+            sink.ended()
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        answer, sink = self._answer, self._sink
+        self._answer = self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+        self._settle()
+        if answer is not None and not answer.done():
+            answer.set_exception(failure)
+        elif sink is not None:
+            sink.failed(failure)
+        else:
+            self._failure = failure
+
+    def _settle(self) -> None:
+        if self.busy:
+            if self._paused:
+                self.resume()
+            self.busy, self.deadline = False, NEVER
+            self._settled(self)

@@ -1,0 +1,151 @@
+"""A streamed answer on its way from upstream to client.
+
+- Bytes are handed on in the event-loop turn in which they arrive, up to the last line end: what
+  follows it waits for its rest, so that an error can always be added in good form.
+- The event is captured before the line that tells the client that the answer is complete.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from gateway.channel import Channel, UpstreamFailure
+from gateway.server import Client
+from gateway.wire import error_body
+
+_END = re.compile(
+    rb"(?:^|[\r\n])(?:data: ?\[DONE\]|event: ?response\.(?:completed|incomplete|failed))"
+)
+_ERROR = re.compile(rb'(?:^|[\r\n])data: ?\{\s*"error"\s*:\s*[{"]')
+
+Outcome = Literal["ok", "upstream_error", "timeout", "client_abort"]
+
+
+class Relay:
+    """One stream; `done` is resolved once all of it has been sent."""
+
+    def __init__(
+        self,
+        client: Client,
+        channel: Channel,
+        *,
+        record: Callable[[Outcome, bytes, str | None], int],
+        durable: Callable[[int], Awaitable[None]] | None,
+        first: Callable[[], None],
+    ) -> None:
+        """`record` captures and gives a number; `durable`, if set, is awaited with it before
+        the end is sent; `first` is called at the first piece."""
+        self._client = client
+        self._channel = channel
+        self._record = record
+        self._durable = durable
+        self._first: Callable[[], None] | None = first
+        self._kept: list[bytes] = []
+        self._partial: list[bytes] = []
+        """Received since the last line end."""
+        self._held: list[bytes] | None = None
+        """Waiting for `durable`; None: nothing waits."""
+        self._release: asyncio.Task[None] | None = None
+        self._recorded = False
+        self._ended = False
+        self._error: str | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        client.flow = self._flow
+
+    def piece(self, data: bytes) -> None:
+        """Bytes from the upstream."""
+        if self._first is not None:
+            self._first()
+            self._first = None
+        self._kept.append(data)
+        if data[-1] != 10 or self._partial:
+            whole = self._lines(data)
+            if not whole:
+                return
+            data = whole
+        if b'data: {"error"' in data and _ERROR.search(data):
+            self._error = "the upstream sent an error in its stream"
+        if (b"[DONE]" in data or b"event:" in data) and _END.search(data):
+            self._capture("ok")
+        self._forward(data)
+
+    def ended(self) -> None:
+        """The upstream's answer is whole."""
+        self._client.flow = None
+        rest = b"".join(self._partial)
+        self._partial = []
+        self._capture("ok")
+        if rest:
+            self._forward(rest)
+        self._end()
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """The upstream's answer will not be whole: say so in the stream."""
+        self._client.flow = None
+        if self._recorded:
+            self._end()
+            return
+        outcome: Outcome = "timeout" if failure.kind == "timeout" else "upstream_error"
+        self._capture(outcome, str(failure))
+        event = error_body(f"The stream ended early: {failure}.", "upstream_error", outcome)
+        self._forward(b"\ndata: " + event + b"\n\n")
+        self._end()
+
+    def abort(self) -> None:
+        """The client is gone: tell the upstream, keep what was received."""
+        self._client.flow = None
+        if self._release is not None:
+            self._release.cancel()
+        if not self._ended:
+            self._channel.abort()
+        self._capture("client_abort")
+
+    def _lines(self, data: bytes) -> bytes:
+        """What may be sent now of the bytes received: up to the last line end."""
+        cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if cut == 0:
+            self._partial.append(data)
+            return b""
+        whole = b"".join((*self._partial, data[:cut]))
+        self._partial = [data[cut:]] if cut < len(data) else []
+        return whole
+
+    def _capture(self, outcome: Outcome, error: str | None = None) -> None:
+        if self._recorded:
+            return
+        self._recorded = True
+        if outcome == "ok" and self._error is not None:
+            outcome = "upstream_error"
+        number = self._record(outcome, b"".join(self._kept), error or self._error)
+        if self._durable is not None and number and outcome != "client_abort":
+            self._held = []
+            self._release = asyncio.get_running_loop().create_task(
+                self._let_go(self._durable, number)
+            )
+
+    async def _let_go(self, durable: Callable[[int], Awaitable[None]], number: int) -> None:
+        await durable(number)
+        held, self._held = self._held or [], None
+        for data in held:
+            self._client.write(data)
+        if self._ended:
+            self._end()
+
+    def _forward(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+        else:
+            self._client.write(data)
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._held is None and not self.done.done():
+            self._client.end()
+            self.done.set_result(None)
+
+    def _flow(self, more: bool) -> None:
+        if more:
+            self._channel.resume()
+        else:
+            self._channel.pause()

@@ -1,0 +1,212 @@
+"""An upstream: its replicas, their kept connections, retries before the first byte."""
+
+import asyncio
+import os
+import random
+import ssl
+from urllib.parse import urlsplit
+
+from everlearn import config
+from gateway.balance import Breaker, RetryBudget, backoff_seconds, choose
+from gateway.channel import Answer, Channel, UpstreamFailure
+from gateway.wire import (
+    NOT_TO_UPSTREAM,
+    NOT_TO_UPSTREAM_WITH_KEY,
+    Headers,
+    header,
+    header_lines,
+    request_head,
+)
+
+RETRY_STATUSES = frozenset({429, 502, 503, 504})
+BROKEN_STATUSES = frozenset({500, 502, 503, 504})
+"""Count against a replica."""
+MAX_RETRY_AFTER_SECONDS = 2.0
+"""A longer `retry-after` is the client's to wait for."""
+SWEEP_SECONDS = 0.25
+MAX_IDLE = 256
+"""Kept connections per replica."""
+
+
+class Replica:
+    """One address of an upstream."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        assert parts.hostname is not None
+        self.address = address
+        self.prefix = parts.path.encode()
+        self.host = parts.netloc.rpartition("@")[2].encode()
+        self.breaker = Breaker()
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._where = (parts.hostname, parts.port or (443 if self._tls else 80))
+        self._idle: list[Channel] = []
+        self.channels: set[Channel] = set()
+
+    async def open(self, connect_seconds: float) -> Channel:
+        """A kept connection if there is one, else a new one."""
+        while self._idle:
+            channel = self._idle.pop()
+            if not channel.closed:
+                return channel
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(connect_seconds):
+                _, channel = await loop.create_connection(
+                    lambda: Channel(self._settled, self._lost), *self._where, ssl=self._tls
+                )
+        except TimeoutError:
+            message = f"no connection within {connect_seconds:g} s"
+            raise UpstreamFailure("connect", message) from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UpstreamFailure("connect", f"cannot be reached: {reason}") from None
+        self.channels.add(channel)
+        return channel
+
+    def sweep(self, now: float) -> None:
+        """Fail what is overdue."""
+        for channel in tuple(self.channels):
+            if channel.deadline < now:
+                channel.expired()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for channel in tuple(self.channels):
+            channel.abort()
+
+    def _settled(self, channel: Channel) -> None:
+        self.breaker.outstanding -= 1
+        if not channel.closed and len(self._idle) < MAX_IDLE:
+            self._idle.append(channel)
+
+    def _lost(self, channel: Channel) -> None:
+        self.channels.discard(channel)
+        if channel in self._idle:
+            self._idle.remove(channel)
+
+
+class Upstream:
+    """One OpenAI-compatible server, or several replicas of it."""
+
+    def __init__(self, name: str, settings: config.Upstream) -> None:
+        self.name = name
+        self.settings = settings
+        self.replicas = [Replica(address) for address in settings.addresses]
+        self._breakers = [replica.breaker for replica in self.replicas]
+        self._budget = RetryBudget()
+        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
+        self.authorization = b"Bearer " + key.encode() if key else None
+        """Header value that replaces the client's; None: the client's own is passed on."""
+        self.retries = 0
+
+    async def send(self, suffix: bytes, lines: bytes, body: bytes) -> Answer:
+        """POST to `suffix` under the base URL; retried before the first byte only.
+
+        Raises UpstreamFailure when no replica gave an answer.
+        """
+        self._budget.earn()
+        tried: list[int] = []
+        attempt = 0
+        while True:
+            failure, answer, pause = None, None, 0.0
+            try:
+                answer = await self._try_one(tried, suffix, lines, body)
+                if answer.status not in RETRY_STATUSES or answer.channel is not None:
+                    return answer
+                pause = _retry_after(answer)
+            except UpstreamFailure as error:
+                failure = error
+            last = attempt >= self.settings.max_retries or pause > MAX_RETRY_AFTER_SECONDS
+            final = failure is not None and failure.kind in ("timeout", "unavailable")
+            if last or final or not self._budget.spend():
+                if answer is not None:
+                    return answer
+                assert failure is not None
+                raise failure
+            self.retries += 1
+            if len(set(tried)) == len(self.replicas) or pause:
+                await asyncio.sleep(max(pause, backoff_seconds(attempt, random.random())))
+            attempt += 1
+
+    async def get(self, suffix: bytes, headers: Headers, *, own_key: bool) -> Answer | None:
+        """GET with the client's headers, from any replica that answers; None if none does."""
+        lines = self.request_lines(headers, own_key=own_key)
+        for replica in self.replicas:
+            head = request_head(replica.prefix + suffix, replica.host, lines, None)
+            try:
+                return await self._exchange(replica, head)
+            except UpstreamFailure:
+                continue
+        return None
+
+    def request_lines(self, headers: Headers, *, own_key: bool) -> bytes:
+        """Header lines of a client's request for this upstream; a key that was for us
+        (`own_key`), or that ours replaces, stays here."""
+        without = NOT_TO_UPSTREAM
+        if own_key or self.authorization is not None:
+            without = NOT_TO_UPSTREAM_WITH_KEY
+        lines = header_lines(headers, without)
+        if self.authorization is not None:
+            lines += b"authorization: " + self.authorization + b"\r\n"
+        return lines
+
+    async def _try_one(self, tried: list[int], suffix: bytes, lines: bytes, body: bytes) -> Answer:
+        now = asyncio.get_running_loop().time()
+        index = choose(self._breakers, tried, now)
+        if index is None:
+            raise UpstreamFailure("unavailable", "every replica has failed; none is asked for now")
+        tried.append(index)
+        replica = self.replicas[index]
+        try:
+            head = request_head(replica.prefix + suffix, replica.host, lines, len(body))
+            answer = await self._exchange(replica, head + body)
+        except UpstreamFailure:
+            replica.breaker.failed(asyncio.get_running_loop().time())
+            raise
+        if answer.status in BROKEN_STATUSES:
+            replica.breaker.failed(asyncio.get_running_loop().time())
+        else:
+            replica.breaker.succeeded()
+        return answer
+
+    async def _exchange(self, replica: Replica, payload: bytes) -> Answer:
+        settings = self.settings
+        while True:
+            replica.breaker.outstanding += 1
+            try:
+                channel = await replica.open(settings.connect_timeout_seconds)
+            except BaseException:
+                replica.breaker.outstanding -= 1
+                raise
+            try:
+                return await channel.send(
+                    payload,
+                    settings.first_byte_timeout_seconds,
+                    settings.chunk_timeout_seconds,
+                )
+            except UpstreamFailure as failure:
+                if not failure.stale:
+                    raise
+            except BaseException:
+                channel.abort()
+                raise
+
+    def sweep(self, now: float) -> None:
+        """Fail what is overdue."""
+        for replica in self.replicas:
+            replica.sweep(now)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for replica in self.replicas:
+            replica.close()
+
+
+def _retry_after(answer: Answer) -> float:
+    value = header(answer.headers, b"retry-after")
+    try:
+        return max(0.0, float(value)) if value is not None else 0.0
+    except ValueError:
+        # A date: too far for us to wait.
+        return MAX_RETRY_AFTER_SECONDS + 1

@@ -1,0 +1,133 @@
+"""One gateway process: builds its parts, serves, drains on SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from everlearn.config import Service
+from everlearn.task import Task
+from gateway import app, asgi
+from gateway.capture import Recorder
+from gateway.hot import ENDPOINTS, Hot, begin
+from gateway.keys import Keyring
+from gateway.metrics import Metrics
+from gateway.parts import Parts
+from gateway.server import Client, Limits, Request, Server
+from gateway.table import RouteTable
+from gateway.upstream import SWEEP_SECONDS, Upstream
+from gateway.wire import Refusal
+
+log = logging.getLogger(__name__)
+
+OBSERVE_SECONDS = 2.0
+BACKLOG = 4096
+
+
+class Gateway:
+    """Answers every request: the hot routes itself, the others through FastAPI."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._hot = Hot(parts)
+        self._app = app.build(parts)
+        self._max_in_flight = parts.service.gateway.max_concurrent
+
+    def early(self, request: Request) -> Refusal | None:
+        """Refuse by the head alone when there is no room, so that memory stays bounded."""
+        if request.method != b"POST":
+            return None
+        if self._parts.in_flight >= self._max_in_flight:
+            return Refusal(503, "The gateway is overloaded.", "overloaded", retry_after_seconds=1)
+        if not self._parts.recorder.accepting:
+            return app.full()
+        return None
+
+    async def handle(self, request: Request, client: Client) -> None:
+        """Answer one request."""
+        endpoint = ENDPOINTS.get(request.path)
+        if endpoint is not None and request.method == b"POST":
+            await self._hot.answer(request, client, endpoint)
+        else:
+            await asgi.run(self._app, request, client)
+
+    def refused(self, request: Request, refusal: Refusal) -> bytes:
+        """Capture what the server itself refused."""
+        endpoint = ENDPOINTS.get(request.path, "")
+        return self._hot.refuse(begin(request, endpoint), refusal)
+
+
+def build_parts(service: Service, tasks: dict[str, Task], worker: int = 0) -> Parts:
+    """A worker's parts; opens the write-ahead log."""
+    loop = asyncio.get_running_loop()
+    settings = service.gateway
+    return Parts(
+        service=service,
+        tasks=tasks,
+        table=RouteTable(service.routes_path, tasks),
+        upstreams={name: Upstream(name, one) for name, one in service.upstreams.items()},
+        recorder=Recorder(service.wal_path, worker, settings.capture),
+        keyring=Keyring(settings.keys, loop.time),
+        metrics=Metrics(),
+        worker=worker,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    service: Service, tasks: dict[str, Task], worker: int = 0, limits: Limits | None = None,
+    sock: socket.socket | None = None,
+) -> Any:  # fmt: skip
+    """A gateway that serves for the length of the context; yields its server."""
+    parts = build_parts(service, tasks, worker)
+    settings = service.gateway
+    server = Server(Gateway(parts), limits or Limits(body_bytes=settings.max_body_bytes))
+    parts.server = server
+    where: dict[str, Any] = {"host": settings.host, "port": settings.port}
+    if sock is not None:
+        where = {"sock": sock}
+    loops = [parts.table.watch, _every(SWEEP_SECONDS, lambda: _sweep(parts))]
+    loops.append(_every(OBSERVE_SECONDS, parts.observe))
+    background = [asyncio.get_running_loop().create_task(start()) for start in loops]
+    try:
+        await server.listen(**where, backlog=BACKLOG)
+        yield server
+    finally:
+        await server.stop(settings.drain_seconds)
+        for task in background:
+            task.cancel()
+        for upstream in parts.upstreams.values():
+            upstream.close()
+        parts.recorder.close()
+
+
+async def serve(
+    service: Service, tasks: dict[str, Task], worker: int = 0, sock: socket.socket | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(service, tasks, worker, sock=sock) as server:
+        log.info("worker %d listens on %s:%d", worker, service.gateway.host, server.port)
+        await stop.wait()
+        log.info("worker %d drains", worker)
+
+
+def _sweep(parts: Parts) -> None:
+    now = asyncio.get_running_loop().time()
+    for upstream in parts.upstreams.values():
+        upstream.sweep(now)
+
+
+def _every(seconds: float, what: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            what()
+
+    return run
