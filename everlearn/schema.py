@@ -20,24 +20,18 @@ SQL_TYPES: dict[Kind, str] = {
 }
 
 TARGETS = """
-    SELECT f.feedback_id, c.completion_id, 0 AS way, c.received_at > f.received_at AS later,
+    SELECT f.feedback_id, c.completion_id, c.way, c.received_at > f.received_at AS later,
         abs(epoch(c.received_at) - epoch(f.received_at)) AS apart
-    FROM feedback f JOIN completions c ON c.completion_id = f.completion_id
-    UNION ALL
-    SELECT f.feedback_id, c.completion_id, 1, c.received_at > f.received_at,
-        abs(epoch(c.received_at) - epoch(f.received_at))
-    FROM feedback f JOIN completions c ON c.upstream_id = f.completion_id
-    WHERE c.status NOT IN ('shadow', 'rejected')
-    UNION ALL
-    SELECT f.feedback_id, c.completion_id, 2, c.received_at > f.received_at,
-        abs(epoch(c.received_at) - epoch(f.received_at))
-    FROM feedback f JOIN completions c ON c.request_id = f.request_id
-    WHERE c.status NOT IN ('shadow', 'rejected')
-    UNION ALL
-    SELECT f.feedback_id, c.completion_id, 3, c.received_at > f.received_at,
-        abs(epoch(c.received_at) - epoch(f.received_at))
-    FROM feedback f JOIN completions c ON c.conversation_id = f.conversation_id
-    WHERE c.status NOT IN ('shadow', 'rejected')"""
+    FROM (
+        SELECT feedback_id, received_at, unnest([0, 1, 2, 3]) AS way,
+            unnest([completion_id, completion_id, request_id, conversation_id]) AS name
+        FROM feedback
+    ) f JOIN (
+        SELECT completion_id, received_at, status, unnest([0, 1, 2, 3]) AS way,
+            unnest([completion_id, upstream_id, request_id, conversation_id]) AS name
+        FROM completions
+    ) c ON c.name = f.name AND c.way = f.way
+    WHERE c.way = 0 OR c.status NOT IN ('shadow', 'rejected')"""
 
 FEEDBACK_STATE = f"""
 WITH targets AS ({TARGETS}
@@ -147,3 +141,7 @@ def docs() -> str:
     for name, (doc, _) in VIEWS.items():
         parts += [f"## {name} (view)", doc]
     return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(docs(), end="")
