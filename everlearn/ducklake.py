@@ -57,8 +57,11 @@ class DuckLake:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
         self._gate = Path(f"{place}.lock") if kind == "sqlite" else None
         self._connection = _connect(config, kind, data)
-        self._attach(kind, place, data)
-        if not read_only:
+        self._attach(data, read_only and Path(place).exists() if kind == "sqlite" else read_only)
+        if not self._is_complete():
+            if read_only:
+                self._connection.execute("DETACH lake")
+                self._attach(data, read_only=False)
             self._create()
 
     def read(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
@@ -151,30 +154,25 @@ class DuckLake:
         finally:
             os.close(gate)
 
-    def _attach(self, kind: str, place: str, data: str) -> None:
+    def _attach(self, data: str, read_only: bool) -> None:
         options = [f"DATA_PATH {_quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}"]
-        exists = kind != "sqlite" or Path(place).exists()
-        if kind == "sqlite":
+        if self._gate is not None:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 2000"]
-        if self._read_only and exists:
+        if read_only:
             options.append("READ_ONLY")
-        source = _quoted(f"ducklake:{self._catalog}")
+        sql = f"ATTACH {_quoted('ducklake:' + self._catalog)} AS lake ({', '.join(options)})"
         deadline = time.monotonic() + RETRY_SECONDS
-
-        def attach() -> None:
-            self._connection.execute(f"ATTACH {source} AS lake ({', '.join(options)})")
-
         with self._alone(deadline):
-            self._retried(attach, deadline)
-        if self._read_only and not exists:
-            self._create()
+            self._retried(lambda: self._connection.execute(sql), deadline)
+
+    def _is_complete(self) -> bool:
+        have = self._columns()
+        tables = all(have.get(name, set()) >= set(spec.names) for name, spec in _SPECS.items())
+        return tables and self._views() == VIEW_HASHES
 
     def _create(self) -> None:
         """Create what is missing: tables, columns, views."""
-        have, views = self._columns(), self._views()
-        tables = {name: set(spec.names) for name, spec in _SPECS.items()}
-        if views == VIEW_HASHES and all(have.get(name, set()) >= tables[name] for name in tables):
-            return
+        have = self._columns()
 
         def create(transaction: DuckTransaction) -> None:
             for name, spec in _SPECS.items():
@@ -187,9 +185,8 @@ class DuckLake:
                 transaction.run(f"CREATE OR REPLACE VIEW {name} AS {query}")
                 transaction.run(f"COMMENT ON VIEW {name} IS '{VIEW_HASHES[name]}'")
 
-        read_only, self._read_only = self._read_only, False
-        self.commit(create)
-        self._read_only = read_only
+        deadline = time.monotonic() + RETRY_SECONDS
+        self._retried(lambda: self._transact(create, deadline), deadline)
 
     def _columns(self) -> dict[str, set[str]]:
         sql = (

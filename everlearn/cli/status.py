@@ -51,13 +51,9 @@ def _feedback(lake: "Lake") -> dict[str, int]:
 
 def _scores(lake: "Lake") -> list[dict[str, Any]]:
     sql = """
-        WITH latest AS (
-            SELECT * FROM scores QUALIFY row_number() OVER (
-                PARTITION BY completion_id, evaluator, evaluator_version
-                ORDER BY created_at DESC, value IS NULL) = 1)
         SELECT task, evaluator, count(value) AS scored, count(*) - count(value) AS unscored,
             avg(value) AS mean
-        FROM latest GROUP BY task, evaluator ORDER BY task, evaluator"""
+        FROM scores_current GROUP BY task, evaluator ORDER BY task, evaluator"""
     rows: list[dict[str, Any]] = lake.read(sql).to_pylist()
     return rows
 
