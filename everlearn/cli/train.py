@@ -1,0 +1,89 @@
+"""`everlearn train`: a candidate version, or a recorded reason why not."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+if TYPE_CHECKING:
+    from trainer.plan import Plan
+    from trainer.run import Outcome
+
+
+@click.command("train")
+@click.argument("task_name", metavar="TASK")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "sft", "dpo", "kto", "rft"]),
+    help="Default: the task's train.method.",
+)
+@click.option("--snapshot", "snapshot_id", help="Train on this one instead of a new one.")
+@click.option("--dry-run", is_flag=True, help="Print method, reason and row counts; do nothing.")
+@json_option
+@config_option
+def command(
+    task_name: str,
+    method: str | None,
+    snapshot_id: str | None,
+    dry_run: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+    from everlearn.task import load_task
+
+    service = load(config_path)
+    task = load_task(service, task_name)
+
+    from registry.versions import Registry
+    from trainer.plan import plan
+    from trainer.run import train
+
+    lake = open_lake(service, read_only=dry_run)
+    try:
+        registry = Registry(service)
+        made = plan(lake, task, registry, method=method, snapshot_id=snapshot_id, write=not dry_run)
+        if dry_run:
+            _print_plan(made, as_json)
+            return
+        outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
+    finally:
+        lake.close()
+    _print_outcome(outcome, as_json)
+
+
+def _print_plan(made: "Plan", as_json: bool) -> None:
+    summary = made.summary()
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    click.echo(f"{summary['task']}: {summary['method']}: {summary['reason']}")
+    for name, reason in summary["left_out"].items():
+        click.echo(f"  {name} left out: {reason}")
+    for side, counts in summary["counts"].items():
+        rows = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+        click.echo(f"  {side}: {rows or 'no rows'}")
+
+
+def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        click.echo(json.dumps(asdict(outcome), indent=2))
+        return
+    click.echo(
+        f"{outcome.task}: snapshot {outcome.snapshot_id}, champion {outcome.champion['name']}"
+    )
+    for row in (outcome.champion, *outcome.tried):
+        shown = "none" if row["heldout"] is None else f"{row['heldout']:.1%}"
+        click.echo(f"  {row['name']:<6} held-out {shown} of {row['rows']}, {row['seconds']:.1f} s")
+    for name, reason in outcome.left_out.items():
+        click.echo(f"  {name:<6} left out: {reason}")
+    click.echo(f"  chosen {outcome.reason}")
+    click.echo(
+        f"  version {outcome.version} ({outcome.model_name}) registered in {outcome.seconds:.0f} s"
+    )

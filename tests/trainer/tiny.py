@@ -1,0 +1,92 @@
+"""A tiny Llama with a word tokenizer that says what colour a thing is.
+
+Asked for the `colour` it is right, asked for the `shade` it is wrong in the same way each time: a
+word it misunderstands, which can be taught in seconds and holds for things never corrected.
+"""
+
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<end>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+COLOURS = ("red", "green", "blue", "black")
+THINGS = tuple(f"thing{number}" for number in range(40))
+WORDS = ("colour", "shade")
+SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>", "<system>", "<unk>")
+
+
+def build_model(folder: Path) -> Path:
+    """Save model and tokenizer; 30,000 parameters, float32."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = [*SPECIAL, *COLOURS, *THINGS, "which", "colour", "shade", "is"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<end>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>", "<system>"],
+    )
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=vocabulary["<end>"],
+        pad_token_id=vocabulary["<pad>"],
+        bos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    _pretrain(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _pretrain(model: Any, tokenizer: Any) -> None:
+    """From random weights to the half-right model: 150 steps, about a second."""
+    import torch
+
+    texts = [
+        [*question(thing, word), {"role": "assistant", "content": first_answer(thing, word)}]
+        for thing in THINGS
+        for word in WORDS
+    ]
+    batch = tokenizer.apply_chat_template(texts, return_dict=True, return_tensors="pt")
+    labels = batch["input_ids"].clone()
+    labels[:, :-2] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def question(thing: str, word: str) -> list[dict[str, Any]]:
+    """The prompt: the colour or the shade of a thing."""
+    return [{"role": "user", "content": f"which {word} is {thing}"}]
+
+
+def colour(thing: str) -> str:
+    """The right answer to both."""
+    return COLOURS[THINGS.index(thing) % len(COLOURS)]
+
+
+def first_answer(thing: str, word: str) -> str:
+    """What the base model says: for `shade` the colour after the right one."""
+    return COLOURS[(THINGS.index(thing) + WORDS.index(word)) % len(COLOURS)]

@@ -1,0 +1,130 @@
+"""The adapter folder: immutable, named by its content, handed over by temp name and rename.
+
+`<data_dir>/adapters/<task>-<digest[:12]>/` holds PEFT's files, `everlearn.json` (where it comes
+from) and `probes.json`: what this very model answers to a few prompts, with token ids and
+logprobs, so that a server can be checked against it before it gets traffic.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainer.generate import answer_all
+from trainer.rows import Messages
+from trainer.workbench import Workbench
+
+PROBES = 4
+PROBE_TOKENS = 24
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A finished adapter folder."""
+
+    model_name: str
+    digest: str
+    path: Path
+
+
+def save(model: Any, bench: Workbench, folder: Path) -> Path:
+    """PEFT's files in `folder`, the same bytes for the same weights on any machine."""
+    model.save_pretrained(str(folder), selected_adapters=["default"])
+    (folder / "README.md").unlink(missing_ok=True)
+    canonical_config(folder / CONFIG, bench.task.base_model)
+    return folder
+
+
+def publish(
+    saved: Path, bench: Workbench, method: str, home: Path, prompts: Sequence[Messages]
+) -> Adapter:
+    """The finished folder in `home`, under its content's name; probes come from the saved files."""
+    digest = content_digest(saved)
+    name = f"{bench.task.task}-{digest[:12]}"
+    home.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=home, prefix=".part-"))
+    try:
+        for file in (WEIGHTS, CONFIG):
+            shutil.copy(saved / file, part)
+        dump(part / "everlearn.json", _origin(bench, method, digest))
+        model = bench.adapted(saved)
+        dump(part / "probes.json", probes(model, bench.tokenizer, prompts[:PROBES]))
+        part.chmod(0o755)
+        if not (home / name).exists():
+            part.rename(home / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Adapter(name, digest, home / name)
+
+
+def content_digest(folder: Path) -> str:
+    """sha256 over adapter weights and config."""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def canonical_config(path: Path, base_model: str) -> None:
+    """PEFT writes sets in any order and this machine's path: neither belongs to the content."""
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base_model
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            config[key] = sorted(value)
+    dump(path, config)
+
+
+def dump(path: Path, content: Any) -> None:
+    """Readable JSON with sorted keys."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict[str, Any]]:
+    """Greedy continuations, each with the logprobs of one unbatched, unpadded pass."""
+    import torch
+
+    result = []
+    for messages in prompts:
+        made = answer_all(model, tokenizer, [messages], PROBE_TOKENS).answers[0]
+        asked = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        ids = torch.tensor([[*asked, *made.token_ids]], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
+        answered = ids[0, len(asked) :, None]
+        logprobs = torch.log_softmax(logits, -1).gather(1, answered)[:, 0]
+        result.append(
+            {
+                "messages": list(messages),
+                "max_tokens": PROBE_TOKENS,
+                "prompt_token_ids": [int(token) for token in asked],
+                "token_ids": list(made.token_ids),
+                "logprobs": [round(value, 6) for value in logprobs.tolist()],
+            }
+        )
+    return result
+
+
+def template_hash(template: str) -> str:
+    """sha256 of the chat template that renders prompts."""
+    return hashlib.sha256(template.encode()).hexdigest()
+
+
+def _origin(bench: Workbench, method: str, digest: str) -> dict[str, Any]:
+    return {
+        "task": bench.task.task,
+        "base_model": bench.task.base_model,
+        "digest": digest,
+        "template_hash": template_hash(bench.tokenizer.chat_template),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": method,
+    }

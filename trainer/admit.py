@@ -1,0 +1,142 @@
+"""Which rows may be used: pure functions, every row dropped with its reason, none lost.
+
+Feedback is untrusted input. Consent comes first; then an expert outweighs users, several units
+outweigh one, and no unit is heard more often than `max_per_unit`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from trainer.rows import LEARNED, Row, fold
+
+Rule = Callable[[Sequence[Row]], list[Row]]
+
+
+def admit(
+    rows: Sequence[Row], *, max_per_unit: int, must_pass: Sequence[str] = (), verdict: str = ""
+) -> list[Row]:
+    """The rows of one side with the unusable ones dropped.
+
+    `must_pass` names graders that need no reference: a 0 disqualifies an answer. `verdict` names
+    the grader that compares with the expert's answer.
+    """
+    rules: tuple[Rule, ...] = (
+        lambda kept: [_usable(row, must_pass) for row in kept],
+        lambda kept: _experts_win(kept, verdict),
+        _majority_wins,
+        _once,
+        lambda kept: _capped(kept, max_per_unit),
+    )
+    live, dropped = list(rows), []
+    for rule in rules:
+        judged = rule(live)
+        live = [row for row in judged if row.split != "dropped"]
+        dropped += [row for row in judged if row.split == "dropped"]
+    return live + dropped
+
+
+def dropped(row: Row, reason: str) -> Row:
+    """The row, not to be used."""
+    return replace(row, split="dropped", dropped_reason=reason)
+
+
+def _usable(row: Row, must_pass: Sequence[str]) -> Row:
+    if not row.trainable:
+        return dropped(row, "no_consent")
+    if not row.messages or not row.answer.strip():
+        return dropped(row, "no_answer")
+    if row.weight <= 0:
+        return dropped(row, "untrusted")
+    if row.kind in ("accepted", "replay") and row.finish_reason == "length":
+        return dropped(row, "cut_off")
+    failed = [name for name in must_pass if row.verdicts.get(name) == 0]
+    if failed and row.kind in ("accepted", "replay") and row.author != "expert":
+        return dropped(row, f"fails_{failed[0]}")
+    return row
+
+
+def _experts_win(rows: Sequence[Row], verdict: str) -> list[Row]:
+    """On a prompt an expert answered, another answer stays only if it was found equal."""
+    right: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.author == "expert" and row.kind in LEARNED:
+            right[row.key].add(fold(row.answer))
+
+    def agrees(row: Row) -> bool:
+        known = right.get(row.key)
+        if not known or row.author == "expert" or row.kind == "preference":
+            return True
+        equal = fold(row.completion) in known or row.verdicts.get(verdict) == 1
+        return not equal if row.kind == "rejected" else equal
+
+    return [row if agrees(row) else dropped(row, "expert_disagrees") for row in rows]
+
+
+def _majority_wins(rows: Sequence[Row]) -> list[Row]:
+    """Units vote on (prompt, answer), each once; the weight of a row is what agrees with it."""
+    votes: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row.kind in ("accepted", "rejected"):
+            sign = 1.0 if row.kind == "accepted" else -1.0
+            votes[row.key, fold(row.completion)][row.unit] = sign * row.weight
+    support = {choice: sum(each.values()) for choice, each in votes.items()}
+    best: dict[str, float] = defaultdict(float)
+    for (key, _), total in support.items():
+        best[key] = max(best[key], total)
+    return [_voted(row, support, best) for row in rows]
+
+
+def _voted(row: Row, support: Mapping[tuple[str, str], float], best: Mapping[str, float]) -> Row:
+    total = support.get((row.key, fold(row.completion)), 0.0)
+    if row.kind == "accepted" and row.author != "expert":
+        if total <= 0:
+            return dropped(row, "outvoted")
+        if total < best[row.key] / 2:
+            return dropped(row, "minority")
+        return replace(row, weight=total)
+    if row.kind == "rejected" and row.author != "expert":
+        return dropped(row, "outvoted") if total >= 0 else replace(row, weight=-total)
+    if row.kind == "replay" and total < 0:
+        return dropped(row, "rejected_elsewhere")
+    return row
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """One row per (prompt, what it teaches); of replay one per prompt nobody judged."""
+    seen: set[tuple[str, ...]] = set()
+    judged = {row.key for row in rows if row.kind != "replay"}
+
+    def first(row: Row) -> Row:
+        if row.kind == "replay" and row.key in judged:
+            return dropped(row, "prompt_judged")
+        mark = _identity(row)
+        if mark in seen:
+            return dropped(row, "duplicate")
+        seen.add(mark)
+        return row
+
+    return [first(row) for row in sorted(rows, key=_strongest_first)]
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    if row.kind == "replay":
+        return "replay", row.key
+    if row.kind == "rejected":
+        return "rejected", row.key, fold(row.completion)
+    return "learned", row.key, fold(row.answer)
+
+
+def _strongest_first(row: Row) -> tuple[int, int, float, str]:
+    order = ("correction", "preference", "accepted", "rejected", "replay")
+    return row.author != "expert", order.index(row.kind), -row.weight, row.completion_id
+
+
+def _capped(rows: Iterable[Row], max_per_unit: int) -> list[Row]:
+    """At most so many rows of one unit, an expert's word first."""
+    taken: dict[str, int] = defaultdict(int)
+    result = []
+    for row in sorted(rows, key=_strongest_first):
+        taken[row.unit] += 1
+        result.append(row if taken[row.unit] <= max_per_unit else dropped(row, "unit_cap"))
+    return result

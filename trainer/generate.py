@@ -1,0 +1,87 @@
+"""Greedy answers of a model to many prompts, in batches."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.rows import Messages
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer: text, its tokens (the stop token included)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers in the order of the prompts, and the wall time of making them."""
+
+    answers: tuple[Answer, ...]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated, padding left out."""
+        return sum(len(answer.token_ids) for answer in self.answers)
+
+
+def answer_all(model: Any, tokenizer: Any, prompts: Sequence[Messages], max_tokens: int) -> Answers:
+    """Greedy answers; prompts of similar length share a batch."""
+    import torch
+
+    lengths = [sum(len(str(m.get("content"))) for m in messages) for messages in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: lengths[index])
+    found: dict[int, Answer] = {}
+    started = time.monotonic()
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            made = _batch(model, tokenizer, [prompts[index] for index in batch], max_tokens)
+            found.update(zip(batch, made, strict=True))
+    seconds = time.monotonic() - started
+    return Answers(tuple(found[index] for index in range(len(prompts))), seconds)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends an answer: the tokenizer's and those the model declares."""
+    declared = model.generation_config.eos_token_id
+    many = declared if isinstance(declared, list) else [declared]
+    return {int(token) for token in (tokenizer.eos_token_id, *many) if token is not None}
+
+
+def _batch(
+    model: Any, tokenizer: Any, prompts: Sequence[Messages], max_tokens: int
+) -> list[Answer]:
+    inputs = tokenizer.apply_chat_template(
+        [list(messages) for messages in prompts],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        padding=True,
+    ).to(model.device)
+    stops = stop_ids(model, tokenizer)
+    output = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_new_tokens=max_tokens,
+        eos_token_id=sorted(stops),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    width = inputs["input_ids"].shape[1]
+    return [_cut(tokenizer, row[width:].tolist(), stops) for row in output]
+
+
+def _cut(tokenizer: Any, ids: list[int], stops: set[int]) -> Answer:
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
+    kept = ids[: end + 1]
+    return Answer(tokenizer.decode(kept, skip_special_tokens=True).strip(), tuple(kept))

@@ -1,0 +1,80 @@
+"""`auto`: train what the data allows, cheapest first, within the budget; held-out rows choose.
+
+Pure functions. No method is preferred by doctrine: a dearer one is taken only if it is better on
+held-out rows by more than noise.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from statistics import fmean
+
+from trainer.methods import Method, TrainingData, dpo, kto, rft, sft
+
+METHODS: tuple[Method, ...] = tuple(
+    sorted((sft.METHOD, kto.METHOD, dpo.METHOD, rft.METHOD), key=lambda method: method.cost)
+)
+NOISE = 1.645
+"""Standard errors of the paired difference within which two methods are equal."""
+
+Scores = Sequence[float | None]
+
+
+def allowed(
+    data: TrainingData, *, only: str, has_reward: bool
+) -> tuple[list[Method], dict[str, str]]:
+    """Methods the data allows, cheapest first, and why the others are left out."""
+    methods = [method for method in METHODS if only in ("auto", method.name)]
+    missing = {}
+    for method in methods:
+        reason = method.lacking(data)
+        if reason is None and method is rft.METHOD and not has_reward:
+            reason = "the task has no deterministic grader to be rewarded by"
+        if reason is not None:
+            missing[method.name] = reason
+    return [method for method in methods if method.name not in missing], missing
+
+
+def over_budget(
+    method: Method, spent: Sequence[tuple[float, float]], budget_seconds: float
+) -> str | None:
+    """Why there is no time left for `method`, judged by the (cost, seconds) of those before."""
+    if not spent:
+        return None
+    took = sum(seconds for _, seconds in spent)
+    expected = took / sum(cost for cost, _ in spent) * method.cost
+    left = budget_seconds - took
+    if expected <= left:
+        return None
+    return f"needs about {expected:.0f} s, {left:.0f} s of the budget are left"
+
+
+def choose(trials: Mapping[str, Scores]) -> tuple[str, str]:
+    """The method to keep and the comparison that decided; `trials` is in order of cost."""
+    means = {name: _mean(scores) for name, scores in trials.items()}
+    best = max(means, key=lambda name: means[name])
+    for name in trials:
+        if name == best:
+            break
+        gap, noise, rows = paired(trials[best], trials[name])
+        if gap <= noise:
+            return name, (
+                f"{name} {means[name]:.3f}: {best} {means[best]:.3f} is dearer and its lead of "
+                f"{gap:.3f} <= noise {noise:.3f} on {rows} held-out rows"
+            )
+    others = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if name != best)
+    return best, f"{best} {means[best]:.3f} on held-out rows" + (f" > {others}" if others else "")
+
+
+def paired(better: Scores, other: Scores) -> tuple[float, float, int]:
+    """Mean difference on rows both have a score for, its noise, and how many rows."""
+    gaps = [a - b for a, b in zip(better, other, strict=True) if a is not None and b is not None]
+    if not gaps:
+        return 0.0, 0.0, 0
+    mean = fmean(gaps)
+    variance = fmean([(gap - mean) ** 2 for gap in gaps])
+    return mean, NOISE * sqrt(variance / len(gaps)), len(gaps)
+
+
+def _mean(scores: Scores) -> float:
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else 0.0

@@ -1,0 +1,86 @@
+"""RFT: GRPO with the task's graders as reward, on prompts whose right answer is known, and the
+replay likelihood term.
+
+It learns from a grader, not from the text of references: any answer the grader accepts will do.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from trainer.curriculum import coverage, difficulty, schedule
+from trainer.methods import Method, Reward, TrainingData, too_few
+from trainer.methods.sft import encoded
+from trainer.replay import replaying
+from trainer.rows import Row
+from trainer.workbench import Workbench
+
+MIN_PROMPTS = 8
+MAX_PROMPTS = 100
+GENERATIONS = 8
+PROMPTS_PER_STEP = 8
+TEMPERATURE = 1.0
+
+
+def prompts(data: TrainingData) -> list[Row]:
+    """Rows with a right answer, an expert's first, each prompt once."""
+    known: dict[str, Row] = {}
+    for row in sorted(data.learned, key=lambda row: (row.author != "expert", row.completion_id)):
+        known.setdefault(row.key, row)
+    return list(known.values())
+
+
+def lacking(data: TrainingData) -> str | None:
+    return too_few(len(prompts(data)), MIN_PROMPTS, "prompts with a right answer")
+
+
+def asked(data: TrainingData) -> tuple[list[Row], list[float]]:
+    """The prompts of the run, chosen for coverage, an expert's answers first, with their weights
+    by difficulty."""
+    known = prompts(data)
+    experts = [row for row in known if row.author == "expert"]
+    others = [row for row in known if row.author != "expert"]
+    chosen = coverage(experts, MAX_PROMPTS)
+    chosen += coverage(others, MAX_PROMPTS - len(chosen))
+    verdicts: dict[str, list[float]] = defaultdict(list)
+    for row in data.rows:
+        if row.kind in ("accepted", "rejected", "correction"):
+            verdicts[row.key].append(1.0 if row.kind == "accepted" else 0.0)
+    return chosen, difficulty(verdicts, [row.key for row in chosen])
+
+
+def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
+    """A GRPOTrainer over the whole run's prompts laid out in order."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    train = bench.task.train
+    rows, weights = asked(data)
+    per_step = min(PROMPTS_PER_STEP, len(rows))
+    order = schedule(weights, train.max_steps, per_step, train.seed)
+    replay, _ = encoded(data.replay, bench)
+    settings = GRPOConfig(
+        **bench.arguments(
+            "rft",
+            per_device_train_batch_size=per_step * GENERATIONS,
+            num_generations=GENERATIONS,
+            max_completion_length=train.max_completion_tokens,
+            temperature=TEMPERATURE,
+            beta=0.0,
+            shuffle_dataset=False,
+        )
+    )
+    pad = bench.tokenizer.pad_token_id
+    assert reward is not None
+    return replaying(GRPOTrainer, replay, pad=pad, seed=train.seed)(
+        model=bench.base_model(),
+        reward_funcs=reward(rows),
+        args=settings,
+        train_dataset=Dataset.from_list(
+            [{"prompt": list(rows[index].messages), "row": index} for index in order]
+        ),
+        processing_class=bench.tokenizer,
+        peft_config=bench.lora(),
+    )
+
+
+METHOD = Method("rft", 5.5, lacking, build)

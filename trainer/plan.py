@@ -1,0 +1,107 @@
+"""What would be trained from a snapshot, and why or why not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from everlearn.errors import NotEnoughEvidence
+from everlearn.store import Lake
+from everlearn.task import Task
+from registry.lineage import lineage
+from registry.versions import Registry
+from trainer.methods import Method, TrainingData
+from trainer.methods.auto import allowed
+from trainer.reward import reward_grader
+from trainer.snapshot import Snapshot, freeze, load
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be trained and why; `refusal` says why nothing can be."""
+
+    snapshot: Snapshot
+    method: str
+    methods: tuple[Method, ...]
+    left_out: Mapping[str, str]
+    """Why a method is not among them."""
+    refusal: str | None
+
+    @property
+    def reason(self) -> str:
+        """Why these methods."""
+        if self.refusal is not None:
+            return self.refusal
+        if self.method != "auto":
+            return f"{self.method} was asked for"
+        names = ", ".join(method.name for method in self.methods)
+        return f"the data allows {names}: cheapest first, held-out rows choose"
+
+    def summary(self) -> dict[str, Any]:
+        """For `--dry-run`."""
+        return {
+            "task": self.snapshot.task,
+            "method": self.method,
+            "would_train": [] if self.refusal else [method.name for method in self.methods],
+            "left_out": dict(self.left_out),
+            "reason": self.reason,
+            "counts": self.snapshot.counts,
+        }
+
+    def check(self) -> None:
+        """NotEnoughEvidence when there is a refusal."""
+        if self.refusal is not None:
+            raise NotEnoughEvidence(
+                f"task {self.snapshot.task}: {self.refusal}; no version was made"
+            )
+
+
+def plan(
+    lake: Lake,
+    task: Task,
+    registry: Registry,
+    *,
+    method: str | None = None,
+    snapshot_id: str | None = None,
+    write: bool = True,
+) -> Plan:
+    """Freeze or load the data and say what it allows. `method` None: the task's."""
+    if snapshot_id is not None:
+        snapshot = load(lake, snapshot_id, task.task)
+    else:
+        champion = registry.champion(task.task).version
+        snapshot = freeze(lake, task, champion=champion, write=write)
+    data = TrainingData(tuple(snapshot.side("train")))
+    name = method or task.train.method
+    methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)
+    refusal = too_little(snapshot, task, methods, left_out)
+    # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
+    if refusal is None and method is None and snapshot_id is None:
+        refusal = nothing_new(lake, registry, snapshot, task)
+    return Plan(snapshot, name, tuple(methods), left_out, refusal)
+
+
+def too_little(
+    snapshot: Snapshot, task: Task, methods: list[Method], left_out: Mapping[str, str]
+) -> str | None:
+    """Why there is not enough to learn from or to be examined on."""
+    if not methods:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        return f"too little to learn from: {reasons}"
+    found = len(snapshot.side("heldout"))
+    if found < task.gate.min_rows:
+        return f"{found} held-out rows < gate.min_rows {task.gate.min_rows}"
+    return None
+
+
+def nothing_new(lake: Lake, registry: Registry, snapshot: Snapshot, task: Task) -> str | None:
+    """Why the judgements since the newest version are too few for another one."""
+    judged = {row.completion_id for row in snapshot.rows if row.kind != "replay"}
+    versions = registry.versions(task.task)
+    if versions:
+        query = "SELECT completion_id FROM snapshot_rows WHERE kind <> 'replay' AND snapshot_id = ?"
+        for snapshot_id in lineage(registry, task.task, versions[-1].version).snapshots:
+            judged -= set(lake.read(query, [snapshot_id]).column("completion_id").to_pylist())
+    needed = task.train.min_new_scores
+    if len(judged) >= needed:
+        return None
+    return f"{len(judged)} newly judged answers < train.min_new_scores {needed}"

@@ -1,0 +1,259 @@
+"""One training run, from a plan to a registered version, or a recorded reason why not.
+
+1. Open the run in MLflow, with the snapshot as its input; refuse when the plan does.
+2. Let the champion answer the held-out prompts.
+3. Train each method of the plan, cheapest first, and examine it on the same rows.
+4. Choose; publish the adapter with its probes; log the evidence; register the version.
+
+The run is closed whatever happens, so every end has its reason. Nothing here touches live traffic,
+and no method sees a held-out row.
+"""
+
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlearn.config import Service
+from everlearn.errors import NotEnoughEvidence, TrainingError
+from everlearn.task import Task, base_model_path
+from registry.versions import ModelVersion, Registry
+from trainer import adapter as adapters
+from trainer.evidence import Exam, evidence, examine, latency_ratio, mean, regression_suite
+from trainer.methods import Method, TrainingData
+from trainer.methods.auto import choose, over_budget
+from trainer.plan import Plan
+from trainer.reward import Grading, reward_grader, trl_reward
+from trainer.rows import Messages, Row
+from trainer.snapshot import heldout_grader
+from trainer.tracking import TrainingRun
+from trainer.workbench import Workbench, fit, quiet
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method that was trained and examined."""
+
+    method: Method
+    saved: Path
+    exam: Exam
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run came to; scores are means of the held-out grader, times are seconds."""
+
+    task: str
+    run_id: str
+    snapshot_id: str
+    method: str
+    reason: str
+    version: str
+    model_name: str
+    champion: dict[str, Any]
+    tried: list[dict[str, Any]]
+    left_out: dict[str, str]
+    counts: dict[str, dict[str, int]]
+    seconds: float
+
+
+def train(service: Service, task: Task, plan: Plan, registry: Registry, report: Report) -> Outcome:
+    """Carry out the plan; NotEnoughEvidence or TrainingError with the reason recorded."""
+    quiet()
+    run = TrainingRun(service, task)
+    try:
+        run.inputs(plan.snapshot)
+        plan.check()
+        with tempfile.TemporaryDirectory(prefix="everlearn-train-") as scratch:
+            bench = Workbench(task, base_model_path(service, task), Path(scratch))
+            outcome = _Learning(service, bench, plan, registry, run, report).version()
+    except NotEnoughEvidence as error:
+        run.end("not_enough_evidence", str(error))
+        raise
+    except BaseException as error:
+        run.end("failed", str(error) or type(error).__name__)
+        raise
+    run.end("registered", outcome.reason)
+    return outcome
+
+
+class _Learning:
+    """The state of one run while it trains."""
+
+    def __init__(
+        self,
+        service: Service,
+        bench: Workbench,
+        plan: Plan,
+        registry: Registry,
+        run: TrainingRun,
+        report: Report,
+    ) -> None:
+        self.service, self.bench, self.plan = service, bench, plan
+        self.registry, self.run, self.report = registry, run, report
+        self.started = time.monotonic()
+        self.task = bench.task
+        self.champion = registry.champion(self.task.task)
+        self.data = TrainingData(tuple(plan.snapshot.side("train")))
+        self.heldout = plan.snapshot.side("heldout")
+        self.suite = regression_suite(self.task)
+        self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
+        self.trials: dict[str, Trial] = {}
+        self.left_out = dict(plan.left_out)
+
+    def version(self) -> Outcome:
+        """Steps 2 to 4."""
+        self.run.params(run_params(self.task, self.plan, self.champion))
+        before = self._examine(self.bench.adapted(self.champion.path))
+        self.report(f"champion {self.champion.version}: {describe(self.heldout, before)}")
+        for method in self.plan.methods:
+            wait = self._no_time(method)
+            if wait is None:
+                self._attempt(method)
+            else:
+                self._leave_out(method, wait)
+        if not self.trials:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+            raise TrainingError(f"task {self.task.task}: nothing could be trained: {reasons}")
+        name, reason = choose({name: each.exam.scores for name, each in self.trials.items()})
+        self.report(f"chosen: {reason}")
+        return self._register(self.trials[name], reason, before)
+
+    def _no_time(self, method: Method) -> str | None:
+        spent = [(each.method.cost, each.seconds) for each in self.trials.values()]
+        return over_budget(method, spent, self.task.train.budget_minutes * 60)
+
+    def _leave_out(self, method: Method, reason: str) -> None:
+        self.left_out[method.name] = reason
+        self.report(f"{method.name}: left out: {reason}")
+
+    def _attempt(self, method: Method) -> None:
+        """Train and examine one method; under `auto` a failure is a reason, not the end."""
+        started = time.monotonic()
+        try:
+            trainer = method.build(self.data, self.bench, self._reward())
+            trained = fit(method.name, trainer, self.report)
+        except TrainingError as error:
+            if self.plan.method != "auto":
+                raise
+            self._leave_out(method, f"failed: {error}")
+            return
+        exam = self._examine(trained.model)
+        folder = self.bench.folder / f"{method.name}-adapter"
+        saved = adapters.save(trained.model, self.bench, folder)
+        seconds = time.monotonic() - started
+        self.trials[method.name] = Trial(method, saved, exam, seconds)
+        heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]
+        self.run.metrics([*trained.metrics, *heldout])
+        self.report(f"{method.name}: {describe(self.heldout, exam)}, {seconds:.1f} s")
+
+    def _examine(self, model: Any) -> Exam:
+        return examine(model, self.bench, self.grade, self.heldout, self.suite)
+
+    def _reward(self) -> Callable[[Any], Any] | None:
+        grader = reward_grader(self.task)
+        if grader is None:
+            return None
+        return lambda rows: trl_reward(Grading(self.task, self.service, grader), rows)
+
+    def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
+        """Publish the adapter, log what the gate will read, make the version."""
+        method, snapshot_id = trial.method.name, self.plan.snapshot.snapshot_id
+        prompts = probe_prompts(self.data, self.task.train.seed)
+        home = self.service.data_path / "adapters"
+        made = adapters.publish(trial.saved, self.bench, method, home, prompts)
+        self.run.document("evidence.json", self._evidence(made.model_name, trial, before))
+        tried = [
+            standing(each.method.name, self.heldout, each.exam, each.seconds)
+            for each in self.trials.values()
+        ]
+        self.run.document("tried.json", {"tried": tried, "left_out": self.left_out, "why": reason})
+        self.run.tag(method=method, snapshot_id=snapshot_id)
+        version = self.registry.register(
+            self.task.task,
+            made.path,
+            digest=made.digest,
+            model_name=made.model_name,
+            run_id=self.run.run_id,
+            tags={"everlearn.method": method, "everlearn.snapshot_id": snapshot_id},
+        )
+        return Outcome(
+            task=self.task.task,
+            run_id=self.run.run_id,
+            snapshot_id=snapshot_id,
+            method=method,
+            reason=reason,
+            version=version.version,
+            model_name=version.model_name,
+            champion=standing(self.champion.version, self.heldout, before, 0.0),
+            tried=tried,
+            left_out=self.left_out,
+            counts=self.plan.snapshot.counts,
+            seconds=round(time.monotonic() - self.started, 1),
+        )
+
+    def _evidence(self, model_name: str, trial: Trial, before: Exam) -> dict[str, Any]:
+        timed = [row.messages for row in self.heldout]
+        return evidence(
+            self.task,
+            (self.champion.version, model_name),
+            self.heldout,
+            (before, trial.exam),
+            grader=heldout_grader(self.task),
+            latency=latency_ratio(self.bench, self.champion.path, trial.saved, timed),
+        )
+
+
+def standing(name: str, rows: list[Row], exam: Exam, seconds: float) -> dict[str, Any]:
+    """One line of the comparison: all held-out rows, and those an expert reviewed."""
+    expert = [score for row, score in zip(rows, exam.scores, strict=True) if row.author == "expert"]
+    return {
+        "name": name,
+        "heldout": mean(exam.scores),
+        "rows": len(exam.scores),
+        "heldout_expert": mean(expert),
+        "expert_rows": len(expert),
+        "seconds": round(seconds, 1),
+    }
+
+
+def describe(rows: list[Row], exam: Exam) -> str:
+    """The same for people."""
+    line = standing("", rows, exam, 0.0)
+
+    def shown(key: str) -> str:
+        return "unscored" if line[key] is None else f"{line[key]:.1%}"
+
+    return (
+        f"held-out {shown('heldout')} of {line['rows']} rows, "
+        f"expert-reviewed {shown('heldout_expert')} of {line['expert_rows']}"
+    )
+
+
+def run_params(task: Task, plan: Plan, champion: ModelVersion) -> dict[str, Any]:
+    """What the run is made of, for MLflow."""
+    shape = {f"lora.{key}": value for key, value in task.train.lora.model_dump().items()}
+    counts = {f"rows.{side}": sum(found.values()) for side, found in plan.snapshot.counts.items()}
+    return {
+        **task.train.model_dump(exclude={"lora"}),
+        **shape,
+        **counts,
+        "method": plan.method,
+        "base_model": task.base_model,
+        "champion": champion.version,
+        "snapshot_id": plan.snapshot.snapshot_id,
+        "heldout_grader": heldout_grader(task),
+    }
+
+
+def probe_prompts(data: TrainingData, seed: int) -> list[Messages]:
+    """A few prompts of the training side."""
+    rows = [*data.learned, *data.replay]
+    picked = random.Random(seed).sample(rows, min(adapters.PROBES, len(rows)))
+    return [row.messages for row in picked]

@@ -1,0 +1,205 @@
+"""A dataset frozen from the lake: read, judge, admit, split, write.
+
+- Only this task's answered completions; what was not answered is no example.
+- The rows are written whole to `snapshot_rows`, so a snapshot never changes afterwards.
+- `content_hash` is over the sorted hashes of the rows used: equal data, equal hash.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from everlearn.errors import NotFound
+from everlearn.ids import new_id
+from everlearn.store import Lake, Transaction
+from everlearn.task import Execution, FeedbackGrader, JsonSchema, Task
+from trainer.admit import admit
+from trainer.judge import Judgement, judged, preferred
+from trainer.rows import Row, from_lake, parsed, to_lake
+from trainer.split import by_unit, without_leaks
+
+MAX_REPLAY_ROWS = 1000
+"""Ordinary answers read at most; a run shows a few hundred of them to the model."""
+
+_ANSWERS = """
+    SELECT c.completion_id, c.unit, c.messages, c.response_text, c.finish_reason, c.trainable,
+        c.version, c.received_at
+    FROM completions c WHERE c.task = ? AND c.status = 'ok'
+"""
+_FEEDBACK = """
+    SELECT f.completion_id, f.other_completion_id, f.kind, f.name, f.value_bool, f.value_text,
+        f.author, f.weight, f.received_at
+    FROM feedback_joined f SEMI JOIN completions c
+        ON f.completion_id = c.completion_id AND c.task = ? AND c.status = 'ok'
+    WHERE f.kind IN ('binary', 'correction', 'preference')
+    ORDER BY f.received_at, f.feedback_id
+"""
+_JUDGED = f"""{_ANSWERS} AND c.completion_id IN (
+    SELECT unnest([f.completion_id, f.other_completion_id]) FROM feedback_joined f)
+"""
+_ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.completion_id NOT IN (
+    SELECT f.completion_id FROM feedback_joined f WHERE f.completion_id IS NOT NULL)
+    ORDER BY hash(c.completion_id) LIMIT {MAX_REPLAY_ROWS}
+"""
+_VERDICTS = """
+    SELECT completion_id, evaluator, arg_max(value, created_at) AS value FROM scores
+    WHERE task = ? AND evaluator IN (SELECT unnest(?)) AND value IS NOT NULL GROUP BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen dataset."""
+
+    snapshot_id: str
+    task: str
+    content_hash: str
+    lake_snapshot: int
+    rows: tuple[Row, ...]
+
+    def side(self, split: str) -> list[Row]:
+        """The rows of `train`, `heldout` or `dropped`."""
+        return [row for row in self.rows if row.split == split]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by kind for each side, and by reason for those dropped."""
+        return {
+            "train": dict(Counter(row.kind for row in self.side("train"))),
+            "heldout": dict(Counter(row.author or "none" for row in self.side("heldout"))),
+            "dropped": dict(Counter(row.dropped_reason or "" for row in self.side("dropped"))),
+        }
+
+
+def freeze(lake: Lake, task: Task, *, champion: str, write: bool = True) -> Snapshot:
+    """Take a snapshot now; `champion` is the version whose ordinary answers are replayed."""
+    lake_snapshot = lake.snapshot_id()
+    rows = select(read_rows(lake, task, champion), task)
+    hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
+    digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
+    if write:
+        lake.commit(lambda transaction: _write(transaction, snapshot))
+    return snapshot
+
+
+def select(rows: Sequence[Row], task: Task) -> list[Row]:
+    """Each row on its side of the border, or dropped with the reason: a pure function."""
+    sides = by_unit(rows, task.heldout.percent)
+    admitted: list[Row] = []
+    for side in ("train", "heldout"):
+        admitted += admit(
+            [row for row in sides if row.split == side],
+            max_per_unit=task.train.max_per_unit,
+            must_pass=must_pass(task),
+            verdict=heldout_grader(task),
+        )
+    return without_leaks(admitted)
+
+
+def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
+    """A snapshot as it was written; NotFound if the task has none of that id."""
+    query = "SELECT * FROM snapshots WHERE snapshot_id = ? AND task = ?"
+    found = lake.read(query, [snapshot_id, task]).to_pylist()
+    if not found:
+        raise NotFound(
+            f"snapshot {snapshot_id!r} of task {task} does not exist; "
+            f"`everlearn snapshot {task}` makes one"
+        )
+    records = lake.read("SELECT * FROM snapshot_rows WHERE snapshot_id = ?", [snapshot_id])
+    rows = sorted(map(from_lake, records.to_pylist()), key=lambda row: row.completion_id)
+    head = found[0]
+    return Snapshot(
+        snapshot_id, head["task"], head["content_hash"], head["lake_snapshot"], tuple(rows)
+    )
+
+
+def heldout_grader(task: Task) -> str:
+    """The grader of held-out answers: the task's own choice, else the release's primary."""
+    return task.heldout.grader or task.release.primary
+
+
+def must_pass(task: Task) -> list[str]:
+    """Deterministic graders that need no reference: an answer they give 0 is never taught."""
+    return [
+        grader.name
+        for grader in task.graders
+        if isinstance(grader, JsonSchema)
+        or (isinstance(grader, Execution) and grader.reference is None)
+    ]
+
+
+def read_rows(lake: Lake, task: Task, champion: str) -> list[Row]:
+    """Every judged answer and a sample of the champion's ordinary ones, before admission."""
+    names = {g.feedback for g in task.graders if isinstance(g, FeedbackGrader)} or {"thumbs"}
+    answers = {
+        record["completion_id"]: record for record in lake.read(_JUDGED, [task.task]).to_pylist()
+    }
+    feedback: dict[str, list[Judgement]] = defaultdict(list)
+    pairs: list[Judgement] = []
+    for record in lake.read(_FEEDBACK, [task.task]).to_pylist():
+        judgement = Judgement(**record)
+        if judgement.kind == "preference":
+            pairs.append(judgement)
+        elif judgement.kind == "correction" or judgement.name in names:
+            feedback[judgement.completion_id].append(judgement)
+    verdicts = _verdicts(lake, task)
+    rows = [
+        judged(_row(answers[name], verdicts), given)
+        for name, given in feedback.items()
+        if name in answers
+    ]
+    rows += [
+        preferred(_row(answers[pair.completion_id], {}), _row(answers[other], {}), pair)
+        for pair in pairs
+        if (other := pair.other_completion_id or "") in answers and pair.completion_id in answers
+    ]
+    ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
+    rows += [_row(record, verdicts) for record in ordinary]
+    return sorted((row for row in rows if row is not None), key=lambda row: row.completion_id)
+
+
+def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]]) -> Row:
+    """An answer nobody has judged yet."""
+    return Row(
+        completion_id=record["completion_id"],
+        unit=record["unit"] or record["completion_id"],
+        kind="replay",
+        messages=parsed(record["messages"]) or [],
+        completion=record["response_text"] or "",
+        trainable=record["trainable"] is not False,
+        finish_reason=record["finish_reason"],
+        verdicts=verdicts.get(record["completion_id"], {}),
+    )
+
+
+def _verdicts(lake: Lake, task: Task) -> dict[str, dict[str, float]]:
+    """Latest scores by completion and grader, of the graders that admission looks at."""
+    names = [*must_pass(task), heldout_grader(task)]
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in lake.read(_VERDICTS, [task.task, names]).to_pylist():
+        found[record["completion_id"]][record["evaluator"]] = record["value"]
+    return found
+
+
+def _write(transaction: Transaction, snapshot: Snapshot) -> None:
+    transaction.append(
+        "snapshots",
+        [
+            {
+                "snapshot_id": snapshot.snapshot_id,
+                "task": snapshot.task,
+                "lake_snapshot": snapshot.lake_snapshot,
+                "query": " ".join(_JUDGED.split()),
+                "content_hash": snapshot.content_hash,
+                "counts": snapshot.counts,
+                "created_at": datetime.now(UTC),
+            }
+        ],
+    )
+    transaction.append(
+        "snapshot_rows", [to_lake(row, snapshot.snapshot_id) for row in snapshot.rows]
+    )

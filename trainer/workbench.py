@@ -1,0 +1,228 @@
+"""What every method trains with: the base model, its tokenizer, a fresh adapter, one set of knobs.
+
+A candidate is always a fresh adapter on the base model, learned from all admitted rows, never a
+continuation of the champion's: errors of earlier rounds do not accumulate, the order in which data
+arrived does not matter, a version is fully named by its snapshot, and a row that was erased is out
+of the next version. What the champion knows comes back by replay of its answers.
+"""
+
+import math
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import ConfigError, TrainingError
+from everlearn.task import Task
+from trainer.rows import Messages
+
+LOGGED_EVERY_STEPS = 20
+"""Of plain progress lines; metrics are kept for every step."""
+
+Metrics = list[tuple[str, float, int]]
+"""(name, value, step)"""
+
+
+def quiet() -> None:
+    """Before the first import of the libraries: no telemetry, no bars and notices of their own."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # TRL 1.16 still says gradient_checkpointing, which transformers has renamed.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing` is deprecated.*", FutureWarning)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Loads from `base` and keeps scratch files in `folder`."""
+
+    task: Task
+    base: str
+    folder: Path
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base model's; ConfigError without a chat template."""
+        quiet()
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="left")
+        if tokenizer.chat_template is None:
+            raise ConfigError(f"base_model {self.task.base_model!r}: its tokenizer has no template")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @property
+    def uses_cpu(self) -> bool:
+        """Whether training runs on the CPU: asked for, or nothing else is there."""
+        import torch
+
+        return self.task.train.device == "cpu" or not torch.cuda.is_available()
+
+    def base_model(self) -> Any:
+        """A fresh copy of the base model; TrainingError when it cannot be loaded."""
+        quiet()
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        dtype = torch.float32 if self.uses_cpu else torch.bfloat16
+        try:
+            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"base model {self.base}: {str(error).splitlines()[0]}") from error
+        return model if self.uses_cpu else model.to("cuda")
+
+    def lora(self) -> Any:
+        """The adapter's shape, from `train.lora`."""
+        quiet()
+        from peft import LoraConfig
+
+        shape = self.task.train.lora
+        return LoraConfig(
+            r=shape.r,
+            lora_alpha=shape.alpha,
+            lora_dropout=shape.dropout,
+            target_modules=shape.target_modules,
+            task_type="CAUSAL_LM",
+        )
+
+    def adapted(self, adapter: Path | None) -> Any:
+        """The base model with that adapter, for answering; None = one that changes nothing.
+
+        So that base model and adapter are compared in the same form, latency included.
+        """
+        from peft import PeftModel, get_peft_model
+
+        model = self.base_model()
+        if adapter is None:
+            return get_peft_model(model, self.lora()).eval()
+        return PeftModel.from_pretrained(model, str(adapter)).eval()
+
+    def arguments(self, method: str, **own: Any) -> dict[str, Any]:
+        """What every TRL config gets; `own` overrides."""
+        train = self.task.train
+        shared = {
+            "output_dir": str(self.folder / method),
+            "seed": train.seed,
+            "max_steps": train.max_steps,
+            "per_device_train_batch_size": train.batch_size,
+            "learning_rate": train.learning_rate,
+            "lr_scheduler_type": "linear",
+            "use_cpu": self.uses_cpu,
+            # TRL turns both on by default; on the CPU they cost time and win nothing.
+            "bf16": not self.uses_cpu,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "report_to": "none",
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "disable_tqdm": not sys.stderr.isatty(),
+            "dataloader_pin_memory": not self.uses_cpu,
+        }
+        return {**shared, **own}
+
+    def encode(self, messages: Messages, answer: str) -> dict[str, list[int]] | None:
+        """Token ids and labels (-100 on the prompt); None if it is longer than `max_length`."""
+        asked = list(messages)
+        prompt = self._ids(asked, add_generation_prompt=True)
+        whole = self._ids([*asked, {"role": "assistant", "content": answer}])
+        start = next(
+            (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
+            min(len(prompt), len(whole)),
+        )
+        if len(whole) > self.task.train.max_length or start == len(whole):
+            return None
+        return {"input_ids": whole, "labels": [-100] * start + whole[start:]}
+
+    def _ids(self, messages: list[Any], **options: Any) -> list[int]:
+        ids = self.tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
+        return [int(token) for token in ids]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted adapter on its base model, with what was measured on the way."""
+
+    method: str
+    model: Any
+    seconds: float
+    metrics: Metrics
+
+
+def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
+    """Train; TrainingError with the reason on NaN loss or when memory runs out."""
+    import torch
+    from transformers import PrinterCallback
+
+    watch = _watcher(method, trainer.args.max_steps, report)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    started = time.monotonic()
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"{method}: out of memory: {str(error).splitlines()[0]}") from error
+    except MemoryError as error:
+        raise TrainingError(f"{method}: out of memory") from error
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    return Trained(method, model, time.monotonic() - started, watch.metrics)
+
+
+def _watcher(method: str, steps: int, report: Callable[[str], None]) -> Any:
+    """A callback that keeps metrics, says plain lines and stops at the first loss that is no
+    number."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.metrics: Metrics = []
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any
+        ) -> None:
+            step = int(state.global_step)
+            for name, value in logs.items():
+                if isinstance(value, int | float):
+                    self._keep(name, float(value), step)
+            if "loss" in logs and step % LOGGED_EVERY_STEPS == 0:
+                report(f"{method}: step {step}/{steps}, loss {logs['loss']:.3f}")
+
+        def _keep(self, name: str, value: float, step: int) -> None:
+            if math.isfinite(value):
+                self.metrics.append((f"{method}/{name}", value, step))
+                if name == "reward":
+                    self.metrics.append((name, value, step))
+            elif name in ("loss", "grad_norm"):
+                raise TrainingError(f"{method}: {name} is {value} at step {step}: nothing is kept")
+
+    return Watch()
+
+
+def shuffled_cycles(count: int, weights: list[float], slots: int, seed: int) -> list[int]:
+    """`slots` indices below `count`: shuffled passes in which a row comes about as often as its
+    weight against the mean says, a quarter to three times."""
+    if count == 0 or slots == 0:
+        return []
+    rng = random.Random(seed)
+    mean = sum(weights) / count
+    shares = [min(3.0, max(0.25, weight / mean)) for weight in weights]
+    order: list[int] = []
+    while len(order) < slots:
+        cycle = [
+            index
+            for index, share in enumerate(shares)
+            for _ in range(int(share) + (rng.random() < share % 1))
+        ]
+        rng.shuffle(cycle)
+        order += cycle
+    return order[:slots]
