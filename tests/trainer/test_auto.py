@@ -1,0 +1,67 @@
+from tests.trainer.examples import accepted, corrected, rejected
+from trainer.methods import TrainingData
+from trainer.methods.auto import METHODS, allowed, choose, over_budget, paired
+
+by_name = {method.name: method for method in METHODS}
+
+
+def names(data: TrainingData, only: str = "auto", has_reward: bool = True) -> list[str]:
+    return [method.name for method in allowed(data, only=only, has_reward=has_reward)[0]]
+
+
+def test_thumbs_up_alone_allow_sft_and_rft() -> None:
+    data = TrainingData(tuple(accepted() for _ in range(20)))
+    assert names(data) == ["sft", "rft"]
+    assert names(data, has_reward=False) == ["sft"]
+
+
+def test_thumbs_both_ways_allow_kto() -> None:
+    rows = [accepted() for _ in range(20)] + [rejected() for _ in range(20)]
+    assert names(TrainingData(tuple(rows))) == ["sft", "kto", "rft"]
+
+
+def test_corrections_allow_everything_cheapest_first() -> None:
+    data = TrainingData(tuple(corrected() for _ in range(20)))
+    assert names(data) == ["sft", "kto", "dpo", "rft"]
+    assert names(data, only="dpo") == ["dpo"]
+
+
+def test_what_is_left_out_says_why() -> None:
+    _, left_out = allowed(TrainingData((accepted(),)), only="auto", has_reward=True)
+    assert left_out["sft"] == "1 accepted or corrected answers < 10"
+    assert set(left_out) == {"sft", "kto", "dpo", "rft"}
+
+
+def test_the_budget_is_planned_by_what_was_measured() -> None:
+    sft, dpo = by_name["sft"], by_name["dpo"]
+    assert over_budget(sft, [], 1.0) is None
+    spent = [(sft.cost, 10.0)]
+    assert over_budget(dpo, spent, 10.0 + 10.0 * dpo.cost) is None
+    assert over_budget(dpo, spent, 20.0) == (
+        f"needs about {10 * dpo.cost:.0f} s, 10 s of the budget are left"
+    )
+
+
+def test_a_dearer_method_must_be_better_by_more_than_noise() -> None:
+    sft = [1.0] * 48 + [0.0] * 2
+    rft = [1.0] * 49 + [0.0]
+    name, reason = choose({"sft": sft, "rft": rft})
+    assert name == "sft"
+    assert reason == (
+        "sft 0.960: rft 0.980 is dearer and its lead of 0.020 <= noise 0.033 on 50 held-out rows"
+    )
+
+
+def test_a_clearly_better_method_is_taken() -> None:
+    name, reason = choose({"sft": [0.0] * 20 + [1.0] * 30, "dpo": [1.0] * 50})
+    assert name == "dpo"
+    assert reason == "dpo 1.000 on held-out rows > sft 0.600"
+
+
+def test_a_single_method_is_chosen_by_its_own_score() -> None:
+    assert choose({"dpo": [1.0, 0.0]}) == ("dpo", "dpo 0.500 on held-out rows")
+
+
+def test_rows_without_a_score_on_either_side_are_left_out_of_a_comparison() -> None:
+    assert paired([1.0, None, 1.0], [0.0, 1.0, None]) == (1.0, 0.0, 1)
+    assert paired([None], [1.0]) == (0.0, 0.0, 0)
