@@ -6,6 +6,7 @@ there, when what the row saw has changed (feedback, reference), or when the grad
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,59 +24,92 @@ RETRY_SECONDS = 15.0
 
 _ANSWERED = """
     SELECT completion_id, received_at FROM completions
-    WHERE task = ? AND status IN ('ok', 'shadow') AND response_text IS NOT NULL
-        AND received_at >= ?
+    WHERE task = $task AND status IN ('ok', 'shadow') AND response_text IS NOT NULL
+        AND received_at >= $since
+"""
+_CHANGED = """ AND completion_id IN (
+        SELECT unnest($completions::VARCHAR[])
+        UNION ALL SELECT target FROM said WHERE feedback_id IN (SELECT unnest($feedback::VARCHAR[]))
+        UNION ALL SELECT completion_id FROM scores
+            WHERE task = $task AND evaluator IN (SELECT evaluator FROM graders)
+                AND error IS NOT NULL)
 """
 _GRADERS = """
-    SELECT unnest(?::VARCHAR[]) AS evaluator, unnest(?::VARCHAR[]) AS evaluator_version,
-        unnest(?::BOOLEAN[]) AS by_feedback, unnest(?::BOOLEAN[]) AS by_reference
+    SELECT unnest($names::VARCHAR[]) AS evaluator,
+        unnest($versions::VARCHAR[]) AS evaluator_version,
+        unnest($by_feedback::BOOLEAN[]) AS by_feedback,
+        unnest($by_reference::BOOLEAN[]) AS by_reference
 """
-_SQL = f"""
-WITH answered AS ({_ANSWERED}),
-graders AS ({_GRADERS}),
-known AS (SELECT unnest(?::VARCHAR[]) AS prompt, unnest(?::VARCHAR[]) AS digest),
-said AS (
-    SELECT completion_id, md5(string_agg(feedback_id, ',' ORDER BY feedback_id)) AS digest,
+_FEEDBACK = "FROM feedback_state WHERE target IS NOT NULL"
+_NO_FEEDBACK = """FROM (SELECT NULL::VARCHAR AS target, NULL::VARCHAR AS state, * FROM feedback)
+    WHERE false"""
+_SQL = """
+WITH graders AS ({graders}),
+said AS MATERIALIZED (
+    SELECT target, state, feedback_id, kind, name, value_bool, value_number, value_text, author,
+        author_id, weight, coalesce(occurred_at, received_at) AS given_at {feedback}
+),
+answered AS ({answered}),
+opinions AS (
+    SELECT target AS completion_id,
+        md5(string_agg(feedback_id, ',' ORDER BY feedback_id)) AS digest,
         to_json(list({{kind: kind, name: name, value_bool: value_bool, value_number: value_number,
             value_text: value_text, author: author, author_id: author_id, weight: weight}}
-            ORDER BY coalesce(occurred_at, received_at), feedback_id)) AS feedback
-    FROM feedback_joined WHERE task = ? GROUP BY completion_id
+            ORDER BY given_at, feedback_id)) AS feedback
+    FROM said WHERE state = 'joined' GROUP BY target
+),
+known AS (
+    SELECT unnest($prompts::VARCHAR[]) AS prompt, unnest($digests::VARCHAR[]) AS digest
 ),
 latest AS (
     SELECT completion_id, evaluator, max(created_at) AS created_at,
         arg_max({{context: context, failed: error IS NOT NULL}}, created_at) AS row,
         count(error) AS failures
     FROM scores JOIN graders USING (evaluator, evaluator_version)
-    WHERE task = ? GROUP BY ALL
+    WHERE task = $task AND completion_id IN (SELECT completion_id FROM answered) GROUP BY ALL
 ),
 due AS (
     SELECT a.completion_id, a.received_at, list(g.evaluator) AS evaluators
     FROM answered a CROSS JOIN graders g
         LEFT JOIN latest l ON l.completion_id = a.completion_id AND l.evaluator = g.evaluator
-        LEFT JOIN said s ON s.completion_id = a.completion_id
+        LEFT JOIN opinions o ON o.completion_id = a.completion_id
         LEFT JOIN known k ON k.prompt = split_part(l.row.context, '|', 2)
     WHERE l.row.context IS NULL
-        OR (g.by_feedback AND split_part(l.row.context, '|', 1) <> coalesce(s.digest, ''))
+        OR (g.by_feedback AND split_part(l.row.context, '|', 1) <> coalesce(o.digest, ''))
         OR (g.by_reference AND split_part(l.row.context, '|', 3) <> coalesce(k.digest, ''))
-        OR (l.row.failed AND l.failures < {MAX_FAILURES}
-            AND epoch(?::TIMESTAMPTZ) - epoch(l.created_at)
-                > {RETRY_SECONDS} * 2 ** (l.failures - 1))
-    GROUP BY ALL ORDER BY a.received_at, a.completion_id LIMIT ?
+        OR (l.row.failed AND l.failures < {max_failures}
+            AND epoch($now::TIMESTAMPTZ) - epoch(l.created_at)
+                > {retry_seconds} * 2 ** (l.failures - 1))
+    GROUP BY ALL ORDER BY a.received_at, a.completion_id LIMIT $limit
 )
 SELECT d.completion_id, d.evaluators, c.messages, c.response_text, c.metadata, c.version, c.arm,
-    s.digest AS feedback_digest, s.feedback
-FROM due d JOIN completions c USING (completion_id) LEFT JOIN said s USING (completion_id)
+    o.digest AS feedback_digest, o.feedback
+FROM due d JOIN completions c USING (completion_id) LEFT JOIN opinions o USING (completion_id)
+ORDER BY d.received_at, d.completion_id
 """
-
 _SEED = f"""
 INSERT INTO scores (completion_id, task, evaluator, evaluator_version, reason, created_at)
-SELECT a.completion_id, ?, g.evaluator, g.evaluator_version, 'expected', ?::TIMESTAMPTZ
+SELECT a.completion_id, $task, g.evaluator, g.evaluator_version, 'expected', $now::TIMESTAMPTZ
 FROM ({_ANSWERED}) a CROSS JOIN ({_GRADERS}) g
     ANTI JOIN scores s ON s.completion_id = a.completion_id AND s.evaluator = g.evaluator
         AND s.evaluator_version = g.evaluator_version
 """
 
+_NAME = re.compile(r"\$([a-z_]+)")
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows that reached the lake after it was last looked through; experts: their feedback."""
+
+    completions: tuple[str, ...]
+    feedback: tuple[str, ...]
+    experts: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.completions or self.feedback)
 
 
 @dataclass(frozen=True)
@@ -98,6 +132,23 @@ class Pending:
         return f"{said}|{self.prompt}|{self.reference_digest}"
 
 
+def changes(lake: Lake, after: int, until: int) -> Changes:
+    """What the lake's snapshots after `after` brought; LakeError where one has expired."""
+    if after >= until:
+        return Changes((), (), False)
+    found = lake.read(
+        f"SELECT completion_id AS id, NULL AS author, true AS is_completion "
+        f"FROM lake.table_insertions('completions', {after + 1:d}, {until:d}) "
+        f"UNION ALL SELECT feedback_id, author, false "
+        f"FROM lake.table_insertions('feedback', {after + 1:d}, {until:d})"
+    ).to_pylist()
+    return Changes(
+        completions=tuple(row["id"] for row in found if row["is_completion"]),
+        feedback=tuple(row["id"] for row in found if not row["is_completion"]),
+        experts=any(row["author"] == "expert" for row in found),
+    )
+
+
 def pending(
     lake: Lake,
     task: str,
@@ -106,38 +157,54 @@ def pending(
     *,
     since: datetime | None,
     limit: int,
+    among: Changes | None = None,
 ) -> list[Pending]:
-    """The oldest `limit` completions that are due for some of `graders`."""
-    digests = [reference.digest for reference in known.values()]
-    now = datetime.now(UTC)
-    params = [
-        task,
-        since or EPOCH,
-        *_columns(graders),
-        list(known),
-        digests,
-        task,
-        task,
-        now,
-        limit,
-    ]
-    return [_pending(row, known) for row in lake.read(_SQL, params).to_pylist()]
+    """The oldest `limit` completions that are due for some of `graders`.
+
+    `among`: only what these changes touch, and what failed before.
+    """
+    params = {
+        **_params(task, graders, since),
+        "now": datetime.now(UTC),
+        "prompts": list(known),
+        "digests": [reference.digest for reference in known.values()],
+        "limit": limit,
+    }
+    if among is not None:
+        params |= {"completions": list(among.completions), "feedback": list(among.feedback)}
+    sql = _SQL.format(
+        graders=_GRADERS,
+        answered=_ANSWERED + (_CHANGED if among is not None else ""),
+        feedback=_FEEDBACK if any(each.needs_feedback for each in graders) else _NO_FEEDBACK,
+        max_failures=MAX_FAILURES,
+        retry_seconds=RETRY_SECONDS,
+    )
+    return [_pending(row, known) for row in lake.read(*_numbered(sql, params)).to_pylist()]
 
 
 def seed(lake: Lake, task: str, graders: Sequence[Base[Any]], since: datetime | None) -> int:
     """Write an unscored row for every expected score that has none; how many."""
-    params = [task, datetime.now(UTC), task, since or EPOCH, *_columns(graders)]
-    rows = lake.commit(lambda transaction: transaction.query(_SEED, params))
+    params = {**_params(task, graders, since), "now": datetime.now(UTC)}
+    sql, values = _numbered(_SEED, params)
+    rows = lake.commit(lambda transaction: transaction.query(sql, values))
     return int(next(iter(rows[0].values()))) if rows else 0
 
 
-def _columns(graders: Sequence[Base[Any]]) -> list[list[Any]]:
-    return [
-        [grader.name for grader in graders],
-        [grader.version for grader in graders],
-        [grader.needs_feedback for grader in graders],
-        [grader.needs_reference for grader in graders],
-    ]
+def _params(task: str, graders: Sequence[Base[Any]], since: datetime | None) -> dict[str, Any]:
+    return {
+        "task": task,
+        "since": since or EPOCH,
+        "names": [grader.name for grader in graders],
+        "versions": [grader.version for grader in graders],
+        "by_feedback": [grader.needs_feedback for grader in graders],
+        "by_reference": [grader.needs_reference for grader in graders],
+    }
+
+
+def _numbered(sql: str, params: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """`$name` as `$1`, `$2`, with the values in that order: what the lake takes."""
+    used = list(dict.fromkeys(_NAME.findall(sql)))
+    return _NAME.sub(lambda found: f"${used.index(found[1]) + 1}", sql), [params[n] for n in used]
 
 
 def _pending(row: Mapping[str, Any], known: Mapping[str, Reference]) -> Pending:

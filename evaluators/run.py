@@ -6,20 +6,22 @@
 3. Score a batch and write its rows, unscored ones with their reason, in one commit; go on.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from evaluators.bulk import grade, grade_all, in_background
 from evaluators.graders import build_all
 from evaluators.graders.base import Base
-from evaluators.pending import Pending, pending, seed
-from evaluators.references import references
+from evaluators.pending import Changes, Pending, changes, pending, seed
+from evaluators.references import Reference, references
 from evaluators.types import Score
 from everlearn.config import Service
-from everlearn.errors import NotFound
+from everlearn.errors import LakeError, NotFound
 from everlearn.store import Lake
 from everlearn.task import Task
 
@@ -27,6 +29,20 @@ __all__ = ["evaluate", "EvaluateReport", "GraderCounts", "grade", "grade_all"]
 
 BATCH = 1000
 """Completions per commit."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a lake has been looked through for some graders."""
+
+    snapshot: int
+    known: Mapping[str, Reference]
+    failures: bool
+    """Some grader failed: what is left of its tries comes due by time alone."""
+
+
+_PROGRESS: WeakKeyDictionary[Lake, dict[Any, Progress]] = WeakKeyDictionary()
+"""Of this process, by lake: only a shortcut, losing it costs one look at everything."""
 
 
 @dataclass
@@ -89,27 +105,85 @@ def evaluate(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> EvaluateReport:
-    """Score the task's completions received from `since` on, the oldest first, at most `limit`."""
+    """Score the task's completions received from `since` on, the oldest first, at most `limit`.
+
+    The first call of a process looks at all of them, the next ones only at what has changed.
+    """
     graders = _chosen(build_all(task, service), task, grader)
-    counts = {each.name: GraderCounts() for each in graders}
-    if not graders:
-        return EvaluateReport(task.task, 0, 0, counts)
-    known = references(lake, task.task) if any(each.needs_reference for each in graders) else {}
-    done, seeded = 0, 0
+    call = _Call(task.task, lake, graders, since, limit)
     try:
-        while limit is None or done < limit:
-            size = BATCH if limit is None else min(BATCH, limit - done)
-            batch = pending(lake, task.task, graders, known, since=since, limit=size)
-            if done == 0 and (len(batch) == size or (batch and any(g.slow for g in graders))):
-                seeded = seed(lake, task.task, graders, since)
-            if batch:
-                _score(lake, task.task, graders, batch, counts)
-            done += len(batch)
-            if len(batch) < size:
-                break
+        if graders:
+            call.run()
     finally:
         in_background(_close(graders))
-    return EvaluateReport(task.task, done, seeded, counts)
+    return EvaluateReport(task.task, call.done, call.seeded, call.counts)
+
+
+class _Call:
+    """One call of `evaluate`."""
+
+    def __init__(
+        self,
+        task: str,
+        lake: Lake,
+        graders: Sequence[Base[Any]],
+        since: datetime | None,
+        limit: int | None,
+    ) -> None:
+        self.task, self.lake, self.graders, self.since = task, lake, graders, since
+        self.left = sys.maxsize if limit is None else limit
+        self.counts = {each.name: GraderCounts() for each in graders}
+        self.done = self.seeded = 0
+        self.key = (task, tuple(each.version for each in graders), since)
+
+    def run(self) -> None:
+        """Find what is due, score it and, when nothing is left, remember how far the lake went."""
+        snapshot = self.lake.snapshot_id()
+        before = _PROGRESS.setdefault(self.lake, {}).get(self.key)
+        among = None if before is None else self._changes(before, snapshot)
+        if before is not None and among is not None and not among and not before.failures:
+            return
+        known = before.known if before is not None and among is not None else self._references()
+        if not self._batches(known, among):
+            return
+        failures = any(counts.failed for counts in self.counts.values())
+        failures = failures or (before is not None and before.failures)
+        _PROGRESS[self.lake][self.key] = Progress(snapshot, known, failures)
+
+    def _changes(self, before: Progress, snapshot: int) -> Changes | None:
+        """None: look at everything, as a reference or an expired snapshot demands."""
+        try:
+            found = changes(self.lake, before.snapshot, snapshot)
+        except LakeError:
+            return None
+        if found.experts and any(each.needs_reference for each in self.graders):
+            return None
+        return found
+
+    def _references(self) -> dict[str, Reference]:
+        needed = any(each.needs_reference for each in self.graders)
+        return references(self.lake, self.task) if needed else {}
+
+    def _batches(self, known: Mapping[str, Reference], among: Changes | None) -> bool:
+        """Score batch by batch; whether all that was due is done."""
+        while self.left > 0:
+            size = min(BATCH, self.left)
+            batch = pending(
+                self.lake, self.task, self.graders, known,
+                since=self.since, limit=size, among=among,
+            )  # fmt: skip
+            if self.done == 0 and (len(batch) == size or (batch and self._is_slow())):
+                self.seeded = seed(self.lake, self.task, self.graders, self.since)
+            if batch:
+                _score(self.lake, self.task, self.graders, batch, self.counts)
+            self.done += len(batch)
+            self.left -= len(batch)
+            if len(batch) < size:
+                return True
+        return False
+
+    def _is_slow(self) -> bool:
+        return any(each.slow for each in self.graders)
 
 
 def _chosen(graders: Sequence[Base[Any]], task: Task, name: str | None) -> list[Base[Any]]:
