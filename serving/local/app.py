@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from everlearn import __version__
 from serving.local import errors
+from serving.local.completions import Serving, deliver
 from serving.local.engine import Engine, Event
 from serving.local.errors import json_response
 from serving.local.metrics import Metrics
@@ -23,7 +24,6 @@ from serving.local.protocol import (
     UnloadAdapter,
 )
 from serving.local.render import TokenTexts
-from serving.local.serve import Serving, deliver
 
 
 def make_app(model: Model, *, name: str, max_batch: int, max_adapters: int) -> FastAPI:

@@ -22,7 +22,7 @@ from serving.local.sampling import Drawn, Sampler
 PREFILL_ROWS = 8
 """Prompts per prefill: keeps the logits of its distinct last positions small."""
 PREFILL_TOKENS = 2048
-"""Padded prompt tokens per prefill, so that running answers are not held up for long."""
+"""Padded prompt tokens between two tokens of the running answers: more would hold them up."""
 
 log = logging.getLogger(__name__)
 
@@ -133,17 +133,20 @@ class Engine:
         self._batch.remove(lambda row: row.request.aborted)
         if self._batch.rows:
             self._collect(self._batch.decode(), events)
-        while self._waiting and len(self._batch.rows) < self._max_rows:
-            self._collect(self._batch.prefill(self._next_group()), events)
+        budget = PREFILL_TOKENS
+        while budget > 0 and self._waiting and len(self._batch.rows) < self._max_rows:
+            group = self._next_group(budget)
+            budget -= len(group) * max(len(row.answer.prompt) for row in group)
+            self._collect(self._batch.prefill(group), events)
 
-    def _next_group(self) -> list[Row]:
-        """The oldest waiting rows that fit one prefill; at least one."""
+    def _next_group(self, budget: int) -> list[Row]:
+        """The oldest waiting rows that fit one prefill of `budget` padded tokens; at least one."""
         room = min(PREFILL_ROWS, self._max_rows - len(self._batch.rows))
         group = [self._waiting.popleft()]
         longest = len(group[0].answer.prompt)
         while self._waiting and len(group) < room:
             longest = max(longest, len(self._waiting[0].answer.prompt))
-            if longest * (len(group) + 1) > PREFILL_TOKENS:
+            if longest * (len(group) + 1) > budget:
                 break
             group.append(self._waiting.popleft())
         return group
