@@ -65,8 +65,9 @@ def keep_warm(
 ) -> None:
     """Load what a replica lost, as by its restart; ServingError names what could not be loaded."""
     upstream = service.upstreams[task.upstream]
-    paths = {arm.model: folder(service, task, arm, registry) for arm in arms(traffic)}
-    if upstream.kind == "vllm" and paths:
+    warm = arms(traffic) if upstream.kind == "vllm" else ()
+    paths = {arm.model: folder(service, task, arm, registry) for arm in warm}
+    if paths:
         with Fleet(upstream) as fleet:
             fleet.ensure(paths)
 

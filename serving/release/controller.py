@@ -186,19 +186,20 @@ class TaskLoop:
 
         snapshot = None
         now = self._clock.now()
+        accounts = self._account(release)
+        rows: list[observations.Counted] = []
         for name in names:
-            wanted = observations.metric(self._task, release, name)
             if name not in observations.LIVE:
                 snapshot = self._lake.snapshot_id()
                 since = datetime.fromtimestamp(release.created_at, UTC)
                 evaluate(self._service, self._task, self._lake, grader=name, since=since)
+            wanted = observations.metric(self._task, release, name)
             due = observations.closed_units(
                 self._lake, self._task.task, release, wanted, now, snapshot
             )
-            accounts = self._account(release)
-            rows = observations.count(due, wanted, release, accounts.rows)
-            observations.freeze(self._lake, release.release_id, rows, now)
-            accounts.fold(rows)
+            rows += observations.count(due, wanted, release, accounts.rows + len(rows))
+        observations.freeze(self._lake, release.release_id, rows, now)
+        accounts.fold(rows)
 
     def _account(self, release: Release) -> Accounts:
         """The accounts of this release, from the frozen rows where they are not in memory."""
@@ -223,11 +224,15 @@ class TaskLoop:
         if self._clock.now() < self._warm_after:
             return
         self._warm_after = self._clock.now() + WARM_SECONDS
-        traffic = self._book.traffic(self._task.task)
+        name = self._task.task
+        traffic = self._book.traffic(name)
         release = traffic.release if traffic is not None else None
         if traffic is None or (release is not None and release.phase is Phase.LOADING):
             return
-        keep_warm(self._service, self._task, traffic, self.registry)
+        try:
+            keep_warm(self._service, self._task, traffic, self.registry)
+        except (ServingError, RegistryError) as error:
+            log.warning("%s: not every adapter is where it should be: %s", name, error)
 
     def registry(self) -> Registry:
         """The registry, connected when first needed."""

@@ -1,0 +1,182 @@
+"""A small world to release in: a lake, a state, routes, and users assigned as the gateway does."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from everlearn.config import Service
+from everlearn.ducklake import DuckLake, open_lake
+from everlearn.ids import new_id
+from everlearn.state import open_state
+from everlearn.store import Transaction
+from everlearn.task import ReleaseRules, Task, load_task
+from gateway.assignment import assign
+from gateway.routes import ArmRoute, TaskRoute, read_routes
+from serving.release.book import Book
+from serving.release.controller import TaskLoop
+from serving.release.states import Phase, Release, Traffic, begin, change
+from tests.builders import FakeClock, make_service
+
+Rows = list[dict[str, Any]]
+BASE = ArmRoute(version="base", model="base-model")
+CANDIDATE = ArmRoute(version="7", model="candidate-7", adapter_digest="7" * 64)
+
+
+def make_rules(**overrides: Any) -> ReleaseRules:
+    """Rules quick enough for a test."""
+    fields: dict[str, Any] = {
+        "steps": (5, 25, 50, 100),
+        "min_dwell_seconds": 10,
+        "unit_close_seconds": 5,
+        "primary": "thumbs",
+        "guardrails": ("error_rate", "good"),
+        "expected_releases": 3,
+        **overrides,
+    }
+    return ReleaseRules(**fields)
+
+
+def make_release(rules: ReleaseRules | None = None, **overrides: Any) -> Release:
+    """A release at its first step."""
+    fields: dict[str, Any] = {
+        "release_id": new_id("rel"),
+        "candidate": CANDIDATE,
+        "rules": (rules or make_rules()).model_dump(mode="json"),
+        "alpha": 0.05,
+        "created_at": 1_800_000_000.0,
+        "phase": Phase.RAMPING,
+        "stage_since": 1_800_000_000.0,
+        "ramp_since": 1_800_000_000.0,
+        **overrides,
+    }
+    return Release(**fields)
+
+
+class World:
+    """One task whose release is ramping, and a clock that moves only when told."""
+
+    def __init__(self, folder: Path, rules: ReleaseRules, *, seed: int = 0) -> None:
+        self.service = _declare(folder, rules)
+        self.task: Task = load_task(self.service, "text2sql")
+        # An hour ago: scores are written with the machine's time, and come after the start.
+        self.clock = FakeClock(time.time() - 3600)
+        self.lake: DuckLake = open_lake(self.service)
+        self.book = Book(open_state(self.service))
+        self.dice = random.Random(seed)
+        self.asked = 0
+        self.loop = TaskLoop(self.service, self.task, self.clock)
+
+    def close(self) -> None:
+        self.loop.close()
+        self.lake.close()
+
+    def ramp(self, **overrides: Any) -> None:
+        """Put a release at its first step, as the controller does once it is loaded."""
+        now = self.clock.now()
+        rules = self.task.release
+        release = make_release(rules, phase=Phase.LOADING, created_at=now, **overrides)
+        begun = begin(Traffic(champion=BASE), release)
+        traffic = change(begun, Phase.RAMPING, "loaded", now)
+        self.book.write("text2sql", msgspec.structs.replace(traffic, notes=()))
+        self.loop.tick()
+
+    @property
+    def release(self) -> Release:
+        traffic = self.book.traffic("text2sql")
+        assert traffic is not None
+        assert traffic.release is not None
+        return traffic.release
+
+    @property
+    def route(self) -> TaskRoute:
+        return read_routes(self.service.routes_path).tasks["text2sql"]
+
+    def live(
+        self, seconds: int, users: int, champion: dict[str, float], candidate: dict[str, float]
+    ) -> None:
+        """So many seconds with so many new users in each; a tick every 5 s, until decided."""
+        for _ in range(0, seconds, 5):
+            self.ask(users * 5, champion, candidate)
+            self.clock.sleep(5.0)
+            self.loop.tick()
+            if not self.release.active:
+                return
+
+    def ask(self, users: int, champion: dict[str, float], candidate: dict[str, float]) -> None:
+        """New users ask once each; rates by arm of `good`, `thumbs` and `ok` (default 1)."""
+        completions, feedback = [], []
+        for _ in range(users):
+            self.asked += 1
+            unit = f"user-{self.asked}"
+            route = self.route
+            found = assign(route, "text2sql", unit)
+            rates = candidate if found.arm == "challenger" else champion
+            answered = self._happens(rates, "ok")
+            completion_id = new_id("cmpl")
+            completions.append(
+                {
+                    "completion_id": completion_id,
+                    "task": "text2sql",
+                    "unit": unit,
+                    "arm": found.arm,
+                    "probability": found.probability,
+                    "release": route.release,
+                    "stage": route.stage,
+                    "version": "7" if found.arm == "challenger" else "base",
+                    "received_at": self.clock.now(),
+                    "latency_ms": rates.get("latency_ms", 20.0),
+                    "status": "ok" if answered else "upstream_error",
+                    "messages": '[{"role": "user", "content": "hello"}]',
+                    "response_text": "good" if self._happens(rates, "good") else "bad",
+                }
+            )
+            feedback.append(
+                {
+                    "feedback_id": new_id("fb"),
+                    "completion_id": completion_id,
+                    "kind": "binary",
+                    "name": "thumbs",
+                    "value_bool": self._happens(rates, "thumbs"),
+                    "author": "end_user",
+                    "weight": 1.0,
+                    "received_at": self.clock.now(),
+                }
+            )
+        self._append(completions, feedback)
+
+    def _append(self, completions: Rows, feedback: Rows) -> None:
+        def work(transaction: Transaction) -> None:
+            transaction.append("completions", completions)
+            transaction.append("feedback", feedback)
+
+        self.lake.commit(work)
+
+    def _happens(self, rates: dict[str, float], name: str) -> bool:
+        return self.dice.random() < rates.get(name, 1.0)
+
+
+def _declare(folder: Path, rules: ReleaseRules) -> Service:
+    # Nobody listens at these addresses: traffic moves without the registry.
+    upstreams = {"local": {"base_url": "http://127.0.0.1:9/v1", "kind": "openai"}}
+    mlflow = {"tracking_uri": "http://127.0.0.1:9"}
+    service = make_service(folder, mlflow=mlflow, upstreams=upstreams)
+    good = {
+        "name": "good",
+        "type": "string_check",
+        "input": "{{sample.output_text}}",
+        "reference": "good",
+        "operation": "eq",
+    }
+    task = {
+        "task": "text2sql",
+        "base_model": "base-model",
+        "upstream": "local",
+        "graders": [{"name": "thumbs", "type": "feedback"}, good],
+        "release": rules.model_dump(mode="json"),
+    }
+    (folder / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
+    return service
