@@ -1,0 +1,184 @@
+"""The decision as a pure function, and the properties that must hold whatever the evidence."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.release.decide import Evidence, MetricEvidence, decide, last_stage
+from serving.release.states import ENDED, Phase, Release
+from tests.release.world import make_release, make_rules
+
+NOW = 1_800_000_000.0
+RULES = make_rules(min_dwell_seconds=60, max_seconds=1000, guardrails=("error_rate", "good"))
+
+
+def make_metric(name: str = "thumbs", **overrides: Any) -> MetricEvidence:
+    fields = {"units": 40, "candidates": 4, "mean_candidate": 0.5, "mean_champion": 0.6}
+    return MetricEvidence(name, **{**fields, **overrides})
+
+
+def ask(
+    seconds: float, primary: MetricEvidence, *guardrails: MetricEvidence, **release: Any
+) -> tuple[Phase, int, str]:
+    found = decide(
+        make_release(RULES, **release), Evidence(primary, guardrails), RULES, NOW + seconds
+    )
+    return found.phase, found.stage, found.reason
+
+
+def test_it_stays_at_a_step_until_the_dwell_is_over() -> None:
+    phase, stage, reason = ask(59, make_metric())
+    assert (phase, stage, reason) == (Phase.RAMPING, 0, "dwell 59 s < min_dwell_seconds 60")
+
+
+def test_it_takes_the_next_step_after_the_dwell_when_there_is_no_harm() -> None:
+    phase, stage, reason = ask(60, make_metric(harm=0.5), make_metric("good", harm=0.7))
+    assert (phase, stage) == (Phase.RAMPING, 1)
+    assert reason == (
+        "no harm after 60 s >= min_dwell_seconds 60: largest harm e-value 2.014 on good "
+        "after 40 units, 4 on the candidate (0.500 against 0.600)"
+    )
+
+
+def test_the_step_to_all_traffic_is_not_taken_by_time() -> None:
+    last = last_stage(RULES)
+    phase, stage, reason = ask(900, make_metric(), stage=last)
+    assert (phase, stage) == (Phase.RAMPING, last)
+    assert reason.startswith("undecided: thumbs after 40 units")
+
+
+def test_harm_on_the_primary_metric_rolls_back() -> None:
+    phase, _, reason = ask(0, make_metric(harm=math.log(10.1)))
+    assert phase is Phase.ROLLED_BACK
+    assert reason.startswith("harm e-value 10.1 >= 10 on thumbs after 40 units")
+
+
+def test_two_guardrails_share_the_level_of_harm() -> None:
+    assert ask(0, make_metric(), make_metric("good", harm=math.log(19)), make_metric("a"))[0] is (
+        Phase.RAMPING
+    )
+    phase, _, reason = ask(0, make_metric(), make_metric("good", harm=math.log(21)), make_metric())
+    assert (phase, reason[:34]) == (Phase.ROLLED_BACK, "harm e-value 21 >= 20 on good afte")
+
+
+def test_harm_outweighs_a_promotion_and_futility() -> None:
+    assert ask(0, make_metric(harm=9, promote=9, futility=9))[0] is Phase.ROLLED_BACK
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_promotion_goes_straight_from_any_step_to_all_traffic(stage: int) -> None:
+    phase, _, reason = ask(1, make_metric(promote=math.log(20.5)), stage=stage)
+    assert phase is Phase.PROMOTED
+    assert reason.startswith("promote e-value 20.5 >= 20 on thumbs")
+
+
+def test_the_level_of_promotion_is_that_of_the_release() -> None:
+    assert ask(1, make_metric(promote=math.log(199)), alpha=0.005)[0] is Phase.RAMPING
+    assert ask(1, make_metric(promote=math.log(201)), alpha=0.005)[0] is Phase.PROMOTED
+
+
+def test_futility_stops_and_names_the_gain_that_is_ruled_out() -> None:
+    phase, _, reason = ask(1, make_metric(futility=math.log(12)))
+    assert phase is Phase.STOPPED
+    assert reason.endswith("a gain of 0.05 is ruled out")
+
+
+def test_a_sample_ratio_that_does_not_fit_is_inconclusive_and_not_promoted() -> None:
+    phase, _, reason = ask(1, make_metric(ratio=math.log(1001), promote=9))
+    assert phase is Phase.INCONCLUSIVE
+    assert reason.startswith("sample ratio e-value 1001 >= 1000")
+
+
+def test_an_undecided_release_ends_at_its_time() -> None:
+    phase, _, reason = ask(1000, make_metric())
+    assert phase is Phase.INCONCLUSIVE
+    assert reason.startswith("undecided after 1000 s >= max_seconds 1000")
+
+
+def test_stale_evidence_holds_but_does_not_hide_harm() -> None:
+    release = make_release(RULES)
+    stale = Evidence(make_metric(), (), "lake away")
+    found = decide(release, stale, RULES, NOW + 500)
+    assert found == (Phase.RAMPING, "holding: lake away", 0)
+    harmful = Evidence(make_metric(harm=5), (), "lake away")
+    assert decide(release, harmful, RULES, NOW).phase is Phase.ROLLED_BACK
+
+
+def test_an_ungated_release_ends_at_its_last_step() -> None:
+    last = last_stage(RULES)
+    assert ask(60, make_metric(promote=99), ungated="why", alpha=0.0, stage=last)[0] is (
+        Phase.INCONCLUSIVE
+    )
+    assert ask(60, make_metric(), ungated="why", alpha=0.0)[1] == 1
+
+
+def test_a_very_large_e_value_is_told_as_a_power_of_ten() -> None:
+    assert "10^434 >= 10" in ask(1, make_metric(harm=1000.0))[2]
+
+
+logs = st.floats(0, 40)
+metrics = st.builds(
+    MetricEvidence,
+    st.just("thumbs"),
+    units=st.integers(0, 10_000),
+    promote=logs,
+    harm=logs,
+    futility=logs,
+    ratio=logs,
+)
+evidences = st.builds(
+    Evidence,
+    metrics,
+    st.lists(metrics, max_size=3).map(tuple),
+    st.one_of(st.none(), st.just("stale")),
+)
+releases = st.builds(
+    make_release,
+    st.just(RULES),
+    phase=st.sampled_from(Phase),
+    stage=st.integers(0, last_stage(RULES)),
+    alpha=st.floats(0, 0.1),
+    ungated=st.one_of(st.none(), st.just("why")),
+)
+seconds = st.floats(0, 5000)
+
+
+@given(releases, evidences, seconds)
+def test_an_ungated_version_is_never_promoted(
+    release: Release, evidence: Evidence, elapsed: float
+) -> None:
+    found = decide(release, evidence, RULES, NOW + elapsed)
+    if found.phase is Phase.PROMOTED and release.phase is not Phase.PROMOTED:
+        assert release.ungated is None
+        assert release.phase is Phase.RAMPING
+        assert evidence.primary.promote >= math.log(1 / release.alpha)
+
+
+@given(releases, evidences, seconds)
+def test_an_ended_release_stays_as_it_ended(
+    release: Release, evidence: Evidence, elapsed: float
+) -> None:
+    if release.phase in ENDED:
+        found = decide(release, evidence, RULES, NOW + elapsed)
+        assert found == (release.phase, release.reason, release.stage)
+
+
+@given(releases, evidences, seconds)
+def test_the_share_never_falls_and_rises_by_one_step_at_most(
+    release: Release, evidence: Evidence, elapsed: float
+) -> None:
+    found = decide(release, evidence, RULES, NOW + elapsed)
+    if found.phase is Phase.RAMPING:
+        assert release.stage <= found.stage <= min(release.stage + 1, last_stage(RULES))
+
+
+@given(releases, evidences, seconds)
+def test_harm_always_ends_a_ramp(release: Release, evidence: Evidence, elapsed: float) -> None:
+    found = decide(release, evidence, RULES, NOW + elapsed)
+    if release.phase is Phase.RAMPING and evidence.primary.harm >= math.log(10):
+        assert found.phase is Phase.ROLLED_BACK
+    if found.phase is not release.phase:
+        assert found.reason
