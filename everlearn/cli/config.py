@@ -1,9 +1,17 @@
 """`everlearn config check`: the resolved config, or exit 2 with one line per problem."""
 
+import importlib.util
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import click
 import yaml
 
 from everlearn.cli import VERBS, config_option
+
+if TYPE_CHECKING:
+    from everlearn.config import Service
+    from everlearn.task import Task
 
 
 @click.group("config")
@@ -21,11 +29,22 @@ def check(file: str | None, config_path: str | None) -> None:
 
     service = load(file or config_path)
     tasks = load_tasks(service)
+    _check_graders(tasks.values(), service)
     resolved = {
         **service.model_dump(mode="json"),
         "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
     }
     click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _check_graders(tasks: "Iterable[Task]", service: "Service") -> None:
+    """Whether every grader compiles, where the evaluators are installed."""
+    if importlib.util.find_spec("simpleeval") is None:
+        return
+    from evaluators.graders import check as check_graders
+
+    for task in tasks:
+        check_graders(task, service)
 
 
 @command.command()

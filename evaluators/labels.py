@@ -1,0 +1,164 @@
+"""Human labels: which answer is most worth one, how it is told, how far a grader agrees with them.
+
+A label is an expert's feedback and takes the way of all feedback: through the gateway.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from everlearn.errors import EverlearnError, InputError
+from everlearn.store import Lake
+from everlearn.task import FeedbackGrader as Feedback
+from everlearn.task import ScoreModel, Task
+
+_NEXT = """
+WITH verdicts AS (
+    SELECT completion_id, evaluator, arg_max({value: value, reason: coalesce(error, reason)},
+        created_at) AS row
+    FROM scores WHERE task = $1 GROUP BY ALL
+),
+scored AS (
+    SELECT completion_id, max(row.value) - min(row.value) AS spread,
+        count(*) FILTER (row.value IS NULL) AS unscored,
+        to_json(list({evaluator: evaluator, value: row.value, reason: row.reason}
+            ORDER BY evaluator)) AS scores
+    FROM verdicts GROUP BY completion_id
+),
+labelled AS (SELECT completion_id FROM feedback_joined WHERE task = $1 AND author = 'expert')
+SELECT c.completion_id, c.messages, c.response_text, c.version, c.arm, c.received_at,
+    coalesce(s.spread, 0) AS disagreement, coalesce(s.unscored, 0) AS unscored, s.scores
+FROM completions c LEFT JOIN scored s USING (completion_id) ANTI JOIN labelled USING (completion_id)
+WHERE c.task = $1 AND c.status = 'ok' AND c.response_text IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY c.messages, c.response_text
+    ORDER BY c.received_at DESC, c.completion_id) = 1
+ORDER BY disagreement DESC, unscored DESC, c.received_at DESC, c.completion_id LIMIT $2
+"""
+_PAIRS = """
+WITH human AS (
+    SELECT f.completion_id, arg_max(CASE f.kind WHEN 'binary' THEN f.value_bool
+        ELSE trim(f.value_text) = trim(c.response_text) END,
+        coalesce(f.occurred_at, f.received_at)) AS good
+    FROM feedback_joined f JOIN completions c USING (completion_id)
+    WHERE f.task = $1 AND f.author = 'expert' AND f.kind IN ('binary', 'correction')
+    GROUP BY f.completion_id
+),
+verdicts AS (
+    SELECT completion_id, arg_max_null(value, created_at) AS value FROM scores
+    WHERE task = $1 AND evaluator = $2 GROUP BY completion_id
+)
+SELECT v.value, h.good FROM human h JOIN verdicts v USING (completion_id)
+WHERE v.value IS NOT NULL AND h.good IS NOT NULL
+"""
+
+
+class GatewayError(EverlearnError, OSError):
+    """The gateway refused a label or did not answer."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a grader agrees with experts on the same answers; bounds at 95 %."""
+
+    grader: str
+    labels: int
+    agreement: float | None
+    lower: float
+    upper: float
+    alpha: float | None
+    """Krippendorff's, nominal: 1 perfect, 0 as by chance; null where it is not defined."""
+
+
+def queue(lake: Lake, task: str, limit: int) -> list[dict[str, Any]]:
+    """Answers no expert has judged: those graders disagree on first, then the unscored."""
+    rows: list[dict[str, Any]] = lake.read(_NEXT, [task, limit]).to_pylist()
+    for row in rows:
+        row["messages"] = json.loads(row["messages"] or "[]")
+        row["scores"] = json.loads(row["scores"] or "[]")
+    return rows
+
+
+def label(
+    completion_id: str,
+    *,
+    good: bool | None,
+    correction: str | None = None,
+    comment: str | None = None,
+    author_id: str | None = None,
+    name: str = "thumbs",
+) -> list[dict[str, Any]]:
+    """The body of `POST /v1/feedback` for one label; InputError when it says nothing."""
+    shared = {"completion_id": completion_id, "name": name, "author": "expert"}
+    shared |= {"author_id": author_id} if author_id else {}
+    events: list[dict[str, Any]] = []
+    if good is not None:
+        note = {"comment": comment} if comment else {}
+        events.append({**shared, "kind": "binary", "value": good, **note})
+    if correction:
+        events.append({**shared, "kind": "correction", "value": correction})
+    if not events:
+        raise InputError("a label is up, down or a correction")
+    return events
+
+
+def send(gateway: str, events: Sequence[Mapping[str, Any]], key: str | None = None) -> None:
+    """Post to the gateway; GatewayError when it does not take them."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.post(
+            f"{gateway}/v1/feedback", json=list(events), headers=headers, timeout=10
+        )
+    except httpx.HTTPError as error:
+        raise GatewayError(f"{gateway}: no answer: {type(error).__name__}") from error
+    if answer.status_code != 202:
+        raise GatewayError(f"{gateway}: answered {answer.status_code}: {answer.text[:200]}")
+
+
+def agreements(lake: Lake, task: Task) -> list[Agreement]:
+    """Of each grader that does not itself read feedback, over the answers experts have judged."""
+    return [
+        agreement(
+            grader.name,
+            [
+                (row["value"] >= _middle(grader), row["good"])
+                for row in lake.read(_PAIRS, [task.task, grader.name]).to_pylist()
+            ],
+        )
+        for grader in task.graders
+        if not isinstance(grader, Feedback)
+    ]
+
+
+def agreement(grader: str, pairs: Iterable[tuple[bool, bool]]) -> Agreement:
+    """Of (grader says good, expert says good)."""
+    rows = list(pairs)
+    if not rows:
+        return Agreement(grader, 0, None, 0.0, 1.0, None)
+    equal = sum(ours == theirs for ours, theirs in rows)
+    lower, upper = wilson(equal, len(rows))
+    return Agreement(grader, len(rows), equal / len(rows), lower, upper, alpha(rows))
+
+
+def alpha(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+    """Krippendorff's alpha of two coders on the same answers; None when all say the same."""
+    total = 2 * len(pairs)
+    good = sum(ours + theirs for ours, theirs in pairs)
+    expected = 2 * good * (total - good) / (total * (total - 1))
+    observed = sum(ours != theirs for ours, theirs in pairs) / len(pairs)
+    return 1 - observed / expected if expected else None
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share."""
+    share, spread = successes / trials, z * z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _middle(grader: Any) -> float:
+    return sum(grader.range) / 2 if isinstance(grader, ScoreModel) else 0.5

@@ -1,0 +1,113 @@
+"""The grader routes of the OpenAI format as plain functions: one answer, one grader, one report."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluators.definition import standalone
+from evaluators.graders import build
+from evaluators.score import score
+from evaluators.types import Item, Sample, Score
+from everlearn.config import Service
+from everlearn.errors import InputError
+from everlearn.task import Grader, LabelModel, Multi, ScoreModel
+
+_ERRORS = (
+    "formula_parse_error", "invalid_variable_error", "model_grader_parse_error",
+    "model_grader_refusal_error", "model_grader_server_error", "other_error",
+    "python_grader_runtime_error", "python_grader_server_error", "sample_parse_error",
+    "truncated_observation_error", "unresponsive_reward_error",
+)  # fmt: skip
+
+
+async def run_grader(
+    spec: Grader,
+    item: Item,
+    model_sample: str | Mapping[str, Any],
+    folder: Path,
+    service: Service | None = None,
+) -> dict[str, Any]:
+    """`{reward, sub_rewards, metadata, model_grader_token_usage_per_model}`.
+
+    `reward` is null when the answer stays unscored; `metadata` says why in `errors`, `reason`.
+    """
+    evaluator = build(spec, standalone(spec, folder), service)
+    started = time.monotonic()
+    try:
+        verdict = await score(evaluator, parse_sample(model_sample), item)
+    finally:
+        await evaluator.aclose()
+    return {
+        "reward": verdict.value,
+        "sub_rewards": dict(verdict.sub_scores),
+        "metadata": {
+            "name": spec.name,
+            "type": spec.type,
+            "errors": _errors(spec, verdict),
+            "reason": verdict.error or verdict.reason,
+            "label": verdict.label,
+            "execution_time": round(time.monotonic() - started, 6),
+            "scores": {spec.name: verdict.value, **verdict.sub_scores},
+            "token_usage": _tokens(verdict) or None,
+            "sampled_model_name": getattr(spec, "model", None),
+        },
+        "model_grader_token_usage_per_model": _usage(spec, verdict),
+    }
+
+
+def parse_sample(value: str | Mapping[str, Any]) -> Sample:
+    """A sample from its text, or from an object with output_text, choices and output_tools."""
+    if isinstance(value, str):
+        return Sample(value)
+    text = value.get("output_text")
+    choices, tools = value.get("choices") or [], value.get("output_tools") or []
+    if not (isinstance(text, str) and isinstance(choices, list) and isinstance(tools, list)):
+        raise InputError("sample: output_text is a text; choices and output_tools are lists")
+    return Sample(text, tuple(choices), tuple(tools))
+
+
+def _errors(spec: Grader, verdict: Score) -> dict[str, Any]:
+    """The format's flags; exactly one is true when the grader gave no value."""
+    flags: dict[str, Any] = dict.fromkeys(_ERRORS, False)
+    kind = None if verdict.value is not None else _kind(spec, verdict)
+    for detailed in ("model_grader_server_error", "python_grader_runtime_error"):
+        flags[f"{detailed}_details"] = verdict.error if kind == detailed else None
+    return flags if kind is None else {**flags, kind: True}
+
+
+def _kind(spec: Grader, verdict: Score) -> str:
+    if verdict.error is None:
+        return "invalid_variable_error"
+    if spec.type == "python":
+        return "python_grader_runtime_error"
+    if isinstance(spec, ScoreModel | LabelModel):
+        if "refused" in verdict.error:
+            return "model_grader_refusal_error"
+        parse = "judge's" in verdict.error or "gave no number" in verdict.error
+        return "model_grader_parse_error" if parse else "model_grader_server_error"
+    return "other_error"
+
+
+def _tokens(verdict: Score) -> int:
+    return int(sum(verdict.cost.get(key, 0) for key in ("prompt_tokens", "completion_tokens")))
+
+
+def _usage(spec: Grader, verdict: Score) -> dict[str, Any]:
+    """Tokens by judge model; of a multi grader only where it asks a single one."""
+    models = sorted(_models(spec))
+    if len(models) != 1 or not _tokens(verdict):
+        return {}
+    prompt, completion = (
+        int(verdict.cost.get(key, 0)) for key in ("prompt_tokens", "completion_tokens")
+    )
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return {models[0]: {**usage, "total_tokens": prompt + completion}}
+
+
+def _models(spec: Grader) -> set[str]:
+    if isinstance(spec, ScoreModel | LabelModel):
+        return {spec.model}
+    if isinstance(spec, Multi):
+        return {model for part in spec.graders.values() for model in _models(part)}
+    return set()

@@ -1,0 +1,63 @@
+"""`everlearn evaluate TASK`: scores what is not yet scored."""
+
+import json
+from datetime import UTC, datetime
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+
+@click.command("evaluate")
+@click.argument("task")
+@click.option("--grader", help="Only this grader.")
+@click.option("--since", help="Only completions received from then on (ISO time, UTC by default).")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many completions.")
+@json_option
+@config_option
+def command(
+    task: str,
+    grader: str | None,
+    since: str | None,
+    limit: int | None,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Score the completions of TASK that are not yet scored; idempotent."""
+    from evaluators.run import evaluate
+    from everlearn.config import load
+    from everlearn.ducklake import open_lake
+    from everlearn.task import load_task
+
+    service = load(config_path)
+    declared = load_task(service, task)
+    lake = open_lake(service)
+    try:
+        report = evaluate(
+            service, declared, lake, grader=grader, since=_time(since), limit=limit
+        ).to_json()
+    finally:
+        lake.close()
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    click.echo(f"{task}: {report['completions']} completions looked at")
+    for name, counts in report["graders"].items():
+        mean = "" if counts["mean"] is None else f", mean {counts['mean']:.3f}"
+        click.echo(f"  {name}: {counts['scored']} scored{mean}, {counts['unscored']} unscored")
+        for reason, count in sorted(counts["reasons"].items(), key=lambda row: -row[1])[:3]:
+            click.echo(f"    {count} x {reason}")
+
+
+def _time(text: str | None) -> datetime | None:
+    from everlearn.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"--since {text!r}: not an ISO time; for example 2026-11-21T09:30"
+        ) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,82 @@
+"""`everlearn grade FILE --item I --sample S` and `everlearn grade validate FILE`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from everlearn.cli import config_option
+
+
+class _Grade(click.Group):
+    """A group whose first argument may also be a grader file: `grade FILE` is `grade run FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("grade", cls=_Grade, subcommand_metavar="FILE [OPTIONS] | validate FILE")
+def command() -> None:
+    """Run the grader in FILE on one answer, or check that it compiles."""
+
+
+_file = click.argument("file", type=click.Path(exists=True, dir_okay=False))
+
+
+@command.command("run", hidden=True)
+@_file
+@click.option("--item", default="{}", help="JSON object, or @FILE.", show_default=True)
+@click.option("--sample", required=True, help="The answer: text, a JSON object, or @FILE.")
+@config_option
+def run(file: str, item: str, sample: str, config_path: str | None) -> None:
+    """Print {reward, sub_rewards, metadata, model_grader_token_usage_per_model}."""
+    from evaluators.bulk import in_background
+    from evaluators.definition import read
+    from evaluators.route import run_grader
+    from everlearn.config import config_file, load
+    from everlearn.errors import InputError
+
+    service = load(config_path) if config_path or config_file(None).exists() else None
+    content = _json_object(_read(item))
+    if content is None:
+        raise InputError(f"--item {item!r}: not a JSON object")
+    text = _read(sample)
+    work = run_grader(
+        read(Path(file)), content, _json_object(text) or text, Path(file).parent, service
+    )
+    click.echo(json.dumps(in_background(work), indent=2))
+
+
+@command.command()
+@_file
+def validate(file: str) -> None:
+    """Exit 0 when the grader compiles; 2 with one line when it does not."""
+    from evaluators.definition import read, standalone
+    from evaluators.graders import build
+
+    spec = read(Path(file))
+    build(spec, standalone(spec, Path(file).parent))
+    click.echo(f"{file}: {spec.type} grader {spec.name} is valid")
+
+
+def _read(value: str) -> str:
+    from everlearn.errors import InputError
+
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text()
+    except OSError as error:
+        raise InputError(f"{value[1:]}: {error.strerror}") from error
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """The object, None for text that is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
