@@ -16,9 +16,12 @@ from typing import Any, NamedTuple
 from collector.batch import read_batch
 from everlearn.bus import EventSource, Record
 from everlearn.config import Collector as Limits
+from everlearn.errors import LakeError
 from everlearn.store import Lake, Transaction
 
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
 
 _HIGHEST = """
 SELECT max(seq) AS seq FROM (
@@ -56,9 +59,14 @@ class Collector:
         source.seek(positions(lake))
 
     def run(self, stopped: Callable[[], bool], stored: Callable[[Stored], None]) -> None:
-        """Collect until stopped, then what is still there."""
+        """Collect until stopped, then what is still there; a lake that is away is waited for."""
         while not stopped():
-            self.step(1.0, stored)
+            try:
+                self.step(1.0, stored)
+            except LakeError as error:
+                log.error("%s; going on from what is stored", error)
+                time.sleep(RETRY_SECONDS)
+                self._again()
         while self.step(0.0, stored):
             pass
 
@@ -75,6 +83,12 @@ class Collector:
         done = self.store(records)
         stored(done._replace(oldest_seconds=seconds))
         return True
+
+    def _again(self) -> None:
+        try:
+            self._source.seek(positions(self._lake))
+        except LakeError as error:
+            log.error("%s", error)
 
     def store(self, records: Sequence[Record]) -> Stored:
         """Write one batch (steps 2 and 3)."""

@@ -6,7 +6,7 @@ loss that is none.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from collector.collect import positions
 from everlearn.config import Service
 from everlearn.errors import CaptureError
 from everlearn.events import Completion, decode
-from everlearn.identity import Counts, read_counts, read_identity, worker_folders
+from everlearn.identity import read_counts, read_identity, worker_folders
 from everlearn.segments import Entry, entries, segments
+from everlearn.state import open_state
 from everlearn.store import Lake
 
 _STORED = """
@@ -49,29 +50,46 @@ class GatewayLedger:
     dead_letters: int
     skipped: int
     """Sequence numbers left out after a power loss."""
+    pending: int
+    """Acknowledged and on the way to the lake."""
     lag_seconds: float
     """Age of the oldest event that is on its way; 0 if there is none."""
 
 
 @dataclass(frozen=True)
 class _Log:
-    """What a worker's folder says."""
+    """What a gateway says of itself, and what has not left it."""
 
-    counts: Counts
+    acknowledged: int
+    dropped: int
+    skipped: int
     pending: int
+    lag_seconds: float
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is in Kafka and not in the lake; whose events these are is not known."""
+
+    records: int
     lag_seconds: float
 
 
 def ledger(service: Service, lake: Lake) -> list[GatewayLedger]:
     """The account of every gateway worker that has a folder here or rows in the lake."""
     reached = positions(lake)
-    logs = {
-        folder.name: log
-        for folder in worker_folders(service.wal_path)
-        if (log := _read_log(folder, reached.get(f"wal/{folder.name}", 1))) is not None
-    }
+    if service.bus.kind == "kafka":
+        from collector.backlog import read_backlog
+        from collector.ship import shipped_positions
+
+        left = shipped_positions(service.wal_path)
+        logs = {**_published(service), **_local(service, left)}
+        backlog = read_backlog(service.bus, reached)
+    else:
+        logs, backlog = _local(service, reached), Backlog(0, 0.0)
     rows = {row["gateway_id"]: row for row in lake.read(_STORED).to_pylist()}
-    return [_account(name, logs.get(name), rows.get(name)) for name in sorted({*logs, *rows})]
+    names = sorted({*logs, *rows})
+    return [_account(name, logs.get(name), rows.get(name), backlog) for name in names]
 
 
 def totals(ledgers: Iterable[GatewayLedger]) -> dict[str, Any]:
@@ -83,32 +101,59 @@ def totals(ledgers: Iterable[GatewayLedger]) -> dict[str, Any]:
     return {**sums, "gateways": rows}
 
 
-def _account(name: str, log: _Log | None, row: dict[str, Any] | None) -> GatewayLedger:
+def _account(
+    name: str, log: _Log | None, row: dict[str, Any] | None, backlog: Backlog
+) -> GatewayLedger:
     row = row or {"rows": 0, "stored": 0, "dead_letters": 0, "highest": 0}
-    # Without the folder (another machine's gateway) the highest number stored is what is known.
-    acknowledged = row["highest"] if log is None else log.counts.acknowledged
-    pending = 0 if log is None else log.pending
+    # Of a gateway that nobody speaks for, the highest number stored is what is known.
+    log = log or _Log(row["highest"], 0, 0, 0, 0.0)
+    open_events = max(0, log.acknowledged - row["stored"])
+    pending = min(open_events, log.pending + backlog.records)
     return GatewayLedger(
         gateway_id=name,
-        acknowledged=acknowledged,
+        acknowledged=log.acknowledged,
         stored=row["stored"],
-        missing=max(0, acknowledged - pending - row["stored"]),
+        missing=open_events - pending,
         duplicates=row["rows"] - row["stored"],
-        dropped=0 if log is None else log.counts.dropped,
+        dropped=log.dropped,
         dead_letters=row["dead_letters"],
-        skipped=0 if log is None else log.counts.skipped,
-        lag_seconds=0.0 if log is None else log.lag_seconds,
+        skipped=log.skipped,
+        pending=pending,
+        lag_seconds=max(log.lag_seconds, backlog.lag_seconds) if pending else 0.0,
     )
 
 
-def _read_log(folder: Path, position: int) -> _Log | None:
-    try:
-        read_identity(folder)
-        counts = read_counts(folder)
-    except CaptureError:
-        return None
-    pending = max(0, counts.next_seq - position)
-    return _Log(counts, pending, _age(folder, position) if pending else 0.0)
+def _local(service: Service, left: Mapping[str, int]) -> dict[str, _Log]:
+    """The gateways of this machine; `left` says up to where events have left their folders."""
+    logs = {}
+    for folder in worker_folders(service.wal_path):
+        try:
+            read_identity(folder)
+            counts = read_counts(folder)
+        except CaptureError:
+            continue
+        position = left.get(f"wal/{folder.name}", 1)
+        pending = max(0, counts.next_seq - position)
+        age = _age(folder, position) if pending else 0.0
+        logs[folder.name] = _Log(counts.acknowledged, counts.dropped, counts.skipped, pending, age)
+    return logs
+
+
+def _published(service: Service) -> dict[str, _Log]:
+    """The gateways of other machines, as their shippers last told."""
+    state = open_state(service)
+    documents = state.all("gateway")
+    state.close()
+    return {
+        name: _Log(
+            document["acknowledged"],
+            document["dropped"],
+            document["skipped"],
+            max(0, document["next_seq"] - document["shipped"]),
+            0.0,
+        )
+        for name, document in documents
+    }
 
 
 def _age(folder: Path, position: int) -> float:

@@ -1,4 +1,4 @@
-"""The collector's process: source by config, signals, metrics, compaction between batches."""
+"""The processes of the collector and the shipper: sources by config, signals, metrics."""
 
 import fcntl
 import logging
@@ -7,23 +7,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from collector.collect import Collector, Stored
+from collector.collect import Collector, Stored, positions
 from collector.compact import Compaction
 from collector.wal_source import WalSource
 from everlearn.bus import EventSource
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
+from everlearn.ducklake import DuckLake, open_lake
+from everlearn.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 1.0
+"""How often a shipper tells other machines what its gateways have counted."""
 
 ROWS = Counter("everlearn_collector_rows", "Rows written to the lake")
 REPEATED = Counter("everlearn_collector_repeated", "Records dropped because they were stored")
 DEAD = Counter("everlearn_collector_dead_letters", "Records that could not become rows")
-COMMIT = Histogram("everlearn_collector_commit_seconds", "Time to write one batch")
+GATHERED = Histogram("everlearn_collector_batch_seconds", "How long a batch gathered")
+SHIPPED = Counter("everlearn_shipper_records", "Records that Kafka has acknowledged")
 LAST = Gauge("everlearn_collector_last_commit_timestamp_seconds", "When a batch was last written")
 
 
@@ -32,32 +37,82 @@ def run(service: Service, *, once: bool = False) -> None:
     stopped = stop_on_signals()
     if service.collector.metrics_port:
         start_http_server(service.collector.metrics_port)
-    with alone(service, stopped.is_set) as first:
-        if not first:
+    with ExitStack() as stack:
+        if service.bus.kind == "wal":
+            if not stack.enter_context(alone(service, stopped.is_set)):
+                return
+        elif not _topic_is_there(service, stopped.is_set):
             return
-        lake = open_lake(service)
-        source = open_source(service)
+        lake = stack.enter_context(closing(open_lake(service)))
+        source = stack.enter_context(closing(open_source(service, lake)))
         compaction = Compaction(lake)
 
         def stored(batch: Stored) -> None:
-            ROWS.inc(batch.rows)
-            REPEATED.inc(batch.repeated)
-            DEAD.inc(batch.dead_letters)
-            LAST.set(time.time())
-            if batch.dead_letters:
-                log.warning("%d dead letters", batch.dead_letters)
+            _count(batch)
             compaction.after_commit()
 
         collector = Collector(source, lake, service.collector)
-        log.info("collecting %s", service.bus.kind)
+        log.info("collecting from %s", service.bus.kind)
         collector.run((lambda: True) if once else stopped.is_set, stored)
-        source.close()
-        lake.close()
 
 
-def open_source(service: Service) -> EventSource:
+def ship(service: Service) -> None:
+    """Move the WAL to Kafka until SIGTERM or SIGINT, then what is still there."""
+    from collector.ship import Shipper, publish_counts
+    from collector.ship import run as ship_until
+    from everlearn.state import open_state
+
+    if service.bus.kind != "kafka":
+        raise ConfigError(f"bus.kind = {service.bus.kind!r}: nothing to ship; kafka is needed")
+    stopped = stop_on_signals()
+    if service.bus.metrics_port:
+        start_http_server(service.bus.metrics_port)
+    with alone(service, stopped.is_set) as first:
+        if not first or not _topic_is_there(service, stopped.is_set):
+            return
+        shipper = Shipper(service.wal_path, service.bus)
+        state, published = open_state(service), 0.0
+
+        def shipped(count: int) -> None:
+            nonlocal published
+            SHIPPED.inc(count)
+            if time.monotonic() - published > PUBLISH_SECONDS:
+                published = time.monotonic()
+                publish_counts(service.wal_path, state)
+
+        log.info("shipping to %s", service.bus.topic)
+        try:
+            ship_until(shipper, stopped.is_set, shipped)
+        finally:
+            shipper.close()
+            publish_counts(service.wal_path, state)
+            state.close()
+
+
+def open_source(service: Service, lake: DuckLake) -> EventSource:
     """The event log of the config."""
-    return WalSource(service.wal_path)
+    if service.bus.kind == "wal":
+        return WalSource(service.wal_path)
+    from collector.kafka_source import KafkaSource
+
+    return KafkaSource(service.bus, lambda: positions(lake))
+
+
+def _topic_is_there(service: Service, stopped: Callable[[], bool]) -> bool:
+    # kafka-python is imported only where a config asks for it.
+    from collector.topic import ensure_topic
+
+    return ensure_topic(service.bus, stopped)
+
+
+def _count(batch: Stored) -> None:
+    ROWS.inc(batch.rows)
+    REPEATED.inc(batch.repeated)
+    DEAD.inc(batch.dead_letters)
+    GATHERED.observe(batch.oldest_seconds)
+    LAST.set(time.time())
+    if batch.dead_letters:
+        log.warning("%d dead letters", batch.dead_letters)
 
 
 def stop_on_signals() -> threading.Event:

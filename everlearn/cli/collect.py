@@ -16,4 +16,5 @@ def command(once: bool, config_path: str | None) -> None:
     from everlearn.config import load
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     run(load(config_path), once=once)

@@ -1,0 +1,190 @@
+"""The shipper: WAL records to Kafka, acknowledged by all replicas, then their segments are freed.
+
+- Idempotent producer, acks=all: a retry of the client never doubles or reorders.
+- A shipper that dies sends what it had not noted as shipped again; the collector drops it.
+- Kafka down: the WAL keeps growing up to its limit, nothing is lost, sending goes on by itself.
+- A record larger than the topic takes is kept in `<worker folder>/refused/` and named by a dead
+  letter, so that it does not stop the stream.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+
+from collector.topic import (
+    MAX_MESSAGE_BYTES,
+    client_name,
+    client_settings,
+    message,
+    partition_of,
+)
+from collector.wal_source import WalSource
+from everlearn.bus import EventSource, Record
+from everlearn.config import Bus
+from everlearn.errors import CaptureError
+from everlearn.identity import read_counts, worker_folders
+from everlearn.state import State, StateConflict
+
+log = logging.getLogger(__name__)
+
+BATCH_RECORDS = 10_000
+BATCH_BYTES = 32 * 2**20
+SEND_SECONDS = 30.0
+"""How long one batch may take before it is sent again by a new producer."""
+STUB_BYTES = 64 * 1024
+"""Of a refused record, how much goes into its dead letter."""
+
+
+class Shipper:
+    """Moves everything under `root` to the topic."""
+
+    def __init__(self, root: Path, bus: Bus, source: EventSource | None = None) -> None:
+        self._root, self._bus = root, bus
+        self._source = source or WalSource(root)
+        self._positions = shipped_positions(root)
+        self._source.seek(self._positions)
+        self._producer: KafkaProducer | None = None
+
+    def step(self, timeout_seconds: float) -> int:
+        """Ship what is there, how many records.
+
+        1. Read records.
+        2. Send all, wait until every one is acknowledged.
+        3. Note the positions, then let the segments go.
+        """
+        records = self._source.poll(BATCH_RECORDS, BATCH_BYTES, timeout_seconds)
+        if not records:
+            return 0
+        try:
+            self._send(records)
+        except kafka_errors.KafkaError as error:
+            log.warning("Kafka: %s: %s; sending again", type(error).__name__, error)
+            self._again()
+            return 0
+        for record in records:
+            self._positions[record.source] = record.position + 1
+        note_shipped(self._root, self._positions)
+        self._source.committed(self._positions)
+        return len(records)
+
+    def close(self) -> None:
+        """Drop the connection; all that was counted as shipped is acknowledged."""
+        if self._producer is not None:
+            self._producer.close(timeout=5)
+        self._source.close()
+
+    def _send(self, records: Sequence[Record]) -> None:
+        producer = self._producer = self._producer or open_producer(self._bus)
+        partitions = len(producer.partitions_for(self._bus.topic))
+        futures = [self._queue(producer, record, partitions) for record in records]
+        deadline = time.monotonic() + SEND_SECONDS
+        producer.flush(timeout=SEND_SECONDS)
+        for record, future in zip(records, futures, strict=True):
+            try:
+                future.get(timeout=max(0.001, deadline - time.monotonic()))
+            except kafka_errors.MessageSizeTooLargeError:
+                stub = self._refuse(record)
+                self._queue(producer, stub, partitions).get(timeout=SEND_SECONDS)
+
+    def _queue(self, producer: KafkaProducer, record: Record, partitions: int) -> Any:
+        key, value, headers = message(record)
+        partition = partition_of(key, partitions)
+        try:
+            return producer.send(self._bus.topic, value, key, headers, partition)
+        except kafka_errors.MessageSizeTooLargeError:
+            key, value, headers = message(self._refuse(record))
+            return producer.send(self._bus.topic, value, key, headers, partition)
+
+    def _refuse(self, record: Record) -> Record:
+        folder = self._root / record.source.removeprefix("wal/") / "refused"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{record.seq:020d}").write_bytes(record.payload)
+        reason = f"{len(record.payload)} bytes are more than the topic takes: kept in {folder}"
+        log.error("%s %d: %s", record.gateway_id, record.seq, reason)
+        return record._replace(payload=record.payload[:STUB_BYTES], error=reason)
+
+    def _again(self) -> None:
+        if self._producer is not None:
+            self._producer.close(timeout=1)
+            self._producer = None
+        self._source.seek(self._positions)
+        time.sleep(0.2)
+
+
+def open_producer(bus: Bus) -> KafkaProducer:
+    """The idempotent producer; `bus.client` may override what it says."""
+    settings = {
+        "client_id": client_name("shipper"),
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 5,
+        "batch_size": 256 * 1024,
+        "max_request_size": MAX_MESSAGE_BYTES,
+        "delivery_timeout_ms": int(SEND_SECONDS * 1000),
+        "request_timeout_ms": int(SEND_SECONDS * 500),
+        "max_block_ms": int(SEND_SECONDS * 1000),
+        "allow_auto_create_topics": False,
+        **client_settings(bus),
+    }
+    return KafkaProducer(**settings)
+
+
+def shipped_positions(root: Path) -> dict[str, int]:
+    """Per worker folder, the first sequence number that Kafka has not acknowledged."""
+    found = {}
+    for folder in worker_folders(root):
+        try:
+            found[f"wal/{folder.name}"] = int((folder / "shipped").read_text())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def note_shipped(root: Path, positions: Mapping[str, int]) -> None:
+    """Write the positions down; on a full disk they are noted later, at worst sent twice."""
+    for source, position in positions.items():
+        folder = root / source.removeprefix("wal/")
+        temporary = folder / ".shipped"
+        try:
+            temporary.write_text(str(position))
+            os.replace(temporary, folder / "shipped")
+        except OSError as error:
+            log.warning("%s: shipped up to %d, not noted: %s", folder.name, position, error)
+
+
+def publish_counts(root: Path, state: State) -> None:
+    """Tell other machines what this one's gateways have acknowledged, dropped and shipped."""
+    shipped = shipped_positions(root)
+    for folder in worker_folders(root):
+        try:
+            counts = read_counts(folder)
+        except CaptureError:
+            continue
+        document = {
+            "acknowledged": counts.acknowledged,
+            "dropped": counts.dropped,
+            "skipped": counts.skipped,
+            "next_seq": counts.next_seq,
+            "shipped": shipped.get(f"wal/{folder.name}", 1),
+            "at": time.time(),
+        }
+        before = state.get("gateway", folder.name)
+        try:
+            state.put("gateway", folder.name, document, before[1] if before else 0)
+        except StateConflict:
+            continue
+
+
+def run(shipper: Shipper, stopped: Callable[[], bool], shipped: Callable[[int], None]) -> None:
+    """Ship until stopped, then what is still there, as long as Kafka takes it."""
+    while not stopped():
+        shipped(shipper.step(0.5))
+    deadline = time.monotonic() + SEND_SECONDS
+    while time.monotonic() < deadline and (count := shipper.step(0.0)):
+        shipped(count)
