@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from everlearn import __version__
 from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
+from gateway.metrics import FEEDBACK
 from gateway.parts import Parts
 from gateway.wire import ERROR_TYPES, Refusal, error_body
 
@@ -24,7 +25,7 @@ def build(parts: Parts) -> FastAPI:
     _errors(app)
 
     def key(request: Request) -> None:
-        parts.keyring.holder(request.headers.raw)
+        parts.keyring.holder(dict(request.headers.raw))
 
     with_key = [Depends(key)]
     app.post("/v1/feedback", status_code=202, dependencies=with_key)(_feedback(parts))
@@ -58,7 +59,7 @@ def _feedback(parts: Parts) -> Any:
             answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
         await parts.recorder.durable(last)
         for answer in answers:
-            parts.metrics.feedback.labels(answer.status).inc()
+            parts.metrics.count(FEEDBACK, answer.status)
         return answers if isinstance(sent, list) else answers[0]
 
     return feedback

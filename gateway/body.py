@@ -10,7 +10,8 @@ import msgspec
 
 from gateway.wire import Refusal
 
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_KEY = b'"model"'
+_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(rb"\s*:\s*")
 _decode_string = msgspec.json.Decoder(str).decode
@@ -46,9 +47,10 @@ def read_body(raw: bytes) -> Body:
 
 def with_model(raw: bytes, model: str) -> bytes:
     """`raw` with the value of its top-level `model` replaced, every other byte as it was."""
-    matches = list(_MODEL.finditer(raw))
-    start, end = matches[0].span(1) if len(matches) == 1 else _model_span(raw)
-    return raw[:start] + msgspec.json.encode(model) + raw[end:]
+    at = raw.find(_KEY)
+    match = _VALUE.match(raw, at + len(_KEY)) if at >= 0 and raw.find(_KEY, at + 1) < 0 else None
+    start, end = match.span(1) if match is not None else _model_span(raw)
+    return b"%b%b%b" % (raw[:start], msgspec.json.encode(model), raw[end:])
 
 
 def _model_span(raw: bytes) -> tuple[int, int]:

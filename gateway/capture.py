@@ -25,7 +25,7 @@ class Draft:
 
     __slots__ = (
         "adapter_digest", "arm", "completion_id", "conversation_id", "endpoint", "error",
-        "fallback_from", "first_token_ms", "key_id", "model_requested", "model_served",
+        "fallback_from", "first_token_ms", "key_id", "lines", "model_requested", "model_served",
         "probability", "recorded", "release", "request", "request_id", "stage", "stream", "task",
         "template_hash", "trainable", "unit", "upstream", "version",
     )  # fmt: skip
@@ -55,6 +55,8 @@ class Draft:
         self.error: str | None = None
         self.fallback_from: str | None = None
         self.recorded = False
+        self.lines = b""
+        """Header lines that tell the client who answered."""
 
     def again(self, completion_id: str) -> "Draft":
         """A copy with an identity of its own."""

@@ -9,19 +9,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from everlearn.events import Status
+from everlearn.events import Arm, Status
 from everlearn.ids import new_id
 from gateway.assignment import assign
 from gateway.body import read_body, with_model
 from gateway.capture import Draft
 from gateway.channel import Answer, UpstreamFailure
 from gateway.keys import Holder
+from gateway.metrics import (
+    DURATION,
+    FALLBACKS,
+    FIRST_TOKEN,
+    REQUESTS,
+    SECONDS,
+    TOKEN_USAGE,
+    TOKENS,
+)
 from gateway.parts import Parts
-from gateway.routes import ArmRoute
+from gateway.routes import ArmRoute, TaskRoute
 from gateway.server import Client, Request
 from gateway.stream import Outcome, Relay
 from gateway.upstream import Upstream
-from gateway.wire import NOT_TO_CLIENT, Refusal, header, header_lines
+from gateway.wire import NOT_TO_CLIENT, Refusal, header_lines
 
 ENDPOINTS = {
     b"/v1/chat/completions": "chat/completions",
@@ -38,6 +47,8 @@ OPERATIONS = {
 CHALLENGER_FAILS = frozenset({404, 408, 429})
 """Beside 5xx: answers of a challenger that make the champion answer instead. 404: its adapter is
 not loaded on the replica asked."""
+_UNIT = b"x-everlearn-unit"
+_CONVERSATION = b"x-everlearn-conversation"
 _USAGE = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,9})')
 
 
@@ -48,13 +59,15 @@ class Target:
     upstream: Upstream
     model: str | None = None
     """Name to ask for; None: as the client wrote it."""
-    arm: str | None = None
+    arm: Arm | None = None
     route: ArmRoute | None = None
+    lines: bytes = b""
+    """Header lines that tell the client who answered."""
 
     @property
     def name(self) -> str:
         """What `fallback_from` says when it failed."""
-        return self.arm if self.arm == "challenger" else self.upstream.name
+        return "challenger" if self.arm == "challenger" else self.upstream.name
 
     def fails_with(self, status: int) -> bool:
         """Whether an answer of that status is better replaced by the next target's."""
@@ -66,6 +79,9 @@ class Hot:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._chains: dict[tuple[str, str], list[Target]] = {}
+        """By task and arm, of the route table in force."""
+        self._chained: dict[str, TaskRoute] = {}
 
     async def answer(self, request: Request, client: Client, endpoint: str) -> None:
         """Answer one request and capture it."""
@@ -104,15 +120,17 @@ class Hot:
     def _plan(self, draft: Draft) -> tuple[list[Target], Holder | None]:
         """Who is asked, in order; Refusal if nobody is."""
         parts, request = self._parts, draft.request
-        holder = parts.keyring.holder(request.headers)
+        known = request.known
+        holder = parts.keyring.holder(known)
         if holder is not None:
             draft.key_id = holder.key.id
         body = read_body(request.body)
         draft.model_requested, draft.stream = body.model, bool(body.stream)
         draft.trainable = body.store is not False
-        draft.conversation_id = _text(request, b"x-everlearn-conversation")
+        if _CONVERSATION in known:
+            draft.conversation_id = known[_CONVERSATION].decode("utf-8", "replace")
         draft.unit = (
-            _text(request, b"x-everlearn-unit")
+            known.get(_UNIT, b"").decode("utf-8", "replace")
             or _string(body.safety_identifier)
             or _string(body.user)
             or draft.conversation_id
@@ -126,23 +144,29 @@ class Hot:
 
     def _of_task(self, draft: Draft, model: str) -> list[Target]:
         """The assigned arm of a task, and the champion after a challenger."""
-        parts = self._parts
-        route = parts.table.routes.get(model)
+        routes = self._parts.table.routes
+        route = routes.get(model)
         if route is None:
             return []
+        if routes is not self._chained:
+            self._chained, self._chains = routes, {}
         assert draft.unit is not None
         draft.task, draft.release, draft.stage = model, route.release, route.stage
-        assignment = assign(route, model, draft.unit)
-        draft.probability = assignment.probability
-        upstream = parts.upstreams[parts.tasks[model].upstream]
-        champion = Target(upstream, route.champion.model, "champion", route.champion)
-        first = champion
-        if assignment.arm == "challenger" and route.challenger is not None:
-            first = Target(upstream, route.challenger.model, "challenger", route.challenger)
-        elif assignment.arm == "holdback" and route.holdback is not None:
-            first = Target(upstream, route.holdback.model, "holdback", route.holdback)
-        chain = [first] if first.arm != "challenger" else [first, champion]
-        return chain + [replace(chain[-1], upstream=other) for other in self._fallbacks(upstream)]
+        arm, draft.probability = assign(route, model, draft.unit)
+        chain = self._chains.get((model, arm))
+        if chain is None:
+            chain = self._chains[model, arm] = self._chain(model, route, arm)
+        return chain
+
+    def _chain(self, task: str, route: TaskRoute, arm: Arm) -> list[Target]:
+        upstream = self._parts.upstreams[self._parts.tasks[task].upstream]
+        chain = [_target(upstream, "champion", route.champion)]
+        if arm == "challenger" and route.challenger is not None:
+            chain.insert(0, _target(upstream, "challenger", route.challenger))
+        elif arm == "holdback" and route.holdback is not None:
+            chain = [_target(upstream, "holdback", route.holdback)]
+        last = chain[-1]
+        return chain + [replace(last, upstream=other) for other in self._fallbacks(upstream)]
 
     def _passed_through(self, model: str) -> list[Target]:
         upstream = self._parts.default_upstream
@@ -163,7 +187,7 @@ class Hot:
     async def _ask(self, draft: Draft, targets: list[Target], holder: Holder | None) -> Answer:
         """The first answer worth giving; UpstreamFailure if the last target gives none."""
         request = draft.request
-        suffix = b"/" + draft.endpoint.encode()
+        suffix = request.path[3:]
         if request.query:
             suffix += b"?" + request.query
         for target in targets:
@@ -188,7 +212,7 @@ class Hot:
     def _replaced(self, draft: Draft, target: Target, what: UpstreamFailure | Answer) -> None:
         """The next target is asked. A challenger's failure gets an event of its own, so that it
         counts against the challenger; the user's answer is the next target's."""
-        self._parts.metrics.fallbacks.labels(target.name).inc()
+        self._parts.metrics.count(FALLBACKS, target.name)
         if target.arm == "challenger":
             failed = draft.again(new_id("cmpl"))
             if isinstance(what, Answer):
@@ -256,22 +280,25 @@ class Hot:
     def _record(self, draft: Draft, status: Status, code: int, response: bytes) -> int:
         draft.recorded = True
         metrics = self._parts.metrics
-        task, arm = draft.task or "", draft.arm or ""
-        operation = OPERATIONS.get(draft.endpoint, "")
-        metrics.count(draft.endpoint, task, arm, status, code).inc()
-        metrics.duration(operation, task, arm).observe(draft.request.elapsed_ms() / 1000)
+        endpoint, task, arm = draft.endpoint, draft.task or "", draft.arm or ""
+        operation = OPERATIONS.get(endpoint, "")
+        metrics.count(REQUESTS, endpoint, task, arm, status, str(code))
+        metrics.observe(draft.request.elapsed_ms() / 1000, SECONDS, DURATION, operation, task, arm)
         if draft.first_token_ms is not None:
-            metrics.first_token(operation, task, arm).observe(draft.first_token_ms / 1000)
+            seconds = draft.first_token_ms / 1000
+            metrics.observe(seconds, SECONDS, FIRST_TOKEN, operation, task, arm)
         return self._parts.recorder.complete(draft, status, code, response)
 
     def _usage(self, draft: Draft, response: bytes) -> int:
         """Tokens as the upstream counts them at the end of its answer."""
-        found = dict(_USAGE.findall(response[-2048:]))
+        at = response.rfind(b'"usage"')
+        if at < 0:
+            return 0
         task, arm = draft.task or "", draft.arm or ""
         total = 0
-        for name, value in found.items():
+        for name, value in dict(_USAGE.findall(response, at, at + 1024)).items():
             kind = "input" if name in (b"prompt", b"input") else "output"
-            self._parts.metrics.tokens(kind, task, arm).observe(int(value))
+            self._parts.metrics.observe(int(value), TOKENS, TOKEN_USAGE, kind, task, arm)
             total += int(value)
         return total
 
@@ -279,15 +306,22 @@ class Hot:
 def begin(request: Request, endpoint: str) -> Draft:
     """A draft with its identity."""
     draft = Draft(request, endpoint, new_id("cmpl"))
-    draft.request_id = _text(request, b"x-request-id")
+    if b"x-request-id" in request.known:
+        draft.request_id = request.known[b"x-request-id"].decode("utf-8", "replace")
     return draft
+
+
+def _target(upstream: Upstream, arm: Arm, route: ArmRoute) -> Target:
+    lines = f"x-everlearn-arm: {arm}\r\nx-everlearn-version: {route.version}\r\n".encode()
+    return Target(upstream, route.model, arm, route, lines)
 
 
 def _aim(draft: Draft, target: Target) -> None:
     draft.upstream = target.upstream.name
     draft.model_served = target.model or draft.model_requested
+    draft.lines = target.lines
     if target.route is not None:
-        draft.arm = target.arm  # type: ignore[assignment]
+        draft.arm = target.arm
         draft.version = target.route.version
         draft.adapter_digest = target.route.adapter_digest
         draft.template_hash = target.route.template_hash
@@ -295,19 +329,13 @@ def _aim(draft: Draft, target: Target) -> None:
 
 def _identity(draft: Draft) -> bytes:
     """Header lines that say which completion, task, arm and version this is."""
-    request_id = draft.request_id or draft.completion_id
-    lines = f"x-everlearn-id: {draft.completion_id}\r\nx-request-id: {request_id}\r\n"
-    if draft.task is not None and draft.arm is not None:
-        lines += (
-            f"x-everlearn-task: {draft.task}\r\nx-everlearn-arm: {draft.arm}\r\n"
-            f"x-everlearn-version: {draft.version}\r\n"
-        )
-    return lines.encode("utf-8", "surrogateescape")
-
-
-def _text(request: Request, name: bytes) -> str | None:
-    value = header(request.headers, name)
-    return value.decode("utf-8", "replace") if value else None
+    lines = (
+        f"x-everlearn-id: {draft.completion_id}\r\n"
+        f"x-request-id: {draft.request_id or draft.completion_id}\r\n"
+    )
+    if draft.task is not None:
+        lines += f"x-everlearn-task: {draft.task}\r\n"
+    return lines.encode() + draft.lines
 
 
 def _string(value: object) -> str | None:

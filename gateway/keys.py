@@ -5,10 +5,10 @@ Keys are known by their SHA-256 only. Limits are those of one worker.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from everlearn.config import Key
-from gateway.wire import Headers, Refusal, header
+from gateway.wire import Refusal
 
 
 class Bucket:
@@ -77,14 +77,14 @@ class Keyring:
         """Whether a key must be shown."""
         return bool(self._holders)
 
-    def holder(self, headers: Headers) -> Holder | None:
+    def holder(self, headers: Mapping[bytes, bytes]) -> Holder | None:
         """Whose key it is; None if no key is required; Refusal(401) for a wrong one."""
         if not self._holders:
             return None
-        shown = header(headers, b"authorization") or b""
+        shown = headers.get(b"authorization", b"")
         scheme, _, key = shown.partition(b" ")
         if scheme.lower() != b"bearer":
-            key = header(headers, b"api-key") or b""
+            key = headers.get(b"api-key", b"")
         if not key:
             raise Refusal(401, "No API key was given: send `Authorization: Bearer KEY`.")
         holder = self._holders.get(hashlib.sha256(key.strip()).hexdigest())

@@ -8,7 +8,9 @@ import socket
 import tempfile
 import time
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import uvloop
 
@@ -21,27 +23,32 @@ log = logging.getLogger(__name__)
 RESTART_SECONDS = 1.0
 
 
+class Where(NamedTuple):
+    """The address that workers share and the folder of their metrics."""
+
+    host: str
+    port: int
+    metrics: Path
+
+
 def run(service: Service, tasks: dict[str, Task]) -> None:
     """Serve until SIGTERM."""
     if service.gateway.workers == 1:
         work(service, tasks, 0, None)
         return
     with tempfile.TemporaryDirectory(prefix="everlearn-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        _Workers(service, tasks).run()
+        _Workers(service, tasks, Path(folder)).run()
 
 
-def work(
-    service: Service, tasks: dict[str, Task], worker: int, where: tuple[str, int] | None
-) -> None:
-    """One worker; `where` is the address it shares with the others."""
-    from gateway.worker import serve
+def work(service: Service, tasks: dict[str, Task], worker: int, where: Where | None) -> None:
+    """One worker; `where` is what it shares with the others."""
+    from gateway.worker import Shared, serve
 
     if where is not None:
         logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        sock = shared_socket(*where) if where is not None else None
-        uvloop.run(serve(service, tasks, worker, sock))
+        shared = Shared(shared_socket(where.host, where.port), where.metrics) if where else None
+        uvloop.run(serve(service, tasks, worker, shared))
     except OSError as error:
         host, port = service.gateway.host, service.gateway.port
         raise ConfigError(f"gateway: cannot listen on {host}:{port}: {error.strerror}") from error
@@ -62,12 +69,12 @@ def shared_socket(host: str, port: int) -> socket.socket:
 class _Workers:
     """The parent: starts workers, starts again what dies, passes SIGTERM on."""
 
-    def __init__(self, service: Service, tasks: dict[str, Task]) -> None:
+    def __init__(self, service: Service, tasks: dict[str, Task], metrics: Path) -> None:
         self._service = service
         self._tasks = tasks
         # Bound but not listening: keeps the port (and chooses it, if 0) for the workers.
         self._held = shared_socket(service.gateway.host, service.gateway.port)
-        self._where: tuple[str, int] = (service.gateway.host, self._held.getsockname()[1])
+        self._where = Where(service.gateway.host, self._held.getsockname()[1], metrics)
         self._workers: dict[int, SpawnProcess] = {}
         self._stopping = False
 
@@ -77,7 +84,7 @@ class _Workers:
             signal.signal(number, self._stop)
         for index in range(self._service.gateway.workers):
             self._start(index)
-        log.info("%d workers on %s:%d", len(self._workers), *self._where)
+        log.info("%d workers on %s:%d", len(self._workers), *self._where[:2])
         while self._workers:
             for index, process in list(self._workers.items()):
                 if process.exitcode is not None:

@@ -1,106 +1,181 @@
-"""Prometheus metrics; names of the OpenTelemetry GenAI conventions where they exist."""
+"""Prometheus metrics; names of the OpenTelemetry GenAI conventions where they exist.
 
-import functools
+Counting is a lookup and an addition; everything else happens at the scrape. Several workers leave
+their numbers as files in one folder, and whoever is scraped adds them up.
+"""
+
+import contextlib
 import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    multiprocess,
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
 )
+from prometheus_client.registry import Collector
 
-from everlearn.wal import WalStats
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
+DURATION = "gen_ai_server_request_duration_seconds"
+FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
+TOKEN_USAGE = "gen_ai_client_token_usage"
+REQUESTS = "everlearn_gateway_requests"
+FEEDBACK = "everlearn_gateway_feedback"
+FALLBACKS = "everlearn_gateway_fallbacks"
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+COUNTERS = {
+    REQUESTS: (
+        "Requests by what became of them.",
+        ("endpoint", "task", "arm", "status", "code"),
+    ),
+    FEEDBACK: ("Feedback received.", ("status",)),
+    FALLBACKS: ("Requests answered by the next in line.", ("fallback_from",)),
+}
+HISTOGRAMS = {
+    DURATION: (
+        "From the request's first byte to the answer's last.",
+        ("gen_ai_operation_name", "task", "arm"),
+        SECONDS,
+    ),
+    FIRST_TOKEN: (
+        "From the request's first byte to a stream's first piece.",
+        ("gen_ai_operation_name", "task", "arm"),
+        SECONDS,
+    ),
+    TOKEN_USAGE: (
+        "Tokens of one request, where the upstream says.",
+        ("gen_ai_token_type", "task", "arm"),
+        TOKENS,
+    ),
+}
+GAUGES = {
+    "everlearn_gateway_in_flight": "Requests being answered.",
+    "everlearn_gateway_connections": "Client connections.",
+    "everlearn_gateway_retries": "Requests sent to an upstream once more.",
+    "everlearn_capture_acknowledged": "Events in the write-ahead log since it exists.",
+    "everlearn_capture_dropped": "Events lost to a full log or disk since it exists.",
+    "everlearn_capture_errors": "Events lost to an unexpected error in this run.",
+    "everlearn_capture_bytes": "Bytes of the log that still stand here.",
+}
+
+Key = tuple[str, ...]
+"""Metric name, then label values."""
+
+
+class Snapshot(msgspec.Struct):
+    """A worker's numbers."""
+
+    counters: dict[Key, float]
+    histograms: dict[Key, list[float]]
+    """Counts per bucket (the last one has no upper bound), then the sum."""
+    gauges: dict[str, float]
 
 
 class Metrics:
-    """Of one worker; with several, each scrape sums over all of them."""
+    """The numbers of one worker."""
 
-    def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
-        self._requests = Counter(
-            "everlearn_gateway_requests",
-            "Requests by what became of them.",
-            ("endpoint", "task", "arm", "status", "code"),
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From the request's first byte to the answer's last.",
-            ("gen_ai_operation_name", "task", "arm"),
-            registry=registry,
-            buckets=SECONDS,
-        )
-        self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From the request's first byte to a stream's first piece.",
-            ("gen_ai_operation_name", "task", "arm"),
-            registry=registry,
-            buckets=SECONDS,
-        )
-        self._tokens = Histogram(
-            "gen_ai_client_token_usage",
-            "Tokens of one request, where the upstream says.",
-            ("gen_ai_token_type", "task", "arm"),
-            registry=registry,
-            buckets=TOKENS,
-        )
-        self.feedback = Counter(
-            "everlearn_gateway_feedback", "Feedback received.", ("status",), registry=registry
-        )
-        self.fallbacks = Counter(
-            "everlearn_gateway_fallbacks",
-            "Requests answered by the next in line.",
-            ("fallback_from",),
-            registry=registry,
-        )
-        self._gauges = {
-            name: Gauge(
-                f"everlearn_{name}", help_text, registry=registry, multiprocess_mode="livesum"
-            )
-            for name, help_text in (
-                ("gateway_in_flight", "Requests being answered."),
-                ("gateway_connections", "Client connections."),
-                ("gateway_retries", "Requests sent to an upstream once more."),
-                ("capture_acknowledged", "Events in the write-ahead log since it exists."),
-                ("capture_dropped", "Events lost to a full log or disk since it exists."),
-                ("capture_errors", "Events lost to an unexpected error in this run."),
-                ("capture_bytes", "Bytes of the log that still stand here."),
-            )
-        }
-        self.count = functools.lru_cache(4096)(self._count)
-        self.duration = functools.lru_cache(1024)(self._duration.labels)
-        self.first_token = functools.lru_cache(1024)(self._first.labels)
-        self.tokens = functools.lru_cache(1024)(self._tokens.labels)
+    def __init__(self, worker: int = 0, folder: Path | None = None) -> None:
+        """`folder`: where the workers of one gateway leave their numbers for each other."""
+        self._own = Snapshot({}, {}, {})
+        self._folder = folder
+        self._file = folder / f"{worker}.metrics" if folder is not None else None
 
-    def _count(self, endpoint: str, task: str, arm: str, status: str, code: int) -> Counter:
-        return self._requests.labels(endpoint, task, arm, status, str(code))
+    def count(self, *key: str) -> None:
+        """Add one to a counter."""
+        counters = self._own.counters
+        counters[key] = counters.get(key, 0.0) + 1.0
 
-    def observe(
-        self, *, stats: WalStats, errors: int, in_flight: int, connections: int, retries: int
-    ) -> None:
-        """Set the gauges; called now and then and before a scrape."""
-        for name, value in (
-            ("gateway_in_flight", in_flight),
-            ("gateway_connections", connections),
-            ("gateway_retries", retries),
-            ("capture_acknowledged", stats.acknowledged),
-            ("capture_dropped", stats.dropped),
-            ("capture_errors", errors),
-            ("capture_bytes", stats.bytes),
-        ):
-            self._gauges[name].set(value)
+    def observe(self, value: float, bounds: tuple[float, ...], *key: str) -> None:
+        """Add a value to a histogram."""
+        cells = self._own.histograms.get(key)
+        if cells is None:
+            cells = self._own.histograms[key] = [0.0] * (len(bounds) + 2)
+        cells[bisect_left(bounds, value)] += 1.0
+        cells[-1] += value
+
+    def gauge(self, **values: float) -> None:
+        """Set gauges, named without their `everlearn_`."""
+        for name, value in values.items():
+            self._own.gauges[f"everlearn_{name}"] = value
+
+    def publish(self) -> None:
+        """Leave the numbers where the other workers find them."""
+        if self._file is not None:
+            fresh = self._file.with_suffix(".new")
+            fresh.write_bytes(msgspec.msgpack.encode(_listed(self._own)))
+            os.replace(fresh, self._file)
 
     def render(self) -> bytes:
-        """The text of a scrape."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
-        together = CollectorRegistry()
-        multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        """The text of a scrape, over all workers."""
+        self.publish()
+        snapshots = [self._own]
+        if self._folder is not None:
+            snapshots = [_read(path) for path in sorted(self._folder.glob("*.metrics"))]
+        registry = CollectorRegistry()
+        registry.register(_Families(_sum(snapshots)))
+        return generate_latest(registry)
+
+
+class _Families(Collector):
+    """A snapshot as Prometheus knows it."""
+
+    def __init__(self, total: Snapshot) -> None:
+        self._total = total
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (text, labels) in COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=labels)
+            for key, value in self._total.counters.items():
+                if key[0] == name:
+                    counter.add_metric(key[1:], value)
+            yield counter
+        for name, (text, labels, bounds) in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(name, text, labels=labels)
+            for key, cells in self._total.histograms.items():
+                if key[0] == name:
+                    histogram.add_metric(key[1:], _cumulated(cells, bounds), cells[-1])
+            yield histogram
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=self._total.gauges.get(name, 0.0))
+
+
+def _cumulated(cells: list[float], bounds: tuple[float, ...]) -> list[tuple[str, float]]:
+    rows, total = [], 0.0
+    for bound, cell in zip((*map(str, bounds), "+Inf"), cells, strict=False):
+        total += cell
+        rows.append((bound, total))
+    return rows
+
+
+def _sum(snapshots: list[Snapshot]) -> Snapshot:
+    total = Snapshot({}, {}, {})
+    for one in snapshots:
+        for key, value in one.counters.items():
+            total.counters[key] = total.counters.get(key, 0.0) + value
+        for key, cells in one.histograms.items():
+            known = total.histograms.get(key, [0.0] * len(cells))
+            total.histograms[key] = [a + b for a, b in zip(known, cells, strict=True)]
+        for name, value in one.gauges.items():
+            total.gauges[name] = total.gauges.get(name, 0.0) + value
+    return total
+
+
+_Listed = tuple[list[tuple[Key, float]], list[tuple[Key, list[float]]], dict[str, float]]
+"""A snapshot for a file: MessagePack maps want plain keys."""
+
+
+def _listed(one: Snapshot) -> _Listed:
+    return list(one.counters.items()), list(one.histograms.items()), one.gauges
+
+
+def _read(path: Path) -> Snapshot:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        counters, histograms, gauges = msgspec.msgpack.decode(path.read_bytes(), type=_Listed)
+        return Snapshot(dict(counters), dict(histograms), gauges)
+    return Snapshot({}, {}, {})

@@ -35,10 +35,14 @@ class Parts:
 
     def observe(self) -> None:
         """Bring the gauges up to date."""
-        self.metrics.observe(
-            stats=self.recorder.stats(),
-            errors=self.recorder.errors,
-            in_flight=self.in_flight,
-            connections=len(self.server.clients) if self.server else 0,
-            retries=sum(upstream.retries for upstream in self.upstreams.values()),
+        stats = self.recorder.stats()
+        self.metrics.gauge(
+            gateway_in_flight=self.in_flight,
+            gateway_connections=len(self.server.clients) if self.server else 0,
+            gateway_retries=sum(upstream.retries for upstream in self.upstreams.values()),
+            capture_acknowledged=stats.acknowledged,
+            capture_dropped=stats.dropped,
+            capture_errors=self.recorder.errors,
+            capture_bytes=stats.bytes,
         )
+        self.metrics.publish()

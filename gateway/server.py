@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway.wire import Refusal, header, status_line
+from gateway.wire import Refusal, status_line
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Request:
     """One request, whole."""
 
     __slots__ = (
-        "body", "headers", "http10", "keep_alive", "method", "path", "query",
+        "body", "headers", "http10", "keep_alive", "known", "method", "path", "query",
         "received_at", "refusal", "started",
     )  # fmt: skip
 
@@ -62,6 +62,8 @@ class Request:
         self.path = b""
         self.query = b""
         self.headers: list[tuple[bytes, bytes]] = []
+        self.known: dict[bytes, bytes] = {}
+        """The headers by name; of one that stands there twice the last."""
         self.body = b""
         self.http10 = False
         self.keep_alive = True
@@ -101,6 +103,9 @@ class Client(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
+        """Received since the last request's end."""
+        self._size = 0
+        """Of the head as parsed."""
         self._in_head = True
         self._body_until = 0.0
         self._waiting: deque[Request] = deque()
@@ -158,16 +163,18 @@ class Client(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._request = Request()
-        self._url, self._body, self._body_bytes = b"", [], 0
+        self._url, self._body, self._body_bytes, self._size = b"", [], 0, 0
         self._in_head = True
         if self._current is None:
             self.deadline = self._server.now() + self._limits.head_seconds
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+        self._size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self._request is not None
+        self._size += len(name) + len(value)
         self._request.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -179,16 +186,16 @@ class Client(asyncio.Protocol):
         request.http10 = self._parser.get_http_version() == "1.0"
         request.keep_alive = self._parser.should_keep_alive()
         self._body_until = self._server.now() + self._limits.body_seconds
-        size = len(self._url) + sum(len(name) + len(value) for name, value in request.headers)
-        if size > self._limits.head_bytes:
+        request.known = known = dict(request.headers)
+        if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
             return
-        announced = header(request.headers, b"content-length")
+        announced = known.get(b"content-length")
         if announced is not None and int(announced) > self._limits.body_bytes:
             self._refuse_now(self._too_large())
             return
         request.refusal = self._server.early(request)
-        if header(request.headers, b"expect") is not None and self._transport is not None:
+        if b"expect" in known and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:

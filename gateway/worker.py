@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from everlearn.config import Service
@@ -25,6 +28,15 @@ log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 2.0
 BACKLOG = 4096
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the workers of one gateway have in common."""
+
+    sock: socket.socket
+    """Bound to the address of them all."""
+    metrics_folder: Path
 
 
 class Gateway:
@@ -60,7 +72,12 @@ class Gateway:
         return self._hot.refuse(begin(request, endpoint), refusal)
 
 
-def build_parts(service: Service, tasks: dict[str, Task], worker: int = 0) -> Parts:
+def build_parts(
+    service: Service,
+    tasks: dict[str, Task],
+    worker: int = 0,
+    metrics_folder: Path | None = None,
+) -> Parts:
     """A worker's parts; opens the write-ahead log."""
     loop = asyncio.get_running_loop()
     settings = service.gateway
@@ -71,7 +88,7 @@ def build_parts(service: Service, tasks: dict[str, Task], worker: int = 0) -> Pa
         upstreams={name: Upstream(name, one) for name, one in service.upstreams.items()},
         recorder=Recorder(service.wal_path, worker, settings.capture),
         keyring=Keyring(settings.keys, loop.time),
-        metrics=Metrics(),
+        metrics=Metrics(worker, metrics_folder),
         worker=worker,
     )
 
@@ -79,16 +96,16 @@ def build_parts(service: Service, tasks: dict[str, Task], worker: int = 0) -> Pa
 @contextlib.asynccontextmanager
 async def running(
     service: Service, tasks: dict[str, Task], worker: int = 0, limits: Limits | None = None,
-    sock: socket.socket | None = None,
+    shared: Shared | None = None,
 ) -> Any:  # fmt: skip
     """A gateway that serves for the length of the context; yields its server."""
-    parts = build_parts(service, tasks, worker)
+    parts = build_parts(service, tasks, worker, shared.metrics_folder if shared else None)
     settings = service.gateway
     server = Server(Gateway(parts), limits or Limits(body_bytes=settings.max_body_bytes))
     parts.server = server
     where: dict[str, Any] = {"host": settings.host, "port": settings.port}
-    if sock is not None:
-        where = {"sock": sock}
+    if shared is not None:
+        where = {"sock": shared.sock}
     loops = [parts.table.watch, _every(SWEEP_SECONDS, lambda: _sweep(parts))]
     loops.append(_every(OBSERVE_SECONDS, parts.observe))
     background = [asyncio.get_running_loop().create_task(start()) for start in loops]
@@ -105,14 +122,18 @@ async def running(
 
 
 async def serve(
-    service: Service, tasks: dict[str, Task], worker: int = 0, sock: socket.socket | None = None
+    service: Service, tasks: dict[str, Task], worker: int = 0, shared: Shared | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # What is alive now stays; requests make little garbage in cycles.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(service, tasks, worker, sock=sock) as server:
+    async with running(service, tasks, worker, shared=shared) as server:
         log.info("worker %d listens on %s:%d", worker, service.gateway.host, server.port)
         await stop.wait()
         log.info("worker %d drains", worker)
