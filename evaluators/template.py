@@ -12,8 +12,8 @@ from evaluators.types import Item, Sample
 from everlearn.errors import ConfigError, GraderError
 
 _FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_PATH = re.compile(r"^(item|sample)((?:\.[^\s.\[\]{}]+|\[\d+\])+)$")
-_STEP = re.compile(r"\.([^\s.\[\]{}]+)|\[(\d+)\]")
+_PATH = re.compile(r"^(item|sample)((?:\.[\w-]+|\[[0-9]+\])+)$")
+_STEP = re.compile(r"\.([\w-]+)|\[([0-9]+)\]")
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 

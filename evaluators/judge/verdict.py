@@ -9,7 +9,7 @@ from typing import Any
 from everlearn.errors import GraderError
 
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
-_NUMBER = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)$")
+_NUMBER = re.compile(r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$")
 
 
 def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:

@@ -1,0 +1,199 @@
+"""Judge models over real HTTP: a verdict is read strictly, everything else is no score."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.types import Score
+from everlearn.config import Service
+from everlearn.errors import ConfigError
+from tests.builders import make_service
+from tests.conftest import find_free_port
+from tests.evaluators.graders import make_grader, verdict
+from tests.evaluators.judge_server import JudgeServer, answers, judge_server, says
+
+pytestmark = pytest.mark.anyio
+INPUT = [
+    {"role": "system", "content": "You judge SQL."},
+    {"role": "user", "content": "{{ item.prompt }}: {{ sample.output_text }}"},
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JudgeServer]:
+    with judge_server() as running:
+        yield running
+
+
+@pytest.fixture
+def judge(server: JudgeServer) -> JudgeServer:
+    server.requests.clear()
+    return server
+
+
+def service(folder: Path, address: str, **fields: Any) -> Service:
+    upstream = {"base_url": address, "kind": "openai", **fields}
+    return make_service(folder, upstreams={"judge": upstream}, default_upstream="judge")
+
+
+async def ask(folder: Path, address: str, **spec: Any) -> Score:
+    defaults = {"type": "score_model", "model": "judge-1", "input": INPUT, "timeout_seconds": 5}
+    grader = make_grader(folder, service(folder, address), **{**defaults, **spec})
+    try:
+        return await verdict(grader, "SELECT 1", prompt="how many?")
+    finally:
+        await grader.aclose()
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        ('{"score": 0.5, "reason": "half"}', 0.5),
+        ('{"reason": "none", "score": 0}', 0.0),
+        ("1", 1.0),
+        (" 0.25\n", 0.25),
+        ('```json\n{"score": 1}\n```', 1.0),
+    ],
+)
+async def test_a_plain_verdict_is_a_score(
+    tmp_path: Path, judge: JudgeServer, content: str, value: float
+) -> None:
+    judge.answer = says(content)
+    found = await ask(tmp_path, judge.address)
+    assert found.value == value
+    assert found.error is None
+    assert found.cost["prompt_tokens"] == 30
+    assert found.cost["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["good", "", "0.5 points", "1.5", "-0.1", "NaN", '{"score": NaN}', '{"score": 1e999}',
+     '{"score": "1"}', '{"score": true}', '{"score": null}', '{"value": 1}', "[1]", '{"score": 2}',
+     "Score: 1", '{"score": 1} {"score": 0}', "inf", "१"],
+)  # fmt: skip
+async def test_anything_else_is_unscored(tmp_path: Path, judge: JudgeServer, content: str) -> None:
+    judge.answer = says(content)
+    found = await ask(tmp_path, judge.address)
+    assert found.value is None
+    assert "judge" in (found.error or "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (answers(500), "answered 500, 3 times"),
+        (answers(429), "answered 429, 3 times"),
+        (answers(401), "answered 401"),
+        (answers(200, "<html>"), "did not answer JSON"),
+        (answers(200, "[]"), "did not answer a completion"),
+        (answers(200, '{"choices": []}'), "did not answer a completion"),
+        (answers(200, '{"choices": [null]}'), "did not answer a completion"),
+        (says(None), "no text"),
+        (says(None, refusal="I cannot judge that"), "refused: I cannot judge that"),
+    ],
+)
+async def test_a_server_that_fails_is_unscored(
+    tmp_path: Path, judge: JudgeServer, answer: Any, error: str
+) -> None:
+    judge.answer = answer
+    found = await ask(tmp_path, judge.address)
+    assert found.value is None
+    assert error in (found.error or "")
+
+
+async def test_a_server_that_recovers_is_asked_again(tmp_path: Path, judge: JudgeServer) -> None:
+    judge.answer = lambda body: (answers(503) if len(judge.requests) < 3 else says("1"))(body)
+    assert (await ask(tmp_path, judge.address)).value == 1.0
+    assert len(judge.requests) == 3
+
+
+async def test_a_server_that_is_too_slow_is_unscored_in_time(
+    tmp_path: Path, judge: JudgeServer
+) -> None:
+    def slow(body: dict[str, Any]) -> Any:
+        time.sleep(1.5)
+        return says("1")(body)
+
+    judge.answer = slow
+    started = time.monotonic()
+    found = await ask(tmp_path, judge.address, timeout_seconds=0.3)
+    assert found.value is None
+    assert "in 0.3 s" in (found.error or "")
+    assert time.monotonic() - started < 1.2
+
+
+async def test_nobody_at_the_address_is_unscored(tmp_path: Path) -> None:
+    found = await ask(tmp_path, f"http://127.0.0.1:{find_free_port()}/v1")
+    assert found.value is None
+    assert "could not be reached: ConnectError, 3 times" in (found.error or "")
+
+
+async def test_the_judge_is_asked_with_the_rendered_messages_and_the_key(
+    tmp_path: Path, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge.answer = says("7")
+    monkeypatch.setenv("JUDGE_KEY", "sk-test")
+    grader = make_grader(
+        tmp_path, service(tmp_path, judge.address, api_key_env="JUDGE_KEY"), type="score_model",
+        model="judge-1", input=INPUT, range=[0, 10],
+        sampling_params={"temperature": 0, "max_completions_tokens": 50},
+    )  # fmt: skip
+    assert (await verdict(grader, "SELECT 1", prompt="how many?")).value == 7.0
+    await grader.aclose()
+    [body] = judge.requests
+    assert judge.headers["authorization"] == "Bearer sk-test"
+    assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("judge-1", 0, 50)
+    assert body["messages"][0] == INPUT[0]
+    assert body["messages"][1]["content"].startswith("how many?: SELECT 1\n\n")
+    assert "from 0 to 10" in body["messages"][1]["content"]
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["score"] == {"type": "number", "minimum": 0.0, "maximum": 10.0}
+
+
+async def test_a_key_that_is_not_set_is_said_without_asking(
+    tmp_path: Path, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    config = service(tmp_path, judge.address, api_key_env="JUDGE_KEY")
+    grader = make_grader(tmp_path, config, type="score_model", model="m", input=INPUT)
+    assert (await verdict(grader, "x", prompt="p")).error == "$JUDGE_KEY is not set"
+    assert judge.requests == []
+
+
+@pytest.mark.parametrize(
+    ("content", "value", "label"),
+    [("good", 1.0, "good"), ('{"label": "bad", "reason": "no"}', 0.0, "bad"),
+     ("Good", None, None), ('{"label": "fine"}', None, None), ("good bad", None, None)],
+)  # fmt: skip
+async def test_a_label_counts_only_when_it_is_one_of_them(
+    tmp_path: Path, judge: JudgeServer, content: str, value: float | None, label: str | None
+) -> None:
+    judge.answer = says(content)
+    found = await ask(
+        tmp_path, judge.address, type="label_model", labels=["good", "bad"], passing_labels=["good"]
+    )
+    assert (found.value, found.label) == (value, label)
+    assert (found.error is None) == (value is not None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"type": "score_model", "input": []}, "a judge needs a message"),
+        ({"type": "score_model", "input": INPUT, "range": [1, 0]}, "low is below high"),
+        ({"type": "score_model", "input": INPUT, "upstream": "nobody"}, "not an upstream"),
+        (
+            {"type": "label_model", "input": INPUT, "labels": ["a"], "passing_labels": ["b"]},
+            "passing_labels",
+        ),
+    ],
+)
+async def test_a_judge_that_makes_no_sense_does_not_compile(
+    tmp_path: Path, spec: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        make_grader(tmp_path, service(tmp_path, "http://127.0.0.1:1/v1"), model="m", **spec)
