@@ -76,13 +76,16 @@ def _asks_people(task: Task, name: str) -> bool:
     return isinstance(grader, FeedbackGrader)
 
 
-# Who a fallback answered was still assigned to the arm that failed: arms are compared as assigned.
+# Arms are compared as assigned: whoever got the champion's answer because the challenger failed
+# counts for the challenger, and as an error of it.
 _ANSWERS = """
-    SELECT completion_id, unit, stage, received_at, status, latency_ms, fallback_from,
-        CASE WHEN fallback_from IN ('champion', 'challenger') THEN fallback_from ELSE arm END
-            AS arm,
-        CASE arm WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
-    FROM completions {at}
+    SELECT completion_id, unit, stage, received_at, status, latency_ms, assigned AS arm,
+        coalesce(fallback_from = 'challenger', false) AS failed_over,
+        CASE assigned WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
+    FROM (
+        SELECT *, CASE fallback_from WHEN 'challenger' THEN 'challenger' ELSE arm END AS assigned
+        FROM completions {at}
+    )
     WHERE release = $release AND task = $task AND received_at >= to_timestamp($since)
         AND arm IN ('champion', 'challenger') AND status <> 'shadow'
         AND unit IS NOT NULL AND stage IS NOT NULL AND probability IS NOT NULL
@@ -135,7 +138,7 @@ _NO_HISTORY = "SELECT NULL::VARCHAR AS unit, NULL::DOUBLE AS reward WHERE false"
 # Whether an answer is as good as it should be: 1 is good, so that harm is a fall.
 _VALUES = {
     "error_rate": """CASE
-        WHEN answers.fallback_from IS NOT NULL THEN 0.0 WHEN answers.status = 'ok' THEN 1.0
+        WHEN answers.failed_over THEN 0.0 WHEN answers.status = 'ok' THEN 1.0
         WHEN answers.status IN ('upstream_error', 'timeout') THEN 0.0 END""",
     "latency_p95": """CASE
         WHEN answers.status = 'timeout' THEN 0.0

@@ -1,0 +1,248 @@
+"""The controller as a process with a real model server and MLflow: load, verify, ramp, survive."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from everlearn.cli import group
+from everlearn.config import Service
+from everlearn.errors import EverlearnError
+from everlearn.ids import new_id
+from gateway.routes import TaskRoute, read_routes
+from registry.record import keep
+from registry.states import VersionState
+from registry.versions import ModelVersion, Registry
+from serving.fleet import Fleet
+from tests.builders import make_service
+from tests.serving.conftest import Server, running
+from tests.serving.test_verify import greedy_probes
+from tests.serving.tiny import make_adapter, make_model
+
+pytestmark = pytest.mark.slow
+
+
+class Done(NamedTuple):
+    """How a verb ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service with a model server, an MLflow server and one task."""
+
+    service: Service
+    server: Server
+    registry: Registry
+    task: str
+    base: Path
+
+    def version(self, seed: int, *, probes_of: int | None = None) -> ModelVersion:
+        """A gated version; its probes may come from another adapter."""
+        folder = make_adapter(self.base, self.service.root / f"trained-{seed}", seed=seed)
+        honest = probes_of is None
+        other = folder if honest else make_adapter(self.base, folder / "other", seed=probes_of or 0)
+        (folder / "probes.json").write_text(json.dumps(greedy_probes(self.base, other)))
+        (folder / "everlearn.json").write_text(json.dumps({"template_hash": f"t{seed}"}))
+        experiment = self.registry.client.create_experiment(new_id("exp"))
+        run = self.registry.client.create_run(experiment)
+        made = self.registry.register(
+            self.task,
+            folder,
+            digest=f"{seed:064d}",
+            model_name=f"{self.task}-{seed}",
+            run_id=run.info.run_id,
+        )
+        keep(self.registry, made, "gate", {"phase": "passed", "reason": "gain 0.4 > 0"})
+        return self.registry.transition(self.task, made.version, VersionState.GATED, "gain")
+
+    def everlearn(self, *words: str) -> Done:
+        """The verb, in this process: importing MLflow again each time would cost 3 s."""
+        result = CliRunner().invoke(group, [*words, "--config", self.config])
+        if isinstance(result.exception, EverlearnError):
+            return Done(result.exception.exit_code, result.stdout, str(result.exception))
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    @property
+    def config(self) -> str:
+        return str(self.service.root / "everlearn.yaml")
+
+    @property
+    def route(self) -> TaskRoute | None:
+        return read_routes(self.service.routes_path).tasks.get(self.task)
+
+    def loaded(self) -> set[str]:
+        with Fleet(self.service.upstreams["local"]) as fleet:
+            return fleet.loaded()[self.server.address]
+
+    @contextmanager
+    def controller(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`everlearn releases run`; killed at the end if it still runs."""
+        command = [sys.executable, "-m", "everlearn", "releases", "run", "--config", self.config]
+        with (self.service.root / "releases.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ})
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait(10)
+
+    def wait(self, done: Callable[[], Any], seconds: float = 150.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            log = self.service.root / "releases.log"
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+
+    def phase(self) -> str:
+        shown = self.everlearn("release", "show", self.task, "--json")
+        assert shown.returncode == 0, shown.stderr
+        return str(json.loads(shown.stdout)["phase"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, mlflow_address: str) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("place")
+    base = make_model(folder / "base")
+    task = new_id("t").replace("_", "-")
+    with running(base) as server:
+        upstreams = {"local": {"base_url": server.address, "kind": "vllm"}}
+        service = make_service(
+            folder,
+            upstreams=upstreams,
+            mlflow={"tracking_uri": mlflow_address},
+            releases={"tick_seconds": 0.3},
+        )
+        declaration = {
+            "task": task,
+            "base_model": "base",
+            "upstream": "local",
+            "graders": [{"name": "thumbs", "type": "feedback"}],
+            "release": {"min_dwell_seconds": 1, "steps": [1, 5, 50, 100], "max_seconds": 600},
+        }
+        (folder / "tasks" / "task.yaml").write_text(yaml.safe_dump(declaration))
+        yield Place(service, server, Registry(service), task, base)
+
+
+def test_a_version_is_loaded_verified_ramped_and_rolled_back_through_a_kill(place: Place) -> None:
+    version = place.version(seed=1)
+    started = place.everlearn("release", "start", place.task, version.version)
+    assert started.returncode == 0, started.stderr
+    assert "gate passed: gain 0.4 > 0" in started.stdout
+    assert "if the gain is" in started.stdout
+    assert place.route is None
+
+    with place.controller() as controller:
+        place.wait(lambda: place.route is not None and place.route.challenger is not None)
+        controller.send_signal(signal.SIGKILL)
+        controller.wait(10)
+    assert version.model_name in place.loaded()
+    route = place.route
+    assert route is not None
+    assert route.challenger is not None
+    assert (route.challenger.model, route.challenger.template_hash) == (version.model_name, "t1")
+    assert route.champion.version == "base"
+
+    httpx.post(
+        f"{place.server.address}/unload_lora_adapter", json={"lora_name": version.model_name}
+    ).raise_for_status()
+    with place.controller() as controller:
+        # It goes on ramping, and loads what the replica has lost.
+        place.wait(lambda: (place.route or route).challenger_share == 0.5)
+        place.wait(lambda: version.model_name in place.loaded())
+        place.wait(
+            lambda: place.registry.get(place.task, version.version).state is VersionState.RAMPING
+        )
+        assert place.registry.aliases(place.task)["challenger"] == version.version
+        command = [sys.executable, "-m", "everlearn", "releases", "run", "--config", place.config]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2
+        assert "another release controller runs already" in second.stderr
+
+        begin = time.monotonic()
+        done = place.everlearn("rollback", place.task, "--reason", "to see")
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - begin < 10
+        assert (place.route or route).challenger is None
+        place.wait(
+            lambda: (
+                place.registry.get(place.task, version.version).state is VersionState.ROLLED_BACK
+            )
+        )
+        controller.send_signal(signal.SIGTERM)
+        assert controller.wait(20) == 0
+    shown = place.everlearn("release", "show", place.task)
+    lines = shown.stdout.splitlines()
+    assert "is rolled_back at 0 %" in lines[0]
+    events = [line.split()[2] for line in lines[1:]]
+    assert events == ["started", "step", "step", "step", "rolled_back"]
+    assert "loaded and verified on every replica" in shown.stdout
+    assert lines[-1].endswith("to see")
+
+
+def test_a_version_that_does_not_verify_never_gets_traffic(place: Place) -> None:
+    version = place.version(seed=2, probes_of=3)
+    begun = place.everlearn("release", "start", place.task, version.version, "--json")
+    assert begun.returncode == 0, begun.stderr
+    assert json.loads(begun.stdout)["version"] == version.version
+    before = place.route
+    with place.controller():
+        place.wait(lambda: place.phase() == "error")
+        place.wait(
+            lambda: place.registry.get(place.task, version.version).state is VersionState.REJECTED
+        )
+    assert place.route == before
+    assert version.model_name not in place.loaded()
+    shown = json.loads(place.everlearn("release", "show", place.task, "--json").stdout)
+    assert "does not verify" in shown["reason"]
+
+
+def test_what_is_not_gated_is_refused_unless_a_reason_is_given(place: Place) -> None:
+    version = place.version(seed=4)
+    place.registry.tag(place.task, version.version, state="registered")
+    refused = place.everlearn("release", "start", place.task, version.version)
+    assert refused.returncode == 2
+    assert "is registered, not gated: run `everlearn gate" in refused.stderr
+    words = ("release", "start", place.task, version.version, "--ungated", "to see it fail")
+    allowed = place.everlearn(*words)
+    assert allowed.returncode == 0, allowed.stderr
+    assert "released without a passed gate: to see it fail" in allowed.stdout
+    twice = place.everlearn(*words)
+    assert twice.returncode == 2
+    assert "one release at a time" in twice.stderr
+    assert place.everlearn("release", "abort", place.task).returncode == 0
+    assert place.phase() == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("release", "start", "TASK", "99"), "no version 99"),
+        (("release", "start", "TASK", "base", "--ungated", "x"), "the base model is no candidate"),
+        (("release", "show", "unknown"), "task 'unknown' does not exist"),
+        (("release", "abort", "TASK"), "no release of"),
+        (("rollback", "TASK"), "no champion before"),
+    ],
+)
+def test_bad_requests_end_with_2_and_one_line(
+    place: Place, words: tuple[str, ...], reason: str
+) -> None:
+    done = place.everlearn(*(place.task if word == "TASK" else word for word in words))
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
