@@ -11,6 +11,7 @@ import pytest
 
 from collector.compact import maintain
 from evaluators import pending
+from evaluators.bulk import Pair
 from evaluators.run import EvaluateReport, evaluate, grade, grade_all
 from evaluators.sandbox import sandbox
 from evaluators.types import Sample
@@ -21,9 +22,11 @@ from tests.evaluators.graders import make_database, make_grader, make_task
 from tests.evaluators.judge_server import answers, judge_server, says
 from tests.evaluators.lake import START, Rows
 
-EXECUTES = {"name": "executes", "type": "execution", "language": "sql", "database": "orders.duckdb"}
-MATCHES = {**EXECUTES, "name": "matches", "reference": "{{ item.reference }}"}
-THUMBS = {"name": "thumbs", "type": "feedback"}
+EXECUTES: dict[str, Any] = {
+    "name": "executes", "type": "execution", "language": "sql", "database": "orders.duckdb",
+}  # fmt: skip
+MATCHES: dict[str, Any] = {**EXECUTES, "name": "matches", "reference": "{{ item.reference }}"}
+THUMBS: dict[str, Any] = {"name": "thumbs", "type": "feedback"}
 COUNT, WRONG = "SELECT count(*) FROM orders", "SELECT 1"
 
 
@@ -236,7 +239,7 @@ def test_scores_written_by_somebody_else_are_not_written_again(rows: Rows, task:
 def test_bulk_grading_keeps_the_order_and_the_children(tmp_path: Path) -> None:
     make_database(tmp_path)
     grader = make_grader(tmp_path, **{**MATCHES, "name": "grader"})
-    pairs = [
+    pairs: list[Pair] = [
         (Sample(f"SELECT {i}"), {"reference": f"SELECT {i % 2}"} if i % 3 else {})
         for i in range(60)
     ]
@@ -249,7 +252,7 @@ def test_bulk_grading_keeps_the_order_and_the_children(tmp_path: Path) -> None:
 def test_rewards_can_be_asked_from_a_thread_beside_a_running_loop(tmp_path: Path) -> None:
     make_database(tmp_path)
     grader = make_grader(tmp_path, **{**EXECUTES, "name": "grader"})
-    pairs = [(Sample(COUNT), {})] * 5
+    pairs: list[Pair] = [(Sample(COUNT), {})] * 5
     found: list[float | None] = []
 
     async def beside() -> None:

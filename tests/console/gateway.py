@@ -1,0 +1,59 @@
+"""A server on a free port that takes feedback as the gateway does."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from tests.conftest import find_free_port
+
+
+class Gateway:
+    """`feedback`: what it took; `status`: what it answers."""
+
+    def __init__(self) -> None:
+        self.port = find_free_port()
+        self.feedback: list[dict[str, Any]] = []
+        self.status = 202
+
+
+@contextmanager
+def gateway() -> Iterator[Gateway]:
+    """Runs until the block ends."""
+    taken, app = Gateway(), FastAPI()
+
+    @app.post("/v1/feedback")
+    def feedback(events: list[dict[str, Any]]) -> JSONResponse:
+        if taken.status == 202:
+            taken.feedback += events
+        return JSONResponse([{"status": "accepted"} for _ in events], taken.status)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=taken.port, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield taken
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+def answering(address: str) -> str:
+    """The page, once there is somebody to answer."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(address, timeout=30).text
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

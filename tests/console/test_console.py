@@ -1,0 +1,185 @@
+"""The console over a real lake and a real gateway-shaped server."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from console.app import create_app
+from evaluators.sandbox import bubblewrap
+from everlearn.config import load
+from tests.conftest import find_free_port
+from tests.console.gateway import Gateway, gateway
+from tests.evaluators.graders import make_database
+from tests.evaluators.lake import Rows
+
+EXECUTES = {"name": "executes", "type": "execution", "language": "sql", "database": "orders.duckdb"}
+CHECK = {
+    "name": "same", "type": "string_check", "operation": "eq",
+    "input": "{{ sample.output_text }}", "reference": "{{ item.reference }}",
+}  # fmt: skip
+RUN = "/v1/fine_tuning/alpha/graders/run"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Iterator[Rows]:
+    made = Rows(tmp_path)
+    make_database(tmp_path / "tasks")
+    task = {
+        "task": "text2sql", "base_model": "base", "upstream": "local", "graders": [EXECUTES],
+        "release": {"primary": "executes"},
+    }  # fmt: skip
+    (tmp_path / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
+    yield made
+    made.lake.close()
+
+
+@pytest.fixture
+def client(rows: Rows) -> Iterator[TestClient]:
+    with TestClient(create_app(rows.service), follow_redirects=False) as made:
+        yield made
+
+
+def test_the_overview_shows_every_task_and_escapes_what_models_say(
+    rows: Rows, client: TestClient
+) -> None:
+    rows.answered("q", "SELECT 1", version="<b>1</b>")
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "text2sql" in page.text
+    assert "&lt;b&gt;1&lt;/b&gt;" in page.text
+    assert "<b>1</b>" not in page.text
+
+
+def test_completeness_is_the_ledger(client: TestClient) -> None:
+    found = client.get("/completeness").json()
+    assert (found["missing"], found["duplicates"]) == (0, 0)
+
+
+def test_an_answer_is_labelled_through_the_gateway(rows: Rows) -> None:
+    answer = rows.answered("how many?", "<script>SELECT 1</script>")
+    with gateway() as taken, TestClient(_app(rows, taken), follow_redirects=False) as client:
+        page = client.get("/labels/text2sql")
+        assert answer in page.text
+        assert "<script>" not in page.text
+        form = {
+            "completion_id": answer, "verdict": "down", "correction": "SELECT 2",
+            "author_id": "ann", "skip": "0",
+        }  # fmt: skip
+        sent = client.post("/labels/text2sql", data=form)
+        assert (sent.status_code, sent.headers["location"]) == (303, "/labels/text2sql?skip=1")
+        shared = {"completion_id": answer, "name": "thumbs", "author": "expert", "author_id": "ann"}
+        assert taken.feedback == [
+            {**shared, "kind": "binary", "value": False},
+            {**shared, "kind": "correction", "value": "SELECT 2"},
+        ]
+
+
+def test_a_label_the_gateway_does_not_take_is_told(rows: Rows) -> None:
+    answer = rows.answered("q", "SELECT 1")
+    with gateway() as taken, TestClient(_app(rows, taken)) as client:
+        taken.status = 422
+        page = client.post("/labels/text2sql", data={"completion_id": answer, "verdict": "up"})
+        assert (page.status_code, "answered 422" in page.text) == (502, True)
+        empty = client.post("/labels/text2sql", data={"completion_id": answer})
+        assert empty.status_code == 400
+
+
+def test_a_form_from_another_site_is_refused(client: TestClient) -> None:
+    headers = {"sec-fetch-site": "cross-site"}
+    answer = client.post("/labels/text2sql", data={"verdict": "up"}, headers=headers)
+    assert answer.status_code == 403
+
+
+def test_a_task_that_does_not_exist_is_an_error_in_one_line(client: TestClient) -> None:
+    answer = client.get("/labels/nothing")
+    assert answer.status_code == 400
+    assert "there are: text2sql" in answer.json()["error"]["message"]
+
+
+def test_a_grader_runs_in_the_openai_format(client: TestClient) -> None:
+    body = {"grader": CHECK, "item": {"reference": "4"}, "model_sample": "4"}
+    found = client.post(RUN, json=body).json()
+    assert found["reward"] == 1.0
+    assert found["metadata"]["scores"] == {"same": 1.0}
+    assert set(found) == {
+        "reward", "sub_rewards", "metadata", "model_grader_token_usage_per_model",
+    }  # fmt: skip
+    multi = {"name": "m", "type": "multi", "calculate_output": "2*a", "graders": {"a": CHECK}}
+    found = client.post(RUN, json={**body, "grader": multi}).json()
+    assert (found["reward"], found["sub_rewards"]) == (2.0, {"a": 1.0})
+    found = client.post(RUN, json={**body, "item": {}}).json()
+    assert found["reward"] is None
+    assert found["metadata"]["errors"]["invalid_variable_error"] is True
+    executed = client.post(RUN, json={"grader": EXECUTES, "model_sample": "SELECT 1"}).json()
+    assert executed["reward"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("grader", "message"),
+    [
+        ({"type": "magic"}, "type"),
+        ({**CHECK, "operation": "near"}, "operation"),
+        ({**CHECK, "input": "{{ x }}"}, "is not item.NAME"),
+        ({**EXECUTES, "database": "../../etc/passwd"}, "not named by any task"),
+        ({"name": "m", "type": "multi", "calculate_output": "a"}, "no grader 'a'"),
+    ],
+)
+def test_a_grader_that_is_wrong_is_a_400(
+    client: TestClient, grader: dict[str, Any], message: str
+) -> None:
+    for route in (RUN, RUN.replace("/run", "/validate")):
+        answer = client.post(route, json={"grader": grader, "model_sample": "x"})
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+
+
+def test_a_python_grader_from_the_network_runs_only_where_it_is_confined(
+    client: TestClient,
+) -> None:
+    source = (
+        "import os\ndef grade(sample, item):\n    return float(os.path.exists('/proc/1/root/tmp'))"
+    )
+    body = {"grader": {"name": "p", "type": "python", "source": source}, "model_sample": "x"}
+    answer = client.post(RUN, json=body)
+    if bubblewrap() is None:
+        assert answer.status_code == 400
+        assert "only where bwrap is installed" in answer.json()["error"]["message"]
+    else:
+        assert answer.json()["reward"] is not None
+
+
+def test_the_console_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import console.app, console.pages.labels; "
+        "print([m for m in ('torch', 'transformers', 'trl', 'mlflow', 'peft') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_verb_serves_the_console(rows: Rows) -> None:
+    from tests.console.gateway import answering
+
+    port = find_free_port()
+    config = rows.service.root / "everlearn.yaml"
+    config.write_text(config.read_text() + f"console: {{port: {port}}}\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "everlearn", "console", "--config", str(config)]
+    ) as process:
+        try:
+            assert "text2sql" in answering(f"http://127.0.0.1:{port}/")
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) in (0, -15)
+
+
+def _app(rows: Rows, taken: Gateway) -> Any:
+    config = rows.service.root / "everlearn.yaml"
+    config.write_text(config.read_text() + f"gateway: {{port: {taken.port}}}\n")
+    return create_app(load(config))
