@@ -56,6 +56,7 @@ class Collector:
         self._source, self._lake, self._limits = source, lake, limits
         self._highest: dict[str, int] = {}
         """Per gateway: numbers up to here may stand in the lake already."""
+        lake.commit(_fence)
         source.seek(positions(lake))
 
     def run(self, stopped: Callable[[], bool], stored: Callable[[Stored], None]) -> None:
@@ -157,18 +158,28 @@ class Collector:
         return unseen
 
 
+FENCE = "(new sources)"
+"""A row of `offsets` that whoever adds a source updates: of two that add the same one at once, the
+second conflicts and repeats. Two inserts alone do not conflict in DuckLake over Postgres."""
+
+
+def _fence(transaction: Transaction) -> None:
+    if not transaction.query("SELECT 1 AS x FROM offsets WHERE source = ?", [FENCE]):
+        transaction.append("offsets", [{"source": FENCE, "position": 0}])
+
+
 def positions(lake: Lake) -> dict[str, int]:
     """Where each source goes on, as the lake knows it."""
-    table = lake.read("SELECT source, max(position) AS position FROM offsets GROUP BY source")
-    return {row["source"]: row["position"] for row in table.to_pylist()}
+    sql = "SELECT source, max(position) AS position FROM offsets WHERE source <> ? GROUP BY source"
+    return {row["source"]: row["position"] for row in lake.read(sql, [FENCE]).to_pylist()}
 
 
 def _positions(
     query: Callable[..., list[dict[str, Any]]], sources: Sequence[str]
 ) -> dict[str, int]:
     marks = ", ".join("?" for _ in sources)
-    sql = f"SELECT source, max(position) AS position FROM offsets WHERE source IN ({marks}) "
-    return {row["source"]: row["position"] for row in query(sql + "GROUP BY source", sources)}
+    sql = f"SELECT source, position FROM offsets WHERE source IN ({marks})"
+    return {row["source"]: row["position"] for row in query(sql, sources)}
 
 
 def _move(transaction: Transaction, before: dict[str, int], reached: dict[str, int]) -> None:
@@ -184,4 +195,6 @@ def _move(transaction: Transaction, before: dict[str, int], reached: dict[str, i
         for source, position in reached.items()
         if source not in before
     ]
-    transaction.append("offsets", new)
+    if new:
+        transaction.query("UPDATE offsets SET updated_at = ? WHERE source = ?", [now, FENCE])
+        transaction.append("offsets", new)

@@ -57,11 +57,10 @@ class DuckLake:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
         self._gate = Path(f"{place}.lock") if kind == "sqlite" else None
         self._connection = _connect(config, kind, data)
-        self._attach(data, read_only and Path(place).exists() if kind == "sqlite" else read_only)
+        if read_only and self._attach_to_read(data):
+            return
+        self._attach(data)
         if not self._is_complete():
-            if read_only:
-                self._connection.execute("DETACH lake")
-                self._attach(data, read_only=False)
             self._create()
 
     def read(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
@@ -154,12 +153,25 @@ class DuckLake:
         finally:
             os.close(gate)
 
-    def _attach(self, data: str, read_only: bool) -> None:
-        options = [f"DATA_PATH {_quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}"]
+    def _attach_to_read(self, data: str) -> bool:
+        """False when there is no lake yet, or one that lacks a table or a view of ours."""
+        if self._gate is not None and not self._gate.with_suffix("").exists():
+            return False
+        try:
+            self._attach(data, "READ_ONLY")
+        except LakeError as error:
+            if "does not exist" in str(error):
+                return False
+            raise
+        complete = self._is_complete()
+        if not complete:
+            self._connection.execute("DETACH lake")
+        return complete
+
+    def _attach(self, data: str, *more: str) -> None:
+        options = [f"DATA_PATH {_quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}", *more]
         if self._gate is not None:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 2000"]
-        if read_only:
-            options.append("READ_ONLY")
         sql = f"ATTACH {_quoted('ducklake:' + self._catalog)} AS lake ({', '.join(options)})"
         deadline = time.monotonic() + RETRY_SECONDS
         with self._alone(deadline):

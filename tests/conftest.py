@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.mlflow_server import mlflow_server
+from tests.servers import broker, postgres_server, s3
+
+__all__ = ["anyio_backend", "broker", "free_port", "mlflow_address", "postgres_server", "s3"]
 
 
 @pytest.fixture

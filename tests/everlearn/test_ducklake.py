@@ -1,9 +1,6 @@
 """The lake: tables on first use, transactions, two processes at once, feedback that counts."""
 
-import multiprocessing
 import sqlite3
-import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,10 @@ import pytest
 
 from collector.batch import read_batch
 from everlearn.bus import Record
-from everlearn.columns import TABLES
 from everlearn.config import Service
 from everlearn.ducklake import DuckLake, DuckTransaction, open_lake
-from everlearn.errors import InputError, LakeError
+from everlearn.errors import LakeError
 from everlearn.events import Completion, Feedback, encode
-from everlearn.schema import VIEWS
 from tests.builders import make_completion, make_feedback, make_service
 
 T0 = 1_800_000_000.0
@@ -53,126 +48,6 @@ def service(tmp_path: Path) -> Service:
 @pytest.fixture
 def lake(service: Service) -> DuckLake:
     return open_lake(service)
-
-
-def test_every_table_and_view_stands_after_the_first_open(lake: DuckLake) -> None:
-    for table in TABLES:
-        assert lake.read(f"SELECT * FROM {table.name}").column_names == list(table.names)
-    for view in VIEWS:
-        assert lake.read(f"SELECT count(*) AS n FROM {view}").to_pylist() == [{"n": 0}]
-
-
-def test_rows_come_back_typed(lake: DuckLake) -> None:
-    row = {
-        "completion_id": "c1",
-        "received_at": T0,
-        "messages": [{"role": "user", "content": "hé"}],
-        "stream": True,
-        "prompt_token_ids": [1, 2],
-        "logprobs": [-0.5, None],
-        "raw_request": b"\0\xff",
-    }
-    lake.commit(lambda transaction: transaction.append("completions", [row]))
-    sql = (
-        "SELECT completion_id, received_at, messages->0->>'content' AS said, stream, "
-        "prompt_token_ids, logprobs, raw_request, task FROM completions"
-    )
-    assert lake.read(sql).to_pylist() == [
-        {
-            **{"completion_id": "c1", "received_at": datetime.fromtimestamp(T0, UTC)},
-            **{"said": "hé", "stream": True, "prompt_token_ids": [1, 2]},
-            **{"logprobs": [-0.5, None], "raw_request": b"\0\xff", "task": None},
-        }
-    ]
-
-
-def test_an_unknown_column_or_table_is_refused_and_nothing_written(lake: DuckLake) -> None:
-    def work(transaction: DuckTransaction) -> None:
-        transaction.append("offsets", [{"source": "a", "position": 1}])
-        transaction.append("offsets", [{"sauce": "a"}])
-
-    with pytest.raises(InputError, match="offsets has no column sauce"):
-        lake.commit(work)
-    with pytest.raises(InputError, match="no table 'offset'"):
-        lake.commit(lambda transaction: transaction.append("offset", []))
-    assert lake.read("SELECT * FROM offsets").num_rows == 0
-
-
-def test_a_transaction_reads_its_own_rows_and_can_update(lake: DuckLake) -> None:
-    def work(transaction: DuckTransaction) -> list[dict[str, Any]]:
-        transaction.append("offsets", [{"source": "a", "position": 1}])
-        transaction.query("UPDATE offsets SET position = ? WHERE source = ?", [7, "a"])
-        return transaction.query("SELECT position FROM offsets")
-
-    assert lake.commit(work) == [{"position": 7}]
-
-
-def test_a_snapshot_can_be_read_later_as_it_was(lake: DuckLake) -> None:
-    store(lake, make_completion())
-    snapshot = lake.snapshot_id()
-    store(lake, make_completion())
-    sql = "SELECT count(*) AS n FROM completions"
-    assert lake.read(f"{sql} AT (VERSION => {snapshot})").to_pylist() == [{"n": 1}]
-    assert lake.read(sql).to_pylist() == [{"n": 2}]
-
-
-def test_a_reader_cannot_write(service: Service, lake: DuckLake) -> None:
-    reader = open_lake(service, read_only=True)
-    with pytest.raises(LakeError, match="read-only"):
-        reader.read("DELETE FROM completions")
-    with pytest.raises(LakeError, match="for reading only"):
-        reader.commit(lambda transaction: None)
-
-
-def test_a_reader_may_come_first(service: Service) -> None:
-    reader = open_lake(service, read_only=True)
-    assert reader.read("SELECT * FROM feedback_joined").num_rows == 0
-
-
-def test_a_bad_query_is_a_lake_error_with_the_reason(lake: DuckLake) -> None:
-    with pytest.raises(LakeError, match="no_such_table"):
-        lake.read("SELECT * FROM no_such_table")
-
-
-def count_up(service: Service, times: int) -> None:
-    lake = open_lake(service)
-    for _ in range(times):
-        lake.commit(
-            lambda transaction: transaction.query(
-                "UPDATE offsets SET position = position + 1 WHERE source = 'n'"
-            )
-        )
-
-
-def test_processes_that_write_the_same_row_lose_no_update(service: Service, lake: DuckLake) -> None:
-    row = {"source": "n", "position": 0}
-    lake.commit(lambda transaction: transaction.append("offsets", [row]))
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=count_up, args=(service, 15))
-    process.start()
-    count_up(service, 15)
-    process.join(60)
-    assert process.exitcode == 0
-    assert lake.read("SELECT position FROM offsets").to_pylist() == [{"position": 30}]
-
-
-def test_threads_of_one_process_may_share_a_lake(lake: DuckLake) -> None:
-    threads = [threading.Thread(target=store, args=(lake, make_completion())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert lake.read("SELECT * FROM completions").num_rows == 8
-
-
-def test_a_failed_work_leaves_nothing_and_its_error_passes_through(lake: DuckLake) -> None:
-    def work(transaction: DuckTransaction) -> None:
-        transaction.append("offsets", [{"source": "a", "position": 1}])
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        lake.commit(work)
-    assert lake.read("SELECT * FROM offsets").num_rows == 0
 
 
 def test_a_column_added_by_a_newer_everlearn_is_added_to_an_old_lake(
