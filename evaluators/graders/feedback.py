@@ -1,7 +1,8 @@
 """`feedback`: what people said about the answer; unscored while nobody has.
 
-An expert's verdict outranks the users'. A correction counts as 0 for the answer it corrects, unless
-it repeats it. Of users the mean by weight counts, each with the latest of theirs.
+An expert's verdict outranks the users'. A correction counts as 0 for the answer it corrects,
+unless it repeats it. Of users the mean by weight counts, each with the latest of theirs. A number
+outside 0 to 1 leaves the answer unscored.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,9 @@ class FeedbackGrader(Base[Feedback]):
             for row in item.get("feedback") or ()
             if (value := self._verdict(row, sample.output_text)) is not None
         ]
+        strange = [value for _, value in verdicts if not 0 <= value <= 1]
+        if strange:
+            raise Unknown(f"{self.spec.feedback}: {strange[-1]:g} is not in 0 to 1")
         experts = [(row, value) for row, value in verdicts if row.get("author") == "expert"]
         if experts:
             row, value = experts[-1]

@@ -81,6 +81,8 @@ UP, DOWN = said(value_bool=True), said(value_bool=False)
         ([said(value_bool=True, name="other")], None),
         ([said("comment", value_text="thanks")], None),
         ([said(value_bool=True, weight=0.0)], None),
+        ([said("scalar", value_number=5.0)], None),
+        ([said("scalar", value_number=float("nan"))], None),
         ([], None),
     ],
 )

@@ -9,6 +9,7 @@ from evaluators.labels import GatewayError, agreement, agreements, alpha, label,
 from evaluators.run import evaluate
 from evaluators.sandbox import sandbox
 from everlearn.errors import InputError
+from gateway.feedback import FeedbackIn
 from tests.conftest import find_free_port
 from tests.evaluators.graders import make_database, make_task
 from tests.evaluators.lake import Rows
@@ -67,6 +68,7 @@ def test_a_label_is_an_experts_feedback() -> None:
         {**shared, "kind": "binary", "value": False, "comment": "typo"},
         {**shared, "kind": "correction", "value": "SELECT 2"},
     ]
+    assert [FeedbackIn.model_validate(event).author for event in events] == ["expert"] * 2
     with pytest.raises(InputError, match="up, down or a correction"):
         label("c1", good=None)
 

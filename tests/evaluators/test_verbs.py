@@ -11,6 +11,7 @@ import yaml
 
 from evaluators.sandbox import sandbox
 from everlearn.cli import main
+from tests.console.gateway import gateway
 from tests.evaluators.graders import make_database
 from tests.evaluators.lake import Rows
 
@@ -114,3 +115,23 @@ def test_config_check_refuses_a_grader_that_does_not_compile(
     assert "task text2sql: grader bad: source does not compile" in err
     code, _, err = everlearn("evaluate", "text2sql")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> None:
+    Rows(tmp_path).lake.close()
+    make_database(tmp_path / "tasks")
+    write_task(tmp_path, EXECUTES)
+    with gateway() as taken:
+        address = f"http://127.0.0.1:{taken.port}"
+        code, out, _ = everlearn(
+            "labels", "put", "text2sql", "cmpl_1", "down", "--correction", "SELECT 2",
+            "--gateway", address,
+        )  # fmt: skip
+        assert (code, out) == (0, "cmpl_1: 2 accepted\n")
+        assert [event["kind"] for event in taken.feedback] == ["binary", "correction"]
+        code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "--gateway", address)
+        assert (code, err) == (2, "everlearn: a label is up, down or a correction\n")
+    code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "up", "--gateway", address)
+    assert (code, "no answer" in err) == (1, True)
+    code, _, err = everlearn("labels", "next", "text2sql")
+    assert (code, err) == (3, "everlearn: task text2sql: no answer waits for a label\n")
