@@ -22,6 +22,8 @@ class Measure:
     value: str
     target: str
     ok: bool
+    closes: bool = True
+    """Whether the loop counts as closed only with it; seconds depend on the machine."""
 
 
 @dataclass
