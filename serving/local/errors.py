@@ -40,12 +40,18 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def invalid(error: ValidationError | RequestValidationError) -> ApiError:
-    """400 that names the first wrong field and what is allowed."""
+    """400 that names the first wrong field and what is allowed.
+
+    As in vLLM a wrong type is a "Bad Request", a wrong value a "BadRequestError".
+    """
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part != "body"]
+    place = place or [*filter(None, [first.get("ctx", {}).get("param")])]
     name = ".".join(place)
     message = f"{name}: {first['msg']}" if name else str(first["msg"])
-    return ApiError(400, message, param=place[0] if place else None)
+    by_value = first["type"].startswith(("value_error", "greater", "less", "finite", "too_"))
+    kind = None if by_value else "Bad Request"
+    return ApiError(400, message, param=place[0] if place else None, kind=kind)
 
 
 def install(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ honoured is refused: silence would look like obedience.
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from serving.local.model import Defaults
 from serving.local.sampling import Sampling
@@ -34,6 +35,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields not honoured here -> values that ask for nothing."""
 
 TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+def refused(param: str, reason: str) -> PydanticCustomError:
+    """A value that no type forbids; `param` is the field."""
+    return PydanticCustomError("value_error", "{reason}", {"param": param, "reason": reason})
 
 
 class Body(BaseModel):
@@ -73,10 +79,10 @@ class Generation(Body):
     def _nothing_ignored_silently(self) -> "Generation":
         for name, value in (self.model_extra or {}).items():
             if name in NEUTRAL and value not in NEUTRAL[name]:
-                raise ValueError(f"{name} is not supported by the local model server")
+                raise refused(name, "not supported by the local model server")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if any(not stop for stop in stops):
-            raise ValueError("stop cannot contain an empty string")
+            raise refused("stop", "cannot contain an empty string")
         return self
 
     @property
@@ -134,16 +140,14 @@ class ChatRequest(Generation):
     @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("when using `top_logprobs`, `logprobs` must be set to true")
+            raise refused("top_logprobs", "needs `logprobs` to be true")
         if self.tools and self.tool_choice != "none":
-            raise ValueError("tools are supported with tool_choice none only")
+            raise refused("tools", "supported with tool_choice none only")
         if self.add_generation_prompt and self.continue_final_message:
-            raise ValueError(
-                "Cannot set both `continue_final_message` and `add_generation_prompt` to True"
-            )
+            raise refused("continue_final_message", "excludes `add_generation_prompt`")
         for message in self.messages:
             if not isinstance(message.get("role"), str):
-                raise ValueError("every message needs a role")
+                raise refused("messages", "every message needs a role")
         return self
 
     @property
@@ -172,9 +176,9 @@ class CompletionRequest(Generation):
     @model_validator(mode="after")
     def _no_echo(self) -> "CompletionRequest":
         if self.echo:
-            raise ValueError("echo is not supported by the local model server")
+            raise refused("echo", "not supported by the local model server")
         if not self.prompt:
-            raise ValueError("prompt must not be empty")
+            raise refused("prompt", "must not be empty")
         return self
 
     @property

@@ -5,23 +5,40 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
+from everlearn import __version__
 from serving.local.answer import Piece
 from serving.local.protocol import Generation
-from serving.local.sampling import Drawn
+
+CONTEXT_TOKENS = 4
+"""A character of UTF-8 has at most four bytes, so at most this many tokens."""
+FINGERPRINT = f"everlearn-{__version__}"
 
 
 class TokenTexts:
-    """Text of single tokens, as logprobs show them."""
+    """Text of single tokens, as logprobs show them.
+
+    As in vLLM, a token that leaves a character unfinished has no text, and the one that finishes
+    it has the whole character, so that the tokens' texts add up to the answer's.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._texts: dict[int, str] = {}
 
-    def __call__(self, token_id: int) -> str:
+    def __call__(self, token_id: int, before: Sequence[int] = ()) -> str:
+        """Text of a token that follows the tokens `before`."""
         text = self._texts.get(token_id)
         if text is None:
             text = self._texts[token_id] = self._tokenizer.decode([token_id])
-        return text
+        return self._finished(token_id, before) if text.endswith("\ufffd") else text
+
+    def _finished(self, token_id: int, before: Sequence[int]) -> str:
+        for count in range(1, len(before) + 1):
+            context = list(before[-count:])
+            text: str = self._tokenizer.decode([*context, token_id])
+            if not text.endswith("\ufffd"):
+                return text[len(self._tokenizer.decode(context).rstrip("\ufffd")) :]
+        return ""
 
 
 class Rendering:
@@ -41,6 +58,7 @@ class Rendering:
         self.id = f"{self.prefix}-{uuid4().hex}"
         self.created = int(time.time())
         self.completion_tokens = 0
+        self._tails: dict[int, list[int]] = {}
 
     def usage(self) -> dict[str, Any]:
         prompt_tokens = sum(len(prompt) for prompt in self.prompts)
@@ -60,6 +78,7 @@ class Rendering:
             "created": self.created,
             "model": self.model,
             "choices": [self.choice(piece) for piece in pieces],
+            "system_fingerprint": FINGERPRINT,
             "usage": self.usage(),
         }
 
@@ -75,8 +94,7 @@ class Rendering:
     def closing(self) -> dict[str, Any]:
         """The usage chunk."""
         chunk = self._envelope([])
-        chunk["usage"] = self.usage()
-        return chunk
+        return {**chunk, "system_fingerprint": FINGERPRINT, "usage": self.usage()}
 
     def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {
@@ -104,9 +122,17 @@ class Rendering:
         wanted = self.body.return_token_ids
         return [token.token_id for token in piece.drawn] if wanted else None
 
-    def _name(self, token_id: int) -> str:
+    def _contexts(self, piece: Piece) -> list[list[int]]:
+        """The few tokens before each token of a piece."""
+        tail = self._tails.get(piece.index, [])
+        ids = [*tail, *(token.token_id for token in piece.drawn)]
+        self._tails[piece.index] = ids[-CONTEXT_TOKENS:]
+        places = range(len(tail), len(ids))
+        return [ids[max(0, place - CONTEXT_TOKENS) : place] for place in places]
+
+    def _name(self, token_id: int, before: Sequence[int]) -> str:
         as_id = self.body.return_tokens_as_token_ids
-        return f"token_id:{token_id}" if as_id else self.texts(token_id)
+        return f"token_id:{token_id}" if as_id else self.texts(token_id, before)
 
 
 class ChatRendering(Rendering):
@@ -136,7 +162,7 @@ class ChatRendering(Rendering):
         return {
             "index": piece.index,
             "message": message,
-            "logprobs": self._logprobs(piece.drawn),
+            "logprobs": self._logprobs(piece),
             **self._ending(piece),
             "token_ids": self._token_ids(piece),
         }
@@ -145,28 +171,29 @@ class ChatRendering(Rendering):
         choice = {
             "index": piece.index,
             "delta": {"content": piece.text},
-            "logprobs": self._logprobs(piece.drawn),
+            "logprobs": self._logprobs(piece),
             **self._ending(piece),
         }
         if self.body.return_token_ids:
             choice["token_ids"] = self._token_ids(piece)
         return choice
 
-    def _logprobs(self, drawn: Sequence[Drawn]) -> dict[str, Any] | None:
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.body.logprob_count is None:
             return None
         content = [
             {
-                **self._entry(token.token_id, token.logprob),
-                "top_logprobs": [self._entry(*pair) for pair in token.top],
+                **self._entry((token.token_id, token.logprob), before),
+                "top_logprobs": [self._entry(pair, before) for pair in token.top],
             }
-            for token in drawn
+            for token, before in zip(piece.drawn, self._contexts(piece), strict=True)
         ]
         return {"content": content}
 
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        name = self._name(token_id)
-        raw = list(name.encode("utf-8", errors="replace"))
+    def _entry(self, scored: tuple[int, float], before: Sequence[int]) -> dict[str, Any]:
+        token_id, logprob = scored
+        raw = list(self.texts(token_id, before).encode("utf-8", errors="replace"))
+        name = self._name(token_id, before)
         return {"token": name, "logprob": max(logprob, -9999.0), "bytes": raw}
 
 
@@ -209,24 +236,27 @@ class TextRendering(Rendering):
         return self.prompts[piece.index // self.body.answers] if wanted else None
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
-        offset = self._offsets[piece.index]
-        names = [self._name(token.token_id) for token in piece.drawn]
+        if self.body.logprob_count is None:
+            return None
+        offset, contexts = self._offsets[piece.index], self._contexts(piece)
+        names = [
+            self._name(token.token_id, before)
+            for token, before in zip(piece.drawn, contexts, strict=True)
+        ]
         offsets = []
         for name in names:
             offsets.append(offset)
             offset += len(name)
         self._offsets[piece.index] = offset
-        if self.body.logprob_count is None:
-            return None
         return {
             "text_offset": offsets,
             "token_logprobs": [max(token.logprob, -9999.0) for token in piece.drawn],
             "tokens": names,
             "top_logprobs": [
                 {
-                    self._name(token_id): max(logprob, -9999.0)
+                    self._name(token_id, before): max(logprob, -9999.0)
                     for token_id, logprob in ((token.token_id, token.logprob), *token.top)
                 }
-                for token in piece.drawn
+                for token, before in zip(piece.drawn, contexts, strict=True)
             ],
         }

@@ -13,6 +13,7 @@ from serving.local.cache import RowCache
 from serving.local.lora import Adapter, LoraLayers, make_bank
 from serving.local.model import Model, context_length
 from serving.local.protocol import ChatRequest, CompletionRequest
+from serving.local.render import TokenTexts
 from serving.local.sampling import Drawn, Sampler, Sampling, make_generator
 from serving.local.server import thread_count
 from tests.serving.tiny import make_tokenizer
@@ -93,6 +94,14 @@ def grow(tokenizer: Any, text: str, **rules: Any) -> tuple[Answer, list[str]]:
         if answer.finish_reason is not None:
             break
     return answer, shown
+
+
+def test_token_texts_add_up_to_the_text(tokenizer: Any) -> None:
+    """A token that leaves a character unfinished has none; the finishing one has it whole."""
+    texts, ids = TokenTexts(tokenizer), tokenizer.encode("é 🙂x<|end|>")
+    named = [texts(token, ids[max(0, place - 4) : place]) for place, token in enumerate(ids)]
+    assert "".join(named) == "é 🙂x<|end|>"
+    assert "" in named
 
 
 def test_half_characters_are_held_back(tokenizer: Any) -> None:
