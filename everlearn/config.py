@@ -51,6 +51,11 @@ class Upstream(Section):
     """Before the first byte only."""
     fallback: str | None = None
     """Upstream asked when this one fails before the first byte."""
+    fallback_model: str | None = None
+    """Model asked for when this upstream is the fallback of another; empty: the same name. Such
+    answers count for no arm."""
+    health_check_seconds: float = Field(5.0, ge=0)
+    """Between two looks at each replica, where there are several; 0 = off."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from everlearn.events import Arm, Status
 from everlearn.ids import new_id
+from gateway import shadow
 from gateway.assignment import assign
 from gateway.body import read_body, with_model
 from gateway.capture import Draft
@@ -82,6 +83,7 @@ class Hot:
         self._chains: dict[tuple[str, str], list[Target]] = {}
         """By task and arm, of the route table in force."""
         self._chained: dict[str, TaskRoute] = {}
+        self.shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Request, client: Client, endpoint: str) -> None:
         """Answer one request and capture it."""
@@ -91,6 +93,9 @@ class Hot:
         tokens = 0
         try:
             targets, holder = self._plan(draft)
+            route = self._chained.get(draft.task) if draft.task is not None else None
+            if route is not None and route.shadow_share > 0:
+                self._cast_shadow(draft, route, targets[0])
             answer = await self._ask(draft, targets, holder)
             if answer.channel is None:
                 tokens = await self._whole(draft, answer, client)
@@ -166,7 +171,7 @@ class Hot:
         elif arm == "holdback" and route.holdback is not None:
             chain = [_target(upstream, "holdback", route.holdback)]
         last = chain[-1]
-        return chain + [replace(last, upstream=other) for other in self._fallbacks(upstream)]
+        return chain + [_stand_in(last, other) for other in self._fallbacks(upstream)]
 
     def _passed_through(self, model: str) -> list[Target]:
         upstream = self._parts.default_upstream
@@ -174,7 +179,8 @@ class Hot:
             raise Refusal(
                 404, f"The model `{model}` does not exist.", "model_not_found", param="model"
             )
-        return [Target(upstream), *(Target(other) for other in self._fallbacks(upstream))]
+        first = Target(upstream)
+        return [first, *(_stand_in(first, other) for other in self._fallbacks(upstream))]
 
     def _fallbacks(self, upstream: Upstream) -> Iterator[Upstream]:
         seen = {upstream.name}
@@ -220,8 +226,32 @@ class Hot:
                 self._record(failed, "upstream_error", what.status, what.body)
             else:
                 failed.error = f"{what}; the champion answered instead"
-                self._record(failed, _status(what), _code(what), b"")
+                self._record(failed, _status(what), shadow.failure_code(what), b"")
         draft.fallback_from = target.name
+
+    def _cast_shadow(self, draft: Draft, route: TaskRoute, first: Target) -> None:
+        _aim(draft, first)
+        if not shadow.wanted(route, draft) or len(self.shadows) >= shadow.MAX_IN_FLIGHT:
+            return
+        upstream = self._parts.upstreams[self._parts.tasks[draft.task or ""].upstream]
+        run = self._shadow(shadow.copy_of(draft, route), upstream, draft.key_id is not None)
+        task = asyncio.get_running_loop().create_task(run)
+        self.shadows.add(task)
+        task.add_done_callback(self.shadows.discard)
+
+    async def _shadow(self, draft: Draft, upstream: Upstream, own_key: bool) -> None:
+        """Ask the challenger what the user asked, and keep its answer to ourselves."""
+        request = draft.request
+        code, response = 200, b""
+        try:
+            body = with_model(request.body, draft.model_served or "")
+            lines = upstream.request_lines(request.headers, own_key=own_key)
+            answer = await upstream.send(request.path[3:], lines, body)
+            code = answer.status
+            response = await shadow.whole(answer)
+        except UpstreamFailure as failure:
+            code, draft.error = shadow.failure_code(failure), str(failure)
+        self._record(draft, "shadow", code, response)
 
     async def _whole(self, draft: Draft, answer: Answer, client: Client) -> int:
         """Give an answer that is all there; the tokens it cost."""
@@ -272,7 +302,9 @@ class Hot:
         draft.error = str(failure)
         wait = 1.0 if failure.kind == "unavailable" else None
         message = f"The upstream gave no answer: {failure}."
-        refusal = Refusal(_code(failure), message, failure.kind, retry_after_seconds=wait)
+        refusal = Refusal(
+            shadow.failure_code(failure), message, failure.kind, retry_after_seconds=wait
+        )
         number = self._record(draft, _status(failure), refusal.status, refusal.body())
         await self._parts.recorder.durable(number)
         client.respond(refusal.status, refusal.lines() + _identity(draft), refusal.body())
@@ -316,15 +348,23 @@ def _target(upstream: Upstream, arm: Arm, route: ArmRoute) -> Target:
     return Target(upstream, route.model, arm, route, lines)
 
 
+def _stand_in(target: Target, upstream: Upstream) -> Target:
+    """The target when another upstream must do; asked for another model it is no arm."""
+    if upstream.settings.fallback_model is not None:
+        return Target(upstream, upstream.settings.fallback_model)
+    return replace(target, upstream=upstream)
+
+
 def _aim(draft: Draft, target: Target) -> None:
     draft.upstream = target.upstream.name
     draft.model_served = target.model or draft.model_requested
-    draft.lines = target.lines
-    if target.route is not None:
-        draft.arm = target.arm
-        draft.version = target.route.version
-        draft.adapter_digest = target.route.adapter_digest
-        draft.template_hash = target.route.template_hash
+    draft.lines, draft.arm = target.lines, target.arm
+    route = target.route
+    if route is not None:
+        draft.version, draft.adapter_digest = route.version, route.adapter_digest
+        draft.template_hash = route.template_hash
+    else:
+        draft.version = draft.adapter_digest = draft.template_hash = None
 
 
 def _identity(draft: Draft) -> bytes:
@@ -344,7 +384,3 @@ def _string(value: object) -> str | None:
 
 def _status(failure: UpstreamFailure) -> Status:
     return "timeout" if failure.kind == "timeout" else "upstream_error"
-
-
-def _code(failure: UpstreamFailure) -> int:
-    return {"timeout": 504, "unavailable": 503}.get(failure.kind, 502)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway.wire import Refusal, status_line
+from gateway.wire import UPGRADE, Refusal, header_lines, status_line
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Handler(Protocol):
         ...
 
     def refused(self, request: Request, refusal: Refusal) -> bytes:
-        """Note a refusal that the server itself decided; header lines to send with it."""
+        """Note a refusal that the server itself decided; the header lines of its answer."""
         ...
 
 
@@ -137,9 +137,9 @@ class Client(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Upgrades are not offered: the request is answered as if none had been asked for.
-            self._discarding = True
+        except httptools.HttpParserUpgrade as upgrade:
+            self._without_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse_now(Refusal(400, "The request is not valid HTTP/1.1."))
             return
@@ -180,6 +180,8 @@ class Client(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._request
         assert request is not None
+        if self._parser.should_upgrade():
+            return
         self._in_head, self._head_bytes = False, 0
         request.method = self._parser.get_method()
         request.path, _, request.query = self._url.partition(b"?")
@@ -207,7 +209,7 @@ class Client(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request = self._request
-        if request is None or self._discarding:
+        if request is None or self._discarding or self._parser.should_upgrade():
             return
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._request, self._body, self._in_head = None, [], True
@@ -339,6 +341,20 @@ class Client(asyncio.Protocol):
             seconds = self._limits.head_seconds if self._request else self._limits.idle_seconds
             self.deadline = self._server.now() + seconds
 
+    def _without_upgrade(self, rest: bytes) -> None:
+        """Upgrades are not offered: parse the request again as if none had been asked for. The
+        parser takes what follows an upgrade's head for another protocol; Java's client asks for
+        h2c with every first request and sends a body."""
+        request = self._request
+        method = self._parser.get_method()
+        if request is None or method == b"CONNECT":
+            self._refuse_now(Refusal(400, "CONNECT is not offered."))
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        lines = header_lines(request.headers, UPGRADE)
+        self._head_bytes = 0
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, lines, rest))
+
     def _refuse_now(self, refusal: Refusal) -> None:
         """Answer what cannot be read to its end, then throw away what still comes."""
         request = self._request or Request()
@@ -395,7 +411,7 @@ class Server:
             await self._handler.handle(request, client)
         else:
             lines = self._handler.refused(request, refusal)
-            client.respond(refusal.status, refusal.lines() + lines, refusal.body())
+            client.respond(refusal.status, lines, refusal.body())
 
     async def stop(self, drain_seconds: float) -> None:
         """Accept no more, let requests in flight finish, then close what is left."""
@@ -409,8 +425,10 @@ class Server:
             await asyncio.sleep(0.02)
         for client in tuple(self.clients):
             client.abort()
-        while self.tasks:
-            await asyncio.wait(self.tasks, timeout=1.0)
+        for task in tuple(self.tasks):
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=5.0)
         if self._sweeper is not None:
             self._sweeper.cancel()
 

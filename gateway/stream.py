@@ -149,3 +149,31 @@ class Relay:
             self._channel.resume()
         else:
             self._channel.pause()
+
+
+class Collected:
+    """A stream nobody waits for: its bytes, once it has ended."""
+
+    def __init__(self) -> None:
+        self._kept: list[bytes] = []
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def piece(self, data: bytes) -> None:
+        """Bytes from the upstream."""
+        self._kept.append(data)
+
+    def ended(self) -> None:
+        """The answer is whole."""
+        self._settle()
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """The answer will not be whole."""
+        self._settle(failure)
+
+    def _settle(self, failure: UpstreamFailure | None = None) -> None:
+        if self.done.done():
+            return
+        if failure is not None:
+            self.done.set_exception(failure)
+        else:
+            self.done.set_result(b"".join(self._kept))

@@ -192,6 +192,26 @@ class Upstream:
                 channel.abort()
                 raise
 
+    async def watch(self) -> None:
+        """Look at every replica now and then, so that a dead one is left out before a user meets
+        it and a restored one is asked again at once."""
+        seconds = self.settings.health_check_seconds
+        while seconds and len(self.replicas) > 1:
+            await asyncio.sleep(seconds)
+            await asyncio.gather(*(self._look(replica) for replica in self.replicas))
+
+    async def _look(self, replica: Replica) -> None:
+        lines = self.request_lines((), own_key=False)
+        head = request_head(replica.prefix + b"/models", replica.host, lines, None)
+        try:
+            async with asyncio.timeout(max(self.settings.health_check_seconds, 1.0)):
+                answer = await self._exchange(replica, head)
+        except (UpstreamFailure, TimeoutError):
+            replica.breaker.failed(asyncio.get_running_loop().time())
+            return
+        if answer.status < 500:
+            replica.breaker.succeeded()
+
     def sweep(self, now: float) -> None:
         """Fail what is overdue."""
         for replica in self.replicas:

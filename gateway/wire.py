@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+UPGRADE = frozenset({b"connection", b"upgrade", b"http2-settings"})
 NOT_TO_UPSTREAM = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -71,9 +72,8 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]], without: frozenset[byte
         if name not in without:
             lines.append(name + b": " + value + b"\r\n")
         elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            named = {part.strip().lower() for part in value.split(b",")}
-            kept = [pair for pair in headers if pair[0] not in named]
-            return header_lines(kept, without | {b"connection"})
+            without = without | {part.strip().lower() for part in value.split(b",")}
+            return b"".join(b"%b: %b\r\n" % pair for pair in headers if pair[0] not in without)
     return b"".join(lines)
 
 

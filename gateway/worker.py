@@ -66,6 +66,13 @@ class Gateway:
         else:
             await asgi.run(self._app, request, client)
 
+    async def stop(self) -> None:
+        """Give up the copies that nobody waits for."""
+        for task in self._hot.shadows:
+            task.cancel()
+        if self._hot.shadows:
+            await asyncio.wait(self._hot.shadows, timeout=5.0)
+
     def refused(self, request: Request, refusal: Refusal) -> bytes:
         """Capture what the server itself refused."""
         endpoint = ENDPOINTS.get(request.path, "")
@@ -101,19 +108,22 @@ async def running(
     """A gateway that serves for the length of the context; yields its server."""
     parts = build_parts(service, tasks, worker, shared.metrics_folder if shared else None)
     settings = service.gateway
-    server = Server(Gateway(parts), limits or Limits(body_bytes=settings.max_body_bytes))
+    gateway = Gateway(parts)
+    server = Server(gateway, limits or Limits(body_bytes=settings.max_body_bytes))
     parts.server = server
     where: dict[str, Any] = {"host": settings.host, "port": settings.port}
     if shared is not None:
         where = {"sock": shared.sock}
     loops = [parts.table.watch, _every(SWEEP_SECONDS, lambda: _sweep(parts))]
     loops.append(_every(OBSERVE_SECONDS, parts.observe))
+    loops += [upstream.watch for upstream in parts.upstreams.values()]
     background = [asyncio.get_running_loop().create_task(start()) for start in loops]
     try:
         await server.listen(**where, backlog=BACKLOG)
         yield server
     finally:
         await server.stop(settings.drain_seconds)
+        await gateway.stop()
         for task in background:
             task.cancel()
         for upstream in parts.upstreams.values():

@@ -1,0 +1,53 @@
+"""Shadow traffic: a copy of a share of requests to the challenger, whose answers only we see."""
+
+import asyncio
+
+from everlearn.ids import new_id
+from gateway.assignment import fraction
+from gateway.capture import Draft
+from gateway.channel import Answer, UpstreamFailure
+from gateway.routes import TaskRoute
+from gateway.stream import Collected
+
+MAX_IN_FLIGHT = 64
+"""Copies at a time; more are not sent: users come first, and memory stays bounded."""
+
+
+def wanted(route: TaskRoute, draft: Draft) -> bool:
+    """Whether this request is copied: never one that the challenger answers anyway."""
+    return (
+        route.shadow_share > 0
+        and route.challenger is not None
+        and draft.arm != "challenger"
+        and fraction("shadow", draft.completion_id) < route.shadow_share
+    )
+
+
+def copy_of(draft: Draft, route: TaskRoute) -> Draft:
+    """The copy's own draft, under the challenger's name."""
+    copy = draft.again(new_id("cmpl"))
+    assert route.challenger is not None
+    copy.arm, copy.version = "challenger", route.challenger.version
+    copy.adapter_digest = route.challenger.adapter_digest
+    copy.template_hash = route.challenger.template_hash
+    copy.model_served = route.challenger.model
+    copy.first_token_ms = copy.fallback_from = copy.error = None
+    return copy
+
+
+async def whole(answer: Answer) -> bytes:
+    """The body of an answer, streamed or not; UpstreamFailure if it breaks off."""
+    if answer.channel is None:
+        return answer.body
+    collected = Collected()
+    try:
+        answer.channel.stream_to(collected)
+        return await collected.done
+    except asyncio.CancelledError:
+        answer.channel.abort()
+        raise
+
+
+def failure_code(failure: UpstreamFailure) -> int:
+    """The HTTP status that a user would have been given."""
+    return {"timeout": 504, "unavailable": 503}.get(failure.kind, 502)
