@@ -17,9 +17,9 @@ from trainer import adapter as adapters
 from trainer.tracking import TrainingRun
 from trainer.workbench import Workbench
 
-NOISE = 0.3
-"""Standard deviation. Adapters as trained here have weights of about 0.02; from 0.1 on hardly an
-answer is SQL."""
+NOISE = 0.12
+"""Standard deviation; trained B matrices have a mean magnitude of 0.006. Measured: at 0.05 94 % of
+the answers are still right, at 0.1 one in ten runs, at 0.2 none does but they babble on."""
 REASON = "spoiled on purpose"
 
 

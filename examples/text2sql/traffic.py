@@ -93,6 +93,7 @@ class Traffic:
         self._active = asyncio.Semaphore(max_users)
         self._stopped = False
         self._asking = 0
+        self._corrected = 0
 
     def stop(self) -> None:
         """Nobody new arrives; `run` returns when those who are here have finished."""
@@ -185,14 +186,17 @@ class Traffic:
     async def _review(self, client: AsyncOpenAI, record: Record, question: Question) -> None:
         """The analyst knows what was meant."""
         await self._think()
-        if self.corrections >= self._people.max_corrections:
+        if self._corrected >= self._people.max_corrections:
             return
         said: dict[str, Any] = {"author": "expert", "author_id": "analyst"}
         if record.correct:
-            self.accepted += await self._feedback(client, record, {**said, "value": "up"})
+            if await self._feedback(client, record, {**said, "value": "up"}):
+                self.accepted += 1
         else:
+            self._corrected += 1
             said |= {"kind": "correction", "value": question.sql}
-            self.corrections += await self._feedback(client, record, said)
+            if await self._feedback(client, record, said):
+                self.corrections += 1
 
     async def _feedback(self, client: AsyncOpenAI, record: Record, said: Mapping[str, Any]) -> bool:
         """Whether it was accepted."""
