@@ -60,6 +60,8 @@ class TaskLoop:
         self._warm_after = 0.0
         self._attempts = 0
         self._accounts: tuple[str, Accounts] | None = None
+        self._counted_at: dict[str, float] = {}
+        """When each metric of the release in `_accounts` was last counted."""
 
     def close(self) -> None:
         """Let go of lake and state."""
@@ -194,17 +196,26 @@ class TaskLoop:
                 since = datetime.fromtimestamp(release.created_at, UTC)
                 evaluate(self._service, self._task, self._lake, grader=name, since=since)
             wanted = observations.metric(self._task, release, name)
-            due = observations.closed_units(
-                self._lake, self._task.task, release, wanted, now, snapshot
-            )
+            window = self._window(release, wanted, now, snapshot)
+            due = observations.closed_units(self._lake, self._task.task, release, wanted, window)
             rows += observations.count(due, wanted, release, accounts.rows + len(rows))
         observations.freeze(self._lake, release.release_id, rows, now)
         accounts.fold(rows)
+        self._counted_at = {**self._counted_at, **dict.fromkeys(names, now)}
+
+    def _window(
+        self, release: Release, wanted: observations.Metric, now: float, snapshot: int | None
+    ) -> observations.Window:
+        """Everything of the release at first, then what can be new since the last count."""
+        last = self._counted_at.get(wanted.name, 0.0) - wanted.close_seconds
+        since = max(release.created_at, last - observations.LATE_SECONDS)
+        return observations.Window(now, since, snapshot)
 
     def _account(self, release: Release) -> Accounts:
         """The accounts of this release, from the frozen rows where they are not in memory."""
         if self._accounts is None or self._accounts[0] != release.release_id:
             rows = observations.frozen(self._lake, release.release_id)
+            self._counted_at = {}
             self._accounts = (release.release_id, Accounts(release.parsed_rules, rows))
         return self._accounts[1]
 

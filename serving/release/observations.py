@@ -24,6 +24,8 @@ HISTORY_DAYS = 30
 MIN_HISTORY_UNITS = 60
 """Fewer units with a past make no thirds."""
 MIN_LATENCIES = 20
+LATE_SECONDS = 300.0
+"""An answer's row comes at most so long after its request: the longest timeouts are shorter."""
 
 
 @dataclass(frozen=True)
@@ -86,31 +88,30 @@ _ANSWERS = """
         SELECT *, CASE fallback_from WHEN 'challenger' THEN 'challenger' ELSE arm END AS assigned
         FROM completions {at}
     )
-    WHERE release = $release AND task = $task AND received_at >= to_timestamp($since)
+    WHERE release = $release AND task = $task AND received_at >= to_timestamp($received)
         AND arm IN ('champion', 'challenger') AND status <> 'shadow'
         AND unit IS NOT NULL AND stage IS NOT NULL AND probability IS NOT NULL
 """
 _DUE = """
 WITH answers AS ({answers}),
+counted AS (
+    SELECT unit, stage, CASE WHEN treated THEN 'challenger' ELSE 'champion' END AS arm
+    FROM release_units WHERE release_id = $release AND metric = $metric
+),
 visits AS (
     SELECT unit, stage, min(received_at) AS opened, arg_min(arm, received_at) AS arm,
         arg_min(share, received_at) AS share
-    FROM answers GROUP BY unit, stage
+    FROM answers ANTI JOIN counted USING (unit, stage) GROUP BY unit, stage
 ),
 placed AS (
-    SELECT *, lag(arm) OVER past AS former_arm, lag(share) OVER past AS former_share
-    FROM visits WINDOW past AS (PARTITION BY unit ORDER BY stage)
+    SELECT *, lag(arm) OVER past AS former_arm, lag(stage) OVER past AS former_stage
+    FROM (FROM visits UNION ALL BY NAME FROM counted)
+    WINDOW past AS (PARTITION BY unit ORDER BY stage)
 ),
-due AS (
-    SELECT placed.* FROM placed
-    ANTI JOIN (
-        SELECT unit, stage FROM release_units WHERE release_id = $release AND metric = $metric
-    ) counted ON counted.unit = placed.unit AND counted.stage = placed.stage
-    WHERE placed.opened <= to_timestamp($now - $close)
-),
+due AS (SELECT * FROM placed WHERE opened <= to_timestamp($now - $close)),
 scored AS ({scores}),
 history AS ({history})
-SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_share,
+SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
     epoch(due.opened) AS opened, avg({value}) AS value, any_value(history.reward) AS reward
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
@@ -146,14 +147,22 @@ _VALUES = {
 }
 
 
-def closed_units(
-    lake: Lake, task: str, release: Release, wanted: Metric, now: float, snapshot: int | None
-) -> list[dict[str, Any]]:
-    """Units due to be counted for a metric, in the order of their opening.
+class Window(NamedTuple):
+    """Which answers to look at."""
 
-    `snapshot`: look only at answers of that lake snapshot, taken before they were last scored, so
-    that no answer counts as unscored because it came a moment too late.
-    """
+    now: float
+    since: float
+    """Received from here on: units that opened earlier have been counted."""
+    snapshot: int | None = None
+    """Of the lake, taken before its answers were last scored, so that none counts as unscored
+    because it came a moment too late; None: all."""
+
+
+def closed_units(
+    lake: Lake, task: str, release: Release, wanted: Metric, window: Window
+) -> list[dict[str, Any]]:
+    """Units due to be counted for a metric, in the order of their opening."""
+    snapshot = window.snapshot
     live = wanted.name in LIVE
     sql = _DUE.format(
         answers=_ANSWERS.format(at=f"AT (VERSION => {snapshot})" if snapshot is not None else ""),
@@ -164,9 +173,10 @@ def closed_units(
     params: dict[str, Any] = {
         "release": release.release_id,
         "task": task,
+        "received": window.since,
         "since": release.created_at,
         "metric": wanted.name,
-        "now": now,
+        "now": window.now,
         "close": wanted.close_seconds,
         "primary": release.parsed_rules.primary,
         "days": HISTORY_DAYS,
@@ -189,9 +199,11 @@ def count(
 ) -> list[Counted]:
     """The rows as they will be frozen, numbered from `start`."""
     width = wanted.high - wanted.low
+    steps = release.parsed_rules.steps
     counted = []
     for place, row in enumerate(rows, start):
-        value = row["value"]
+        value, former = row["value"], row["former_stage"]
+        former_share = None if former is None else steps[former] / 100
         counted.append(
             Counted(
                 metric=wanted.name,
@@ -199,7 +211,7 @@ def count(
                 stage=row["stage"],
                 position=place,
                 treated=row["arm"] == "challenger",
-                propensity=propensity(row["share"], row["former_arm"], row["former_share"]),
+                propensity=propensity(row["share"], row["former_arm"], former_share),
                 value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
                 stratum=_stratum(row["reward"], release.cuts),
             )

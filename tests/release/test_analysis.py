@@ -210,3 +210,41 @@ def test_the_forecast_asks_for_fewer_units_for_a_larger_gain() -> None:
         a is not None and b is not None and b < a
         for a, b in zip(small.units, large.units, strict=True)
     )
+
+
+def test_an_identical_version_is_not_promoted_by_users_who_come_back_at_every_step() -> None:
+    """600 releases over the same 250 users of very different taste, sticky by a monotone hash."""
+    dice = np.random.default_rng(11)
+    releases, users, steps = 600, 250, (0.01, 0.05, 0.25, 0.5)
+    taste = dice.choice([0.1, 0.5, 0.95], users)
+    place = dice.random((releases, users))
+    score = Score(QUESTIONS, releases)
+    for before, step in pairwise((0.0, *steps)):
+        mood = taste + dice.uniform(-0.05, 0.05)
+        pi = propensity(step, "champion" if before else None, before)
+        assert pi is not None
+        for user in dice.permutation(users):
+            # Who was on the candidate already says nothing: propensity 0 bets nothing.
+            open_again = place[:, user] >= before
+            treated = open_again & (place[:, user] < step)
+            liked = dice.random(releases) < mood[user]
+            score.update(treated.astype(float), np.where(open_again, pi, 0.0), liked.astype(float))
+    assert float((score.peak[:, 0] >= math.log(20)).mean()) <= 0.05 + 2 * math.sqrt(0.0475 / 600)
+    assert float((score.peak[:, 1] >= math.log(10)).mean()) <= 0.10 + 2 * math.sqrt(0.09 / 600)
+
+
+def test_the_unconditional_share_would_be_wrong_for_users_who_come_back() -> None:
+    """Why the propensity is conditional: with the plain share the same users mislead the test."""
+    dice = np.random.default_rng(12)
+    releases, users = 300, 400
+    place = dice.random((releases, users))
+    naive = Score([Question(0, 1), Question(0, -1)], releases, fixed=(0.0, 1.0))
+    right = Score([Question(0, 1), Question(0, -1)], releases, fixed=(0.0, 1.0))
+    for user in range(users):
+        again = place[:, user] >= 0.25
+        treated = (again & (place[:, user] < 0.5)).astype(float)
+        naive.update(treated, np.where(again, 0.5, 0.0), 1.0)
+        right.update(treated, np.where(again, propensity(0.5, "champion", 0.25) or 0.0, 0.0), 1.0)
+    limit = math.log(2 / 0.001)
+    assert float((naive.peak.max(axis=1) >= limit).mean()) > 0.7
+    assert float((right.peak.max(axis=1) >= limit).mean()) < 0.01
