@@ -103,8 +103,12 @@ def test_the_lake_answers_the_questions_of_the_readme(demo: Run) -> None:
 def test_every_release_step_shows_the_comparison_that_decided(demo: Run) -> None:
     shown = demo.everlearn("release", "show", "text2sql")
     assert shown.returncode == 0, shown.stderr
-    assert "promoted" in shown.stdout
-    assert "rolled_back" in shown.stdout
+    assert "harm e-value" in shown.stdout
+    query = "select version, event, reason from releases order by created_at"
+    events = json.loads(demo.everlearn("sql", "--json", query).stdout)
+    endings = {(row["version"], row["event"]) for row in events}
+    assert {("1", "promoted"), ("2", "rolled_back")} <= endings
+    assert all(row["reason"] for row in events)
 
 
 @pytest.fixture(scope="module")
