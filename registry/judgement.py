@@ -20,7 +20,14 @@ def judge(registry: Registry, task: str, version: str, rules: GateRules) -> Verd
     if version == BASE:
         raise InputError("the base model needs no gate: it is what every version is compared with")
     found = registry.get(task, version)
-    verdict = decide(parse(artifact(registry, found, "evidence.json")), rules)
+    evidence = parse(artifact(registry, found, "evidence.json"))
+    champion = registry.champion(task).version
+    verdict = decide(evidence, rules)
+    if evidence.champion != champion:
+        reason = (
+            f"compared with version {evidence.champion}, but {champion} is champion now: retrain"
+        )
+        verdict = Verdict(Phase.INCONCLUSIVE, reason, verdict.comparisons)
     record = {**verdict._asdict(), "rules": rules.model_dump(mode="json")}
     keep(registry, found, "gate", record)
     if verdict.phase in AFTER and found.state in OPEN:

@@ -45,6 +45,16 @@ def test_a_failed_version_can_be_gated_again_under_other_rules(shelf: Shelf) -> 
     assert shelf.registry.get(shelf.task, version).state is VersionState.GATED
 
 
+def test_evidence_against_a_former_champion_is_inconclusive(shelf: Shelf) -> None:
+    version = put_with_evidence(shelf, "aaaa", 30, 1.0)
+    other = shelf.put("bbbb").version
+    shelf.registry.set_alias(shelf.task, "champion", other)
+    verdict = judge(shelf.registry, shelf.task, version, GateRules())
+    assert verdict.phase == "inconclusive"
+    assert verdict.reason == "compared with version base, but 2 is champion now: retrain"
+    assert shelf.registry.get(shelf.task, version).state is VersionState.REGISTERED
+
+
 def test_a_version_without_evidence_and_the_base_model_are_refused(shelf: Shelf) -> None:
     made = shelf.put("aaaa")
     with pytest.raises(NotFound, match=r"kept no evidence\.json"):
