@@ -5,6 +5,7 @@ Not part of the ordinary run: vLLM needs an environment of its own and two minut
 """
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ MESSAGES = [{"role": "user", "content": "how many orders? 日本語"}]
 
 @contextmanager
 def vllm_listening(base: Path) -> Iterator[str]:
+    # The whole process group is stopped: vLLM's workers outlive their parent.
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = {
@@ -48,14 +50,16 @@ def vllm_listening(base: Path) -> Iterator[str]:
     )
     log = base.parent / "vllm.log"
     with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
     try:
         root = f"http://127.0.0.1:{port}"
         wait_until(lambda: process.poll() is not None or _healthy(root), 600)
         assert process.poll() is None, log.read_text()[-3000:]
         yield f"{root}/v1"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
 
 
