@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from everlearn.config import Capture
 from everlearn.events import Arm, Completion, Event, Feedback, Status, encode
 from everlearn.wal import WalStats, WalWriter
@@ -125,6 +127,12 @@ class Recorder:
 
     def feedback(self, event: Feedback) -> int:
         """Append one feedback event."""
+        if self._masks:
+            event = msgspec.structs.replace(
+                event,
+                value_text=_masked_text(event.value_text, self._masks),
+                comment=_masked_text(event.comment, self._masks),
+            )
         return self._append(event)
 
     async def durable(self, number: int) -> None:
@@ -170,3 +178,7 @@ def mask(body: bytes, patterns: Sequence[re.Pattern[bytes]]) -> bytes:
     for pattern in patterns:
         body = pattern.sub(MASKED, body)
     return body
+
+
+def _masked_text(text: str | None, patterns: Sequence[re.Pattern[bytes]]) -> str | None:
+    return mask(text.encode(), patterns).decode("utf-8", "replace") if text else text

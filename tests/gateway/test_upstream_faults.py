@@ -112,18 +112,20 @@ async def test_a_stream_that_is_cut_ends_with_a_clean_error(tmp_path: Path, wher
     event = chat_chunk("SEL")
     cut = {"between events": b"", "inside an event": event[:30], "between lines": event[:-1]}
     sent = event + cut[where]
-    async with backend(says(STREAM_HEAD, chunk(sent), then_cut=True)) as upstream:
-        async with door(tmp_path, upstream.url) as gate:
-            got = await gate.chat(stream=True)
-            assert got.status_code == 200
-            events = [line for line in got.text.split("\n") if line.startswith("data: ")]
-            parsed = [json.loads(line[6:]) for line in events]
-            assert parsed[0]["choices"][0]["delta"]["content"] == "SEL"
-            assert parsed[-1]["error"]["code"] == "upstream_error"
-            assert len(parsed) == (3 if where == "between lines" else 2)
-            [captured] = gate.completions()
-            assert (captured.status, captured.http_status) == ("upstream_error", 200)
-            assert captured.response == sent
+    async with (
+        backend(says(STREAM_HEAD, chunk(sent), then_cut=True)) as upstream,
+        door(tmp_path, upstream.url) as gate,
+    ):
+        got = await gate.chat(stream=True)
+        assert got.status_code == 200
+        events = [line for line in got.text.split("\n") if line.startswith("data: ")]
+        parsed = [json.loads(line[6:]) for line in events]
+        assert parsed[0]["choices"][0]["delta"]["content"] == "SEL"
+        assert parsed[-1]["error"]["code"] == "upstream_error"
+        assert len(parsed) == (3 if where == "between lines" else 2)
+        [captured] = gate.completions()
+        assert (captured.status, captured.http_status) == ("upstream_error", 200)
+        assert captured.response == sent
 
 
 async def test_a_stream_that_stalls_ends_with_a_clean_error(tmp_path: Path) -> None:
@@ -132,13 +134,12 @@ async def test_a_stream_that_stalls_ends_with_a_clean_error(tmp_path: Path) -> N
         await nothing(call, writer)
 
     settings = {"chunk_timeout_seconds": 0.4}
-    async with backend(stalls) as upstream:
-        async with door(tmp_path, upstream.url, settings=settings) as gate:
-            got = await gate.chat(stream=True)
-            last = [line for line in got.text.split("\n") if line][-1]
-            assert json.loads(last[6:])["error"]["code"] == "timeout"
-            [captured] = gate.completions()
-            assert (captured.status, captured.response) == ("timeout", chat_chunk("SEL"))
+    async with backend(stalls) as upstream, door(tmp_path, upstream.url, settings=settings) as gate:
+        got = await gate.chat(stream=True)
+        last = [line for line in got.text.split("\n") if line][-1]
+        assert json.loads(last[6:])["error"]["code"] == "timeout"
+        [captured] = gate.completions()
+        assert (captured.status, captured.response) == ("timeout", chat_chunk("SEL"))
 
 
 async def test_an_error_event_in_the_stream_is_handed_on_and_recorded(tmp_path: Path) -> None:
@@ -180,10 +181,12 @@ async def test_ten_megabytes_in_one_piece_arrive_unchanged(tmp_path: Path, strea
 async def test_comments_keep_alives_and_odd_line_ends_arrive_unchanged(tmp_path: Path) -> None:
     text = b': ping\n\nevent: message\r\nid: 7\r\ndata: {"a": 1}\r\n\r\n'
     text += b": ping\rretry: 5\r\rdata:[DONE]\r\r"
-    async with backend(says(STREAM_HEAD, chunk(text), b"0\r\n\r\n")) as upstream:
-        async with door(tmp_path, upstream.url) as gate:
-            assert (await gate.chat(stream=True)).content == text
-            assert gate.completions()[0].status == "ok"
+    async with (
+        backend(says(STREAM_HEAD, chunk(text), b"0\r\n\r\n")) as upstream,
+        door(tmp_path, upstream.url) as gate,
+    ):
+        assert (await gate.chat(stream=True)).content == text
+        assert gate.completions()[0].status == "ok"
 
 
 @pytest.mark.parametrize("status", [502, 503, 504, 429])
@@ -256,15 +259,18 @@ async def test_the_least_busy_replica_is_asked(tmp_path: Path) -> None:
         await asyncio.sleep(1.0)
         writer.write(answer(chat_body()))
 
-    async with backend(slow) as one, backend() as two:
-        async with door(tmp_path, one.url, settings={"replicas": [two.url]}) as gate:
-            running = asyncio.create_task(asyncio.wait({asyncio.create_task(gate.chat())}))
-            await asyncio.sleep(0.1)
-            for _ in range(8):
-                assert (await gate.chat()).status_code == 200
-            assert len(one.calls) + len(two.calls) == 9
-            assert min(len(one.calls), len(two.calls)) <= 1
-            await running
+    async with (
+        backend(slow) as one,
+        backend() as two,
+        door(tmp_path, one.url, settings={"replicas": [two.url]}) as gate,
+    ):
+        running = asyncio.create_task(asyncio.wait({asyncio.create_task(gate.chat())}))
+        await asyncio.sleep(0.1)
+        for _ in range(8):
+            assert (await gate.chat()).status_code == 200
+        assert len(one.calls) + len(two.calls) == 9
+        assert min(len(one.calls), len(two.calls)) <= 1
+        await running
 
 
 async def test_the_fallback_answers_for_a_dead_upstream(
@@ -319,11 +325,13 @@ async def test_kept_connections_that_went_stale_cost_nothing(tmp_path: Path) -> 
         await plain(call, writer)
         writer.close()
 
-    async with backend(closes) as upstream:
-        async with door(tmp_path, upstream.url, settings={"max_retries": 0}) as gate:
-            for _ in range(10):
-                assert (await gate.chat()).status_code == 200
-            assert upstream.connections >= 10
+    async with (
+        backend(closes) as upstream,
+        door(tmp_path, upstream.url, settings={"max_retries": 0}) as gate,
+    ):
+        for _ in range(10):
+            assert (await gate.chat()).status_code == 200
+        assert upstream.connections >= 10
 
 
 async def test_connections_are_kept(tmp_path: Path) -> None:
@@ -345,11 +353,13 @@ async def test_an_answer_without_a_length_ends_with_the_connection(tmp_path: Pat
 
 async def test_an_interim_answer_is_not_the_answer(tmp_path: Path) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
-    async with backend(says(interim, answer(chat_body()))) as upstream:
-        async with door(tmp_path, upstream.url) as gate:
-            got = await gate.chat()
-            assert (got.status_code, got.content) == (200, chat_body())
-            assert "link" not in got.headers
+    async with (
+        backend(says(interim, answer(chat_body()))) as upstream,
+        door(tmp_path, upstream.url) as gate,
+    ):
+        got = await gate.chat()
+        assert (got.status_code, got.content) == (200, chat_body())
+        assert "link" not in got.headers
 
 
 async def test_keys_stay_where_they_belong(
