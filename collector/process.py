@@ -1,6 +1,7 @@
 """The processes of the collector and the shipper: sources by config, signals, metrics."""
 
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,8 @@ LAST = Gauge("everlearn_collector_last_commit_timestamp_seconds", "When a batch 
 
 def run(service: Service, *, once: bool = False) -> None:
     """Collect until SIGTERM or SIGINT; what is there by then is stored before the process ends."""
+    # Rows are tuples by the ten thousand and in no cycles: looking through them costs 3 us each.
+    gc.set_threshold(500_000, 20, 100)
     stopped = stop_on_signals()
     if service.collector.metrics_port:
         start_http_server(service.collector.metrics_port)

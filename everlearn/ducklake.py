@@ -199,6 +199,8 @@ class DuckLake:
 
         deadline = time.monotonic() + RETRY_SECONDS
         self._retried(lambda: self._transact(create, deadline), deadline)
+        if "completions" not in have:
+            self.call(compression("uncompressed"))
 
     def _columns(self) -> dict[str, set[str]]:
         sql = (
@@ -292,6 +294,15 @@ def _extension(name: str) -> str:
         package = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
         raise LakeError(f"DuckDB's extension {name} is missing: pip install {package}")
     return str(found[0])
+
+
+def compression(codec: str) -> str:
+    """SQL that sets the codec of the completions' files from now on.
+
+    What is appended is written plain: 4 us per completion of 2 KB, 12 with zstd. Compaction writes
+    zstd: 1.1 KB per completion instead of 3.
+    """
+    return f"CALL lake.set_option('parquet_compression', '{codec}', table_name => 'completions')"
 
 
 def _connect(config: LakeConfig, kind: str, data: str) -> duckdb.DuckDBPyConnection:
