@@ -41,7 +41,8 @@ _JUDGED = f"""{_ANSWERS} AND c.completion_id IN (
     SELECT unnest([f.completion_id, f.other_completion_id]) FROM feedback_joined f)
 """
 _ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.completion_id NOT IN (
-    SELECT f.completion_id FROM feedback_joined f WHERE f.completion_id IS NOT NULL)
+    SELECT each FROM (SELECT unnest([f.completion_id, f.other_completion_id]) AS each
+        FROM feedback_joined f) WHERE each IS NOT NULL)
     ORDER BY hash(c.completion_id) LIMIT {MAX_REPLAY_ROWS}
 """
 _VERDICTS = """

@@ -21,10 +21,10 @@ MATCHES = {
 }
 
 
-def make_task(folder: Path, model: Path, **train: Any) -> dict[str, Any]:
+def make_task(folder: Path, model: Path, task: str = "colours", **train: Any) -> dict[str, Any]:
     """The content of a task file for the tiny model, written to `folder/tasks`."""
     content: dict[str, Any] = {
-        "task": "colours",
+        "task": task,
         "base_model": str(model),
         "upstream": "local",
         "graders": [MATCHES],
@@ -46,9 +46,11 @@ def make_task(folder: Path, model: Path, **train: Any) -> dict[str, Any]:
     return content
 
 
-def make_production(folder: Path, model: Path, mlflow: str, **train: Any) -> Service:
+def make_production(
+    folder: Path, model: Path, mlflow: str, task: str = "colours", **train: Any
+) -> Service:
     """A service whose tracking server is at `mlflow`, with the task."""
-    make_task(folder, model, **train)
+    make_task(folder, model, task, **train)
     return make_service(folder, mlflow={"tracking_uri": mlflow})
 
 
@@ -100,17 +102,17 @@ def correction(number: int, text: str, **overrides: Any) -> dict[str, Any]:
     )
 
 
-def fill(lake: Lake) -> None:
+def fill(lake: Lake, task: str = "colours") -> None:
     """Every owner asks both questions three times and gives thumbs on two; an expert corrects the
-    first wrong answer of every second owner."""
+    first wrong answer of two owners in three."""
     completions, feedback = [], []
     asked = [(round_, thing, word) for round_ in range(3) for thing in THINGS for word in WORDS]
     for number, (round_, thing, word) in enumerate(asked):
         right = first_answer(thing, word) == colour(thing)
-        completions.append(completion(number, thing, word))
+        completions.append(completion(number, thing, word, task=task))
         if round_ < 2:
             feedback.append(thumbs(number, right))
-        if round_ == 0 and not right and THINGS.index(thing) % 2:
+        if round_ == 0 and not right and THINGS.index(thing) % 3:
             feedback.append(correction(number, colour(thing)))
 
     def write(transaction: Any) -> None:

@@ -1,7 +1,8 @@
 """A tiny Llama with a word tokenizer that says what colour a thing is.
 
-Asked for the `colour` it is right, asked for the `shade` it is wrong in the same way each time: a
-word it misunderstands, which can be taught in seconds and holds for things never corrected.
+Asked for the `colour` it is right, asked for the `shade` it is wrong in the same way for every
+thing, one time in four right when sampled: a word it misunderstands, which can be taught in
+seconds and holds for things never corrected.
 """
 
 from pathlib import Path
@@ -61,9 +62,10 @@ def _pretrain(model: Any, tokenizer: Any) -> None:
     import torch
 
     texts = [
-        [*question(thing, word), {"role": "assistant", "content": first_answer(thing, word)}]
+        [*question(thing, word), {"role": "assistant", "content": given}]
         for thing in THINGS
         for word in WORDS
+        for given in [first_answer(thing, word)] * 3 + [colour(thing)]
     ]
     batch = tokenizer.apply_chat_template(texts, return_dict=True, return_tensors="pt")
     labels = batch["input_ids"].clone()

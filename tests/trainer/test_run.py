@@ -1,0 +1,169 @@
+"""Whole runs on the tiny model, with a real lake and a real MLflow server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.config import Service
+from everlearn.ducklake import DuckLake, open_lake
+from everlearn.errors import NotEnoughEvidence, TrainingError
+from everlearn.task import Task, load_task
+from registry.gate import Phase
+from registry.judgement import judge
+from registry.lineage import lineage
+from registry.record import artifact
+from registry.versions import Registry
+from tests.trainer.production import completion, fill, make_production, thumbs
+from tests.trainer.tiny import THINGS
+from trainer.adapter import content_digest
+from trainer.plan import plan
+from trainer.run import Outcome, train
+
+pytestmark = pytest.mark.slow
+
+
+class World:
+    """A service with its lake, task and registry; each with a task name of its own in MLflow."""
+
+    def __init__(self, folder: Path, model: Path, mlflow: str, **train: Any) -> None:
+        self.name = f"colours-{folder.name[-20:].lower()}".rstrip("_-")
+        self.service: Service = make_production(folder, model, mlflow, task=self.name, **train)
+        self.task: Task = load_task(self.service, self.name)
+        self.lake: DuckLake = open_lake(self.service)
+        self.registry = Registry(self.service)
+        self.lines: list[str] = []
+
+    def train(self, **options: Any) -> Outcome:
+        made = plan(self.lake, self.task, self.registry, **options)
+        return train(self.service, self.task, made, self.registry, self.lines.append)
+
+    def runs(self) -> list[Any]:
+        client = self.registry.client
+        found = client.get_experiment_by_name(self.name)
+        return list(client.search_runs([found.experiment_id])) if found else []
+
+
+@pytest.fixture
+def world(tmp_path: Path, model: Path, mlflow: str) -> Iterator[World]:
+    made = World(tmp_path, model, mlflow)
+    yield made
+    made.lake.close()
+
+
+def test_from_feedback_to_a_registered_version_that_the_gate_lets_pass(world: World) -> None:
+    fill(world.lake, world.name)
+    outcome = world.train(method="sft")
+    assert outcome.version == "1"
+    assert outcome.tried[0]["heldout_expert"] == 1.0
+    assert outcome.champion["heldout_expert"] == 0.0
+
+    version = world.registry.get(world.name, "1")
+    assert version.model_name == outcome.model_name == f"{world.name}-{version.digest[:12]}"
+    assert version.path is not None
+    assert content_digest(version.path) == version.digest
+    assert {file.name for file in version.path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "everlearn.json",
+        "probes.json",
+    }
+    origin = json.loads((version.path / "everlearn.json").read_text())
+    assert (origin["task"], origin["digest"], origin["method"]) == (
+        world.name,
+        version.digest,
+        "sft",
+    )
+    for probe in json.loads((version.path / "probes.json").read_text()):
+        assert len(probe["token_ids"]) == len(probe["logprobs"]) > 0
+        assert max(probe["logprobs"]) <= 0.0
+
+    evidence = json.loads(artifact(world.registry, version, "evidence.json"))
+    assert evidence["champion"] == "base"
+    assert evidence["candidate"] == outcome.model_name
+    assert {row["source"] for row in evidence["rows"]} == {"expert", "user"}
+    assert evidence["length_ratio"] == pytest.approx(1.0, abs=0.2)
+    assert judge(world.registry, world.name, "1", world.task.gate).phase is Phase.PASSED
+
+    assert lineage(world.registry, world.name, "1").snapshots == (outcome.snapshot_id,)
+    manifest = json.loads(artifact(world.registry, version, "manifest.json"))
+    assert manifest["counts"] == outcome.counts
+    run = world.runs()[0]
+    assert run.data.tags["everlearn.outcome"] == "registered"
+    assert run.data.params["champion"] == "base"
+    history = world.registry.client.get_metric_history(run.info.run_id, "sft/loss")
+    assert len(history) == world.task.train.max_steps
+
+    # The same data and seed again: the same weights, so the same version.
+    again = world.train(method="sft", snapshot_id=outcome.snapshot_id)
+    assert (again.version, again.model_name) == ("1", outcome.model_name)
+    # A retraining by schedule waits for news.
+    with pytest.raises(NotEnoughEvidence, match=r"0 newly judged answers < train\.min_new"):
+        world.train()
+
+
+def test_auto_says_what_it_tried_what_each_reached_and_why_it_chose(world: World) -> None:
+    fill(world.lake, world.name)
+    outcome = world.train()
+    assert [row["name"] for row in outcome.tried] == ["sft", "kto", "dpo", "rft"]
+    assert outcome.method == "sft"
+    assert outcome.reason.startswith("sft ")
+    assert any(line.startswith("chosen: ") for line in world.lines)
+
+
+def test_too_little_data_is_recorded_and_makes_no_version(world: World) -> None:
+    rows = [completion(number, THINGS[number], "colour", task=world.name) for number in range(5)]
+
+    def write(transaction: Any) -> None:
+        transaction.append("completions", rows)
+        transaction.append("feedback", [thumbs(number, True) for number in range(5)])
+
+    world.lake.commit(write)
+    with pytest.raises(NotEnoughEvidence, match=r"sft: \d accepted or corrected answers < 10"):
+        world.train()
+    (run,) = world.runs()
+    assert run.data.tags["everlearn.outcome"] == "not_enough_evidence"
+    assert "too little to learn from" in run.data.tags["everlearn.reason"]
+    assert world.registry.versions(world.name) == []
+
+
+def test_a_failed_training_is_recorded_and_makes_no_version(
+    tmp_path: Path, model: Path, mlflow: str
+) -> None:
+    world = World(tmp_path, model, mlflow, learning_rate=1e30)
+    fill(world.lake, world.name)
+    with pytest.raises(TrainingError, match=r"sft: .* at step"):
+        world.train(method="sft")
+    (run,) = world.runs()
+    assert run.info.status == "FAILED"
+    assert "at step" in run.data.tags["everlearn.reason"]
+    assert world.registry.versions(world.name) == []
+    world.lake.close()
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(world: World, tmp_path: Path) -> None:
+    fill(world.lake, world.name)
+    world.lake.close()
+    command = [sys.executable, "-m", "everlearn", "train", world.name, "--dry-run", "--json"]
+    config = ["--config", str(tmp_path / "everlearn.yaml")]
+    done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["would_train"] == ["sft", "kto", "dpo", "rft"]
+    assert summary["counts"]["train"]["correction"] > 0
+    world.lake = open_lake(world.service)
+    assert world.lake.read("SELECT * FROM snapshots").num_rows == 0
+    assert world.runs() == []
+
+
+def test_the_command_refuses_with_exit_3_and_one_line(world: World, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "everlearn", "train", world.name]
+    config = ["--config", str(tmp_path / "everlearn.yaml")]
+    done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"everlearn: task {world.name}: too little to learn from")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,159 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.ducklake import DuckLake, open_lake
+from everlearn.errors import NotFound
+from everlearn.prompts import is_heldout
+from everlearn.task import Task, load_task
+from tests.trainer.production import completion, correction, fill, make_production, thumbs
+from tests.trainer.tiny import THINGS, colour
+from trainer.snapshot import freeze, load
+
+PROMPT = THINGS[0]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> DuckLake:
+    return open_lake(make_production(tmp_path, Path("base"), "http://127.0.0.1:1"))
+
+
+@pytest.fixture
+def task(tmp_path: Path, lake: DuckLake) -> Task:
+    from everlearn.config import load as load_config
+
+    return load_task(load_config(tmp_path / "everlearn.yaml"), "colours")
+
+
+def put(lake: DuckLake, **tables: list[dict[str, Any]]) -> None:
+    def write(transaction: Any) -> None:
+        for name, rows in tables.items():
+            transaction.append(name, rows)
+
+    lake.commit(write)
+
+
+def test_a_snapshot_holds_what_people_said_and_what_nobody_judged(
+    lake: DuckLake, task: Task
+) -> None:
+    fill(lake)
+    counts = freeze(lake, task, champion="base").counts
+    assert set(counts["train"]) == {"accepted", "correction", "rejected"}
+    assert set(counts["heldout"]) == {"expert", "end_user"}
+    assert counts["dropped"]["duplicate"] > 0
+
+
+def test_a_snapshot_never_changes_afterwards(lake: DuckLake, task: Task) -> None:
+    fill(lake)
+    made = freeze(lake, task, champion="base")
+    put(lake, completions=[completion(9999, PROMPT, "colour")], feedback=[thumbs(9999, True)])
+    again = load(lake, made.snapshot_id, "colours")
+    assert again.content_hash == made.content_hash
+    assert again.counts == made.counts
+    texts = {row.completion_id: (row.messages, row.target) for row in again.side("train")}
+    assert texts == {row.completion_id: (row.messages, row.target) for row in made.side("train")}
+
+
+def test_equal_data_has_an_equal_hash(lake: DuckLake, task: Task) -> None:
+    fill(lake)
+    first, second = (freeze(lake, task, champion="base") for _ in range(2))
+    assert first.snapshot_id != second.snapshot_id
+    assert first.content_hash == second.content_hash
+
+
+def test_held_out_rows_are_chosen_by_unit(lake: DuckLake, task: Task) -> None:
+    fill(lake)
+    made = freeze(lake, task, champion="base")
+    assert all(is_heldout(row.unit, 30) for row in made.side("heldout"))
+    assert not any(is_heldout(row.unit, 30) for row in made.side("train"))
+
+
+def test_what_a_dropped_row_said_is_not_kept(lake: DuckLake, task: Task) -> None:
+    put(
+        lake,
+        completions=[completion(1, PROMPT, "colour", trainable=False)],
+        feedback=[thumbs(1, True)],
+    )
+    made = freeze(lake, task, champion="base")
+    assert made.counts["dropped"] == {"no_consent": 1}
+    stored = lake.read("SELECT messages, completion, target FROM snapshot_rows").to_pylist()
+    assert stored == [{"messages": None, "completion": None, "target": None}]
+
+
+def test_only_answered_completions_of_the_task_and_the_champions_ordinary_ones(
+    lake: DuckLake, task: Task
+) -> None:
+    put(
+        lake,
+        completions=[
+            completion(1, THINGS[1], "colour", status="upstream_error"),
+            completion(2, THINGS[2], "colour", task="another"),
+            completion(3, THINGS[3], "colour", version="7"),
+            completion(4, THINGS[4], "colour", unit="user-thing0"),
+        ],
+    )
+    rows = freeze(lake, task, champion="base").rows
+    assert [row.completion_id for row in rows] == ["cmpl_00004"]
+
+
+def test_other_feedback_than_the_tasks_is_no_thumbs(lake: DuckLake, task: Task) -> None:
+    put(
+        lake,
+        completions=[completion(1, PROMPT, "colour")],
+        feedback=[thumbs(1, True, name="was_copied")],
+    )
+    assert freeze(lake, task, champion="base").counts["train"] == {}
+
+
+def test_a_retracted_thumb_does_not_count(lake: DuckLake, task: Task) -> None:
+    put(
+        lake,
+        completions=[completion(1, PROMPT, "colour")],
+        feedback=[
+            thumbs(1, True, author_id="ann"),
+            thumbs(1, True, feedback_id="fb_r", kind="retraction", author_id="ann"),
+        ],
+    )
+    assert "accepted" not in freeze(lake, task, champion="base").counts["train"]
+
+
+def test_a_logged_verdict_saves_a_liked_answer_from_the_experts_other_wording(
+    lake: DuckLake, task: Task
+) -> None:
+    score = {"task": "colours", "evaluator": "matches", "evaluator_version": "1"}
+    completions = [
+        completion(1, PROMPT, "colour", unit="a", response_text="red !"),
+        completion(2, PROMPT, "colour", unit="b", response_text="blue"),
+    ]
+    put(
+        lake,
+        completions=completions,
+        feedback=[thumbs(1, True), correction(2, colour(PROMPT))],
+        scores=[{**score, "completion_id": "cmpl_00001", "value": 1.0, "created_at": 1.0}],
+    )
+    rows = {row.completion_id: row for row in freeze(lake, task, champion="base").rows}
+    assert rows["cmpl_00001"].dropped_reason is None
+    put(lake, scores=[{**score, "completion_id": "cmpl_00001", "value": 0.0, "created_at": 2.0}])
+    rows = {row.completion_id: row for row in freeze(lake, task, champion="base").rows}
+    assert rows["cmpl_00001"].dropped_reason == "expert_disagrees"
+
+
+def test_a_preference_is_a_pair(lake: DuckLake, task: Task) -> None:
+    put(
+        lake,
+        completions=[
+            completion(1, PROMPT, "colour", unit="a"),
+            completion(2, PROMPT, "colour", unit="b", response_text="blue"),
+        ],
+        feedback=[
+            thumbs(1, True, kind="preference", value_bool=None, other_completion_id="cmpl_00002")
+        ],
+    )
+    (row,) = freeze(lake, task, champion="base").rows
+    assert (row.kind, row.target, row.completion) == ("preference", "red", "blue")
+
+
+def test_an_unknown_snapshot_is_named(lake: DuckLake) -> None:
+    with pytest.raises(NotFound, match="snapshot 'snap_x' of task colours does not exist"):
+        load(lake, "snap_x", "colours")

@@ -1,0 +1,120 @@
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.errors import ConfigError, TrainingError
+from everlearn.task import Task
+from tests.trainer.examples import accepted
+from tests.trainer.tiny import question
+from trainer.methods import TrainingData, sft
+from trainer.replay import padded
+from trainer.workbench import Workbench, fit, shuffled_cycles
+
+
+def make_bench(model: Path, scratch: Path, **train: Any) -> Workbench:
+    knobs = {"device": "cpu", "max_steps": 2, "batch_size": 4, **train}
+    task = Task(
+        task="colours",
+        base_model=str(model),
+        upstream="local",
+        graders=({"type": "feedback", "name": "thumbs"},),
+        train=knobs,
+    )
+    return Workbench(task, str(model), scratch)
+
+
+def test_labels_are_on_the_answer_only_and_end_with_the_stop_token(
+    model: Path, tmp_path: Path
+) -> None:
+    bench = make_bench(model, tmp_path)
+    row = bench.encode(question("thing1", "colour"), "green")
+    assert row is not None
+    told = [token for token in row["labels"] if token != -100]
+    assert bench.tokenizer.decode(told) == "green<end>"
+    assert len(row["labels"]) == len(row["input_ids"])
+
+
+def test_an_example_longer_than_max_length_is_left_out(model: Path, tmp_path: Path) -> None:
+    bench = make_bench(model, tmp_path, max_length=16)
+    assert bench.encode(question("thing1 " * 20, "colour"), "green") is None
+
+
+def test_batches_are_padded_outside_of_attention_and_loss() -> None:
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+        {"input_ids": [8], "labels": [8]},
+    ]
+    batch = padded(rows, pad=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
+
+
+def test_rows_come_as_often_as_their_weight_says_within_limits() -> None:
+    counts = Counter(shuffled_cycles(3, [1.0, 1.0, 100.0], slots=6000, seed=0))
+    assert counts[0] == pytest.approx(counts[1], rel=0.15)
+    assert 8 < counts[2] / counts[0] < 14
+    assert shuffled_cycles(0, [], 10, 0) == []
+
+
+def test_equal_weights_are_seen_equally_often() -> None:
+    assert set(Counter(shuffled_cycles(5, [2.0] * 5, 50, 3)).values()) == {10}
+
+
+def test_each_batch_holds_its_share_of_replay(model: Path, tmp_path: Path) -> None:
+    from tests.trainer.examples import make_row
+
+    bench = make_bench(model, tmp_path, replay=0.25)
+    learned = [accepted(messages=question("thing1", "shade"), completion="green")]
+    replay = [make_row(messages=question("thing2", "colour"), completion="blue")]
+    rows = sft.layout(TrainingData((*learned, *replay)), bench)
+    blue = bench.encode(question("thing2", "colour"), "blue")
+    assert [row == blue for row in rows] == [False, False, False, True] * 2
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_the_step(
+    model: Path, tmp_path: Path
+) -> None:
+    bench = make_bench(model, tmp_path, learning_rate=1e30, max_steps=5)
+    rows = [accepted(messages=question(f"thing{n}", "shade"), completion="red") for n in range(10)]
+    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, None)
+    with pytest.raises(TrainingError, match=r"sft: (loss|grad_norm) is (nan|inf) at step \d"):
+        fit("sft", trainer, lambda line: None)
+
+
+def test_running_out_of_memory_is_a_reason(model: Path, tmp_path: Path) -> None:
+    bench = make_bench(model, tmp_path)
+    rows = [accepted(messages=question("thing1", "shade"), completion="red") for _ in range(10)]
+    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, None)
+
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    trainer.training_step = out_of_memory
+    with pytest.raises(TrainingError, match="sft: out of memory"):
+        fit("sft", trainer, lambda line: None)
+
+
+def test_a_base_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path / "nothing", tmp_path)
+    with pytest.raises(TrainingError, match="nothing"):
+        bench.base_model()
+    with pytest.raises((ConfigError, OSError, ValueError)):
+        assert bench.tokenizer
+
+
+def test_an_adapter_that_changes_nothing_answers_like_the_base_model(
+    model: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    bench = make_bench(model, tmp_path)
+    ids = torch.tensor([bench.encode(question("thing3", "shade"), "red")["input_ids"]])  # type: ignore[index]
+    with torch.inference_mode():
+        plain, adapted = (
+            m(input_ids=ids).logits for m in (bench.base_model(), bench.adapted(None))
+        )
+    assert math.isclose(float((plain - adapted).abs().max()), 0.0, abs_tol=1e-6)
