@@ -11,6 +11,7 @@ import ctypes
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,11 @@ import urllib.error
 import urllib.request
 import xmlrpc.client
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from everlearn.broker import prepare
 from everlearn.config import Service
 from everlearn.errors import EverlearnError
 
@@ -40,12 +42,16 @@ class Process:
     address: str | None = None
     """Shown to people once it answers."""
     ready: str | None = None
-    """URL that answers 2xx when the process can work; None: alive is enough."""
+    """URL that answers 2xx, or tcp:// that accepts, when the process can work; None: alive."""
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def processes(service: Service, config: Path, stack: str) -> tuple[Process, ...]:
-    """What runs for this config; `stack` is `local`, or `full` for Airflow and console too."""
+    """What runs for this config.
+
+    `stack` is `local`, or `full`: the events then go over a Kafka broker on this machine, and
+    Airflow and the console run too.
+    """
     rows = [_mlflow(service), _verb("collector", "collect", config, wave=1)]
     if service.model_server.model:
         address = f"http://{service.model_server.host}:{service.model_server.port}"
@@ -55,13 +61,23 @@ def processes(service: Service, config: Path, stack: str) -> tuple[Process, ...]
     address = f"http://{service.gateway.host}:{service.gateway.port}"
     rows.append(_verb("gateway", "gateway", config, wave=2, address=address, ready="/ready"))
     rows.append(_verb("releases", "releases", config, "run", wave=3))
-    if service.bus.kind == "kafka":
+    if stack == "full":
+        broker = service.bus.bootstrap_servers[0]
+        rows.append(Process("kafka", prepare(service), 0, broker, f"tcp://{broker}"))
+        address = f"http://{service.console.host}:{service.console.port}"
+        rows.append(
+            _verb("console", "console", config, wave=3, address=address, ready="/completeness")
+        )
+        rows.append(_airflow(service, config))
+    if stack == "full" or service.bus.kind == "kafka":
         rows.append(_verb("shipper", "ship", config, wave=1))
     if stack == "full":
-        address = f"http://{service.console.host}:{service.console.port}"
-        rows.append(_verb("console", "console", config, wave=3, address=address, ready="/health"))
-        rows.append(_airflow(service, config))
+        rows = [_over_kafka(row) for row in rows]
     return tuple(sorted(rows, key=lambda process: process.wave))
+
+
+def _over_kafka(process: Process) -> Process:
+    return replace(process, environment={**process.environment, "EVERLEARN_BUS__KIND": "kafka"})
 
 
 def _verb(
@@ -249,8 +265,12 @@ class Supervisor:
 
 
 def url_answers(url: str) -> bool:
-    """Whether a GET is answered with 2xx within a second."""
+    """Whether a GET is answered with 2xx, or a tcp:// address accepts, within a second."""
     try:
+        if url.startswith("tcp://"):
+            host, _, port = url.removeprefix("tcp://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+            return True
         with urllib.request.urlopen(url, timeout=1.0) as response:
             return bool(200 <= response.status < 300)
     except (urllib.error.URLError, OSError):
