@@ -232,6 +232,8 @@ class ReleaseRules(Section):
     """Percent of traffic."""
     min_dwell_seconds: float = Field(60.0, ge=0)
     """At each step before the next."""
+    min_candidates: int = Field(1, ge=0)
+    """Closed units of the candidate before it gets more traffic than the first step."""
     max_seconds: float = Field(86_400.0, gt=0)
     """A release that is undecided by then is stopped as inconclusive."""
     primary: str = "thumbs"

@@ -3,6 +3,7 @@
 - Harm on the primary metric or on any guardrail ends it, before anything else is asked.
 - Only the promote question can end it at 100 %, and never for a release without a passed gate.
 - The share of traffic never falls before the end; an ended release stays ended.
+- Nothing grows unseen: the first step is left only after some units of the candidate have closed.
 """
 
 import math
@@ -110,6 +111,9 @@ def _ramp(release: Release, evidence: Evidence, rules: ReleaseRules, now: float)
     if dwell < rules.min_dwell_seconds:
         return hold(f"dwell {dwell:.0f} s < min_dwell_seconds {rules.min_dwell_seconds:g}")
     if release.stage < last_stage(rules):
+        seen = max(metric.candidates for metric in (evidence.primary, *evidence.guardrails))
+        if seen < rules.min_candidates:
+            return hold(f"{seen} closed candidate units < min_candidates {rules.min_candidates}")
         reason = (
             f"no harm after {dwell:.0f} s >= min_dwell_seconds {rules.min_dwell_seconds:g}: "
             f"{_worst(evidence)}"

@@ -43,6 +43,14 @@ def test_it_takes_the_next_step_after_the_dwell_when_there_is_no_harm() -> None:
     )
 
 
+def test_a_candidate_that_nobody_has_met_gets_no_more_traffic() -> None:
+    unseen = make_metric(candidates=0)
+    phase, stage, reason = ask(600, unseen, unseen)
+    assert (phase, stage) == (Phase.RAMPING, 0)
+    assert reason == "0 closed candidate units < min_candidates 1"
+    assert ask(600, unseen, make_metric("good", candidates=1))[1] == 1
+
+
 def test_the_step_to_all_traffic_is_not_taken_by_time() -> None:
     last = last_stage(RULES)
     phase, stage, reason = ask(900, make_metric(), stage=last)
