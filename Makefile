@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/demo
 	$(BIN)/everlearn demo
 
-test: .venv/dev lint
+test: system .venv/dev lint
 	$(BIN)/pytest
 
 lint: .venv/dev
@@ -26,6 +26,10 @@ bench: .venv/dev
 
 up: .venv/demo
 	$(BIN)/everlearn up
+
+# What no Python package brings: Java and Maven for Kafka, Postgres, Node, bubblewrap.
+system:
+	deploy/system-packages.sh
 
 # uv comes from pip; the locks hold hashes and no registry address.
 .venv/bin/uv:
