@@ -1,0 +1,263 @@
+"""The gateway beside nginx and LiteLLM, in one run: `python -m benchmarks.gateway [--quick]`.
+
+Core 0 belongs to the gateway under test; load and upstream share core 1. Every figure is measured
+in turns (ours, theirs, ours, theirs) and the best turn of each counts, so that what else the
+machine does hits both alike. JSON lines go to bench/results/gateway.jsonl.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gateway_servers as servers
+from benchmarks.gateway_servers import BODY, LOAD_CORE, Running
+from gateway.routes import ArmRoute, Routes, TaskRoute, write_routes
+
+RESULTS = Path("bench/results/gateway.jsonl")
+Figures = dict[str, Any]
+
+
+class Report:
+    """Prints and keeps one line per figure."""
+
+    def __init__(self) -> None:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[Figures] = []
+
+    def add(self, what: str, goal: str, **figures: Any) -> None:
+        """One figure with its goal."""
+        row = {"benchmark": "gateway", "what": what, "goal": goal, **figures}
+        self.rows.append(row)
+        with RESULTS.open("a") as file:
+            file.write(
+                json.dumps({"at": int(time.time()), "load": os.getloadavg()[0], **row}) + "\n"
+            )
+        shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        print(f"{what:<46} goal {goal:<24} {shown}", flush=True)
+
+
+def _short(value: Any) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 100
+        else f"{value:,.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def wrk(folder: Path, port: int, seconds: int, connections: int = 32) -> Figures:
+    """A closed loop: requests per second and errors."""
+    script = folder / "post.lua"
+    headers = "\n".join(
+        f'wrk.headers["{name}"]="{value}"'
+        for name, value in (
+            ("content-type", "application/json"),
+            ("authorization", "Bearer sk-test"),
+        )
+    )
+    script.write_text(f"wrk.method='POST'\nwrk.body=[[{BODY.decode()}]]\n{headers}\n")
+    done = subprocess.run(
+        ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
+         "-s", str(script), f"http://127.0.0.1:{port}/v1/chat/completions"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r"Requests/sec:\s+([\d.]+)", done)
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", done)
+    broken = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", done
+    )
+    count = re.search(r"(\d+) requests in", done)
+    assert found is not None
+    assert count is not None
+    return {
+        "per_second": float(found[1]),
+        "count": int(count[1]),
+        "failed": int(bad[1] if bad else 0) + sum(map(int, broken.groups() if broken else ())),
+    }
+
+
+def load(kind: str, port: int, *numbers: float) -> Figures:
+    """Run one load process."""
+    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.gateway_load"]
+    done = subprocess.run(
+        [*command, kind, str(port), *(f"{number:g}" for number in numbers)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout))
+
+
+def closed_loop(report: Report, folder: Path, rivals: Sequence[Running], turns: int) -> None:
+    """Requests per second at 32 connections, and what a request costs the gateway's core."""
+    rates: dict[str, list[float]] = {one.name: [] for one in rivals}
+    costs: dict[str, list[float]] = {one.name: [] for one in rivals}
+    for turn in range(turns):
+        for one in rivals:
+            if one.name == "litellm" and turn:
+                continue
+            wrk(folder, one.port, 1)
+            before = one.cpu_seconds()
+            got = wrk(folder, one.port, 3)
+            rates[one.name].append(got["per_second"])
+            costs[one.name].append((one.cpu_seconds() - before) / got["count"] * 1e6)
+    best = {name: max(values) for name, values in rates.items()}
+    cheapest = {name: min(values) for name, values in costs.items()}
+    ours, nginx = best["everlearn (write)"], best["nginx"]
+    report.add(
+        "non-stream requests/s, 32 connections", ">= 0.4 nginx", everlearn=ours, nginx=nginx,
+        ratio=ours / nginx, fsync=best["everlearn (fsync)"], direct=best["upstream"],
+        cpu_us=cheapest["everlearn (write)"], nginx_cpu_us=cheapest["nginx"],
+    )  # fmt: skip
+    if "litellm" in best:
+        report.add(
+            "non-stream requests/s against LiteLLM", ">= 150", litellm=best["litellm"],
+            ratio=ours / best["litellm"], litellm_cpu_us=cheapest["litellm"],
+        )  # fmt: skip
+
+
+def added_latency(report: Report, rivals: Sequence[Running], turns: int, seconds: float) -> None:
+    """Median at 1,000 requests/s above that of the upstream asked directly."""
+    medians: dict[str, list[float]] = {one.name: [] for one in rivals}
+    for _ in range(turns):
+        for one in rivals:
+            got = load("rate", one.port, 1000, seconds)
+            assert got["errors"] == 0, got
+            medians[one.name].append(got["p50_ms"])
+    best = {name: min(values) for name, values in medians.items()}
+    direct = best["upstream"]
+    for name, goal in (("everlearn (write)", "<= 0.25 ms"), ("everlearn (fsync)", "<= 0.75 ms")):
+        report.add(
+            f"added p50 at 1,000 requests/s, {name}", goal, added_ms=best[name] - direct,
+            nginx_added_ms=best["nginx"] - direct, direct_ms=direct,
+        )  # fmt: skip
+
+
+def paced_streams(report: Report, rivals: Sequence[Running], turns: int, count: int) -> None:
+    """CPU of 100 paced chunks, and the time to the first."""
+    costs: dict[str, list[float]] = {one.name: [] for one in rivals}
+    firsts: dict[str, list[float]] = {one.name: [] for one in rivals}
+    for _ in range(turns):
+        for one in rivals:
+            before = one.cpu_seconds()
+            got = load("streams", one.port, count, 100, 20)
+            assert got["errors"] == 0, (one.name, got)
+            costs[one.name].append((one.cpu_seconds() - before) / count * 1000)
+            firsts[one.name].append(got["first_p50_ms"])
+    best = {name: min(values) for name, values in costs.items()}
+    first = {name: min(values) for name, values in firsts.items()}
+    report.add(
+        f"CPU per stream of 100 chunks ({count} at once)", "<= 1.25 nginx",
+        everlearn_ms=best["everlearn (write)"], nginx_ms=best["nginx"],
+        ratio=best["everlearn (write)"] / best["nginx"],
+    )  # fmt: skip
+    report.add(
+        "added time to first chunk, p50", "<= 0.3 ms",
+        added_ms=first["everlearn (write)"] - first["upstream"],
+        nginx_added_ms=first["nginx"] - first["upstream"],
+    )  # fmt: skip
+
+
+def many_streams(report: Report, ours: Running, count: int) -> None:
+    """So many slow streams held by one worker."""
+    before, peak, stop = ours.resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.2):
+            peak = max(peak, ours.resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    got = load("streams", ours.port, count, 10, 2000)
+    stop.set()
+    watcher.join()
+    report.add(
+        f"{count:,} slow streams at once", "0 errors", errors=got["errors"], held=got["count"],
+        resident_mb=peak / 2**20, kb_per_stream=(peak - before) / count / 1024,
+    )  # fmt: skip
+
+
+def changes(report: Report, folder: Path, ours: Running, kill: Callable[[], None]) -> None:
+    """Route reloads, arm changes and the death of a replica under load: nothing may fail."""
+    home = next(folder.glob(f"everlearn-write-1-{ours.port}"))
+    stop = threading.Event()
+
+    def swap() -> None:
+        generation = 0
+        while not stop.wait(0.3):
+            generation += 1
+            arms = [
+                ArmRoute(version=str(generation + n), model=f"m{generation + n}") for n in (0, 1)
+            ]
+            route = TaskRoute(
+                champion=arms[0], challenger=arms[1], challenger_share=0.5,
+                release=f"r{generation}",
+            )  # fmt: skip
+            path = home / ".everlearn" / "routes.json"
+            write_routes(path, Routes(generation=generation, tasks={"text2sql": route}))
+
+    swapper = threading.Thread(target=swap)
+    killer = threading.Timer(2.5, kill)
+    swapper.start()
+    killer.start()
+    got = load("rate", ours.port, 2000, 5)
+    stop.set()
+    swapper.join()
+    killer.join()
+    report.add(
+        "reloads, arm changes, replica death, 2,000 req/s", "0 failed", failed=got["errors"],
+        answered=got["count"], p50_ms=got["p50_ms"], p99_ms=got["p99_ms"],
+    )  # fmt: skip
+
+
+def measure(report: Report, folder: Path, *, quick: bool) -> None:
+    """Everything, in turns."""
+    turns, seconds = (1, 2.0) if quick else (3, 3.0)
+    with contextlib.ExitStack() as stack:
+        up = stack.enter_context(servers.nginx(folder, "upstream", 19101, None))
+        rivals = [
+            up,
+            stack.enter_context(servers.nginx(folder, "nginx", 19102, up.port)),
+            stack.enter_context(servers.everlearn(folder, 19103, [up.port])),
+            stack.enter_context(servers.everlearn(folder, 19104, [up.port], "fsync")),
+        ]
+        added_latency(report, rivals, turns, seconds)
+        closed_loop(report, folder, rivals, turns)
+        if "LITELLM" in os.environ:
+            slow = stack.enter_context(servers.litellm(folder, 19105, up.port))
+            closed_loop(report, folder, [*rivals, slow], 1)
+    with contextlib.ExitStack() as stack:
+        up = stack.enter_context(servers.streamer(folder, 19111))
+        proxy = stack.enter_context(servers.nginx(folder, "nginx", 19112, up.port))
+        ours = stack.enter_context(servers.everlearn(folder, 19113, [up.port]))
+        paced_streams(report, [up, proxy, ours], turns, 100 if quick else 200)
+        many_streams(report, ours, 500 if quick else 5000)
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(servers.nginx(folder, "one", 19121, None))
+        other = contextlib.ExitStack()
+        two = other.enter_context(servers.nginx(folder, "two", 19122, None))
+        ours = stack.enter_context(servers.everlearn(folder, 19123, [one.port, two.port]))
+        changes(report, folder, ours, other.close)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short turn of each")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="everlearn-bench-") as folder:
+        measure(Report(), Path(folder), quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()
