@@ -1,6 +1,7 @@
 """Everything that is not a hot route: feedback, models, health, metrics. FastAPI serves it."""
 
 import json
+import os
 import time
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -126,6 +127,7 @@ def _state(app: FastAPI, parts: Parts) -> None:
             "status": "degraded" if warnings else "ok",
             "warnings": warnings,
             "worker": parts.worker,
+            "pid": os.getpid(),
             "in_flight": parts.in_flight,
             "routes": {"generation": parts.table.generation, "error": parts.table.error},
             "capture": {

@@ -16,7 +16,7 @@ MAX_PAUSE_SECONDS = 30.0
 RETRY_SHARE = 0.2
 RETRY_BURST = 10.0
 
-_turns = itertools.count()
+_turns = itertools.count(1)
 
 
 class Breaker:

@@ -11,6 +11,8 @@ import msgspec
 from gateway.wire import Refusal
 
 _KEY = b'"model"'
+_ESCAPED = b"\\u006"
+"""Every letter of `model` escaped starts so, and nobody writes letters like that."""
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(rb"\s*:\s*")
@@ -48,7 +50,9 @@ def read_body(raw: bytes) -> Body:
 def with_model(raw: bytes, model: str) -> bytes:
     """`raw` with the value of its top-level `model` replaced, every other byte as it was."""
     at = raw.find(_KEY)
-    match = _VALUE.match(raw, at + len(_KEY)) if at >= 0 and raw.find(_KEY, at + 1) < 0 else None
+    match = None
+    if at >= 0 and raw.find(_KEY, at + 1) < 0 and _ESCAPED not in raw:
+        match = _VALUE.match(raw, at + len(_KEY))
     start, end = match.span(1) if match is not None else _model_span(raw)
     return b"%b%b%b" % (raw[:start], msgspec.json.encode(model), raw[end:])
 
