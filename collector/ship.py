@@ -11,19 +11,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from collector.topic import (
-    MAX_MESSAGE_BYTES,
-    client_name,
-    client_settings,
-    message,
-    partition_of,
-)
+from collector.topic import client_name, client_settings, message, partition_of, topic_limit
 from collector.wal_source import WalSource
 from everlearn.bus import EventSource, Record
 from everlearn.config import Bus
@@ -37,7 +32,7 @@ BATCH_RECORDS = 10_000
 BATCH_BYTES = 32 * 2**20
 SEND_SECONDS = 30.0
 """How long one batch may take before it is sent again by a new producer."""
-STUB_BYTES = 64 * 1024
+STUB_BYTES = 4 * 1024
 """Of a refused record, how much goes into its dead letter."""
 
 
@@ -85,12 +80,8 @@ class Shipper:
         futures = [self._queue(producer, record, partitions) for record in records]
         deadline = time.monotonic() + SEND_SECONDS
         producer.flush(timeout=SEND_SECONDS)
-        for record, future in zip(records, futures, strict=True):
-            try:
-                future.get(timeout=max(0.001, deadline - time.monotonic()))
-            except kafka_errors.MessageSizeTooLargeError:
-                stub = self._refuse(record)
-                self._queue(producer, stub, partitions).get(timeout=SEND_SECONDS)
+        for future in futures:
+            future.get(timeout=max(0.001, deadline - time.monotonic()))
 
     def _queue(self, producer: KafkaProducer, record: Record, partitions: int) -> Any:
         key, value, headers = message(record)
@@ -111,21 +102,28 @@ class Shipper:
 
     def _again(self) -> None:
         if self._producer is not None:
-            self._producer.close(timeout=1)
+            # What it still holds is sent again; that it says so is no news.
+            with suppress(kafka_errors.KafkaError):
+                self._producer.close(timeout=1)
             self._producer = None
         self._source.seek(self._positions)
         time.sleep(0.2)
 
 
 def open_producer(bus: Bus) -> KafkaProducer:
-    """The idempotent producer; `bus.client` may override what it says."""
+    """The idempotent producer; `bus.client` may override what it says.
+
+    It refuses a message that the topic would not take: the broker's refusal would break the
+    sequence of a whole batch.
+    """
+    limit = topic_limit(bus)
     settings = {
         "client_id": client_name("shipper"),
         "acks": "all",
         "enable_idempotence": True,
         "linger_ms": 5,
-        "batch_size": 256 * 1024,
-        "max_request_size": MAX_MESSAGE_BYTES,
+        "batch_size": min(256 * 1024, limit // 2),
+        "max_request_size": limit,
         "delivery_timeout_ms": int(SEND_SECONDS * 1000),
         "request_timeout_ms": int(SEND_SECONDS * 500),
         "max_block_ms": int(SEND_SECONDS * 1000),

@@ -8,13 +8,14 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
 from everlearn.bus import Record
 from everlearn.config import Bus
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Of topics that we create: a request and its answer may each be 16 MB and more."""
 RETRY_SECONDS = 1.0
+BOOTSTRAP_MS = 5000
 
 REFUSED = (
     kafka_errors.AuthorizationError,
@@ -38,6 +40,20 @@ REFUSED = (
     kafka_errors.PolicyViolationError,
 )
 """Answers that no waiting changes: the config is wrong."""
+
+
+class _Refusals(logging.Handler):
+    """Hears why a connection ended: kafka-python 3.0 tries wrong credentials again for ever and
+    says so only in its log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: Exception | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for item in record.args or ():
+            if isinstance(item, REFUSED):
+                self.found = item
 
 
 class Keys(msgspec.Struct):
@@ -97,29 +113,33 @@ def ensure_topic(bus: Bus, stopped: Callable[[], bool]) -> bool:
 
     ConfigError for what waiting does not change: credentials, a topic that must not be created.
     """
-    said = False
-    while not stopped():
-        try:
-            admin = KafkaAdminClient(**client_settings(bus))
-        except REFUSED as error:
-            raise _refused(bus, error) from error
-        except kafka_errors.KafkaError as error:
-            if not said:
-                log.warning("Kafka at %s: %s; waiting", ", ".join(bus.bootstrap_servers), error)
-            said = True
-            time.sleep(RETRY_SECONDS)
-            continue
-        try:
-            _create(admin, bus)
-            return True
-        except REFUSED as error:
-            raise _refused(bus, error) from error
-        except kafka_errors.KafkaError as error:
-            log.warning("Kafka: %s; trying again", error)
-            time.sleep(RETRY_SECONDS)
-        finally:
-            admin.close()
+    refusals, said = _Refusals(), False
+    connections = logging.getLogger("kafka.net.connection")
+    level, connections.level = connections.level, logging.ERROR
+    connections.addHandler(refusals)
+    try:
+        while not stopped():
+            try:
+                with closing(_admin(bus)) as admin:
+                    _create(admin, bus)
+                return True
+            except kafka_errors.KafkaError as error:
+                refused = error if isinstance(error, REFUSED) else refusals.found
+                if refused is not None:
+                    raise _refused(bus, refused) from error
+                if not said:
+                    log.warning("Kafka at %s: %s; waiting", ", ".join(bus.bootstrap_servers), error)
+                said = True
+                time.sleep(RETRY_SECONDS)
+    finally:
+        connections.removeHandler(refusals)
+        connections.level = level
     return False
+
+
+def _admin(bus: Bus) -> KafkaAdminClient:
+    settings = {"bootstrap_timeout_ms": BOOTSTRAP_MS, "client_id": client_name("topic")}
+    return KafkaAdminClient(**{**settings, **client_settings(bus)})
 
 
 def _create(admin: KafkaAdminClient, bus: Bus) -> None:
@@ -144,6 +164,17 @@ def _create(admin: KafkaAdminClient, bus: Bus) -> None:
     except kafka_errors.TopicAlreadyExistsError:
         return
     log.info("created topic %s with %d partitions", bus.topic, bus.partitions)
+
+
+def topic_limit(bus: Bus) -> int:
+    """The largest message that the topic takes, in bytes, headers and framing included."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, bus.topic)
+    with closing(_admin(bus)) as admin:
+        answer = admin.describe_configs([resource], config_filter="all")
+    for names in answer.values():
+        for settings in names.values():
+            return int(settings["max.message.bytes"]["value"])
+    return MAX_MESSAGE_BYTES
 
 
 def _refused(bus: Bus, error: Exception) -> ConfigError:
