@@ -96,6 +96,7 @@ class Client(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._limits = server.limits
+        self._handle = server.handle
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
@@ -110,7 +111,8 @@ class Client(asyncio.Protocol):
         self._body_until = 0.0
         self._waiting: deque[Request] = deque()
         self._current: Request | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        """Answers the current request."""
         self._discarding = False
         self._chunked = False
         self.deadline = server.now() + self._limits.head_seconds
@@ -127,8 +129,8 @@ class Client(asyncio.Protocol):
         self._server.clients.discard(self)
         self._transport = None
         self._waiting.clear()
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
@@ -316,21 +318,28 @@ class Client(asyncio.Protocol):
         self._current = request
         self.deadline = float("inf")
         self._chunked = False
-        self._task = self._server.loop.create_task(self._server.answer(request, self))
-        self._server.tasks.add(self._task)
-        self._task.add_done_callback(self._done)
+        self.task = self._server.loop.create_task(self._run(request))
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._server.tasks.discard(task)
-        request, self._current, self._task, self.flow = self._current, None, None, None
-        failed = not task.cancelled() and task.exception() is not None
-        if failed:
-            log.error("request failed in the gateway", exc_info=task.exception())
-        if self._transport is None or request is None:
-            return
-        if failed or task.cancelled():
-            self._transport.abort()
-        elif not self._stays(request):
+    async def _run(self, request: Request) -> None:
+        try:
+            if request.refusal is None:
+                await self._handle(request, self)
+            else:
+                self._server.refuse(request, request.refusal, self)
+        except asyncio.CancelledError:
+            self.abort()
+        except Exception:  # one request's error is not the others'
+            log.exception("request failed in the gateway")
+            self.abort()
+        finally:
+            self._current = self.task = self.flow = None
+            if self._transport is not None:
+                self._next(request)
+
+    def _next(self, request: Request) -> None:
+        """After an answer: close, take the next pipelined request, or wait for one."""
+        assert self._transport is not None
+        if not self._stays(request):
             self._linger()
         elif self._waiting:
             self._begin(self._waiting.popleft())
@@ -384,9 +393,9 @@ class Server:
         self.now = self.loop.time
         self.limits = limits
         self.clients: set[Client] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.early = handler.early
+        self.handle = handler.handle
         self._handler = handler
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -404,14 +413,10 @@ class Server:
         assert isinstance(port, int)
         return port
 
-    async def answer(self, request: Request, client: Client) -> None:
-        """Let the handler answer, or send the refusal."""
-        refusal = request.refusal
-        if refusal is None:
-            await self._handler.handle(request, client)
-        else:
-            lines = self._handler.refused(request, refusal)
-            client.respond(refusal.status, lines, refusal.body())
+    def refuse(self, request: Request, refusal: Refusal, client: Client) -> None:
+        """Send a refusal that the handler has taken note of."""
+        lines = self._handler.refused(request, refusal)
+        client.respond(refusal.status, lines, refusal.body())
 
     async def stop(self, drain_seconds: float) -> None:
         """Accept no more, let requests in flight finish, then close what is left."""
@@ -423,12 +428,13 @@ class Server:
             for client in tuple(self.clients):
                 client.drain()
             await asyncio.sleep(0.02)
+        left = {client.task for client in self.clients if client.task is not None}
         for client in tuple(self.clients):
             client.abort()
-        for task in tuple(self.tasks):
+        for task in left:
             task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=5.0)
+        if left:
+            await asyncio.wait(left, timeout=5.0)
         if self._sweeper is not None:
             self._sweeper.cancel()
 

@@ -58,13 +58,12 @@ class Gateway:
             return app.full()
         return None
 
-    async def handle(self, request: Request, client: Client) -> None:
+    def handle(self, request: Request, client: Client) -> Coroutine[Any, Any, None]:
         """Answer one request."""
         endpoint = ENDPOINTS.get(request.path)
         if endpoint is not None and request.method == b"POST":
-            await self._hot.answer(request, client, endpoint)
-        else:
-            await asgi.run(self._app, request, client)
+            return self._hot.answer(request, client, endpoint)
+        return asgi.run(self._app, request, client)
 
     async def stop(self) -> None:
         """Give up the copies that nobody waits for."""
