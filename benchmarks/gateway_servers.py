@@ -162,7 +162,11 @@ def litellm(folder: Path, port: int, upstream: int) -> Iterator[Running]:
     )
     command = [os.environ["LITELLM"], "--config", str(config), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--num_workers", "1"]
-    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    environment = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     with _process(command, GATEWAY_CORE, folder / "litellm.log", environment) as process:
         _wait(f"http://127.0.0.1:{port}/health/liveliness", 180)
         yield Running("litellm", port, process.pid)
