@@ -34,18 +34,30 @@ def lacking(data: TrainingData) -> str | None:
 
 
 def asked(data: TrainingData) -> tuple[list[Row], list[float]]:
-    """The prompts of the run, chosen for coverage, an expert's answers first, with their weights
-    by difficulty."""
-    known = prompts(data)
-    experts = [row for row in known if row.author == "expert"]
-    others = [row for row in known if row.author != "expert"]
-    chosen = coverage(experts, MAX_PROMPTS)
-    chosen += coverage(others, MAX_PROMPTS - len(chosen))
+    """The prompts of the run with their weights by difficulty: those the served model got wrong
+    first, then those an expert answered, each chosen for coverage."""
+    left, chosen = prompts(data), list[Row]()
+    for wanted in (_was_wrong, _by_expert, _any):
+        group = [row for row in left if wanted(row)]
+        left = [row for row in left if not wanted(row)]
+        chosen += coverage(group, MAX_PROMPTS - len(chosen))
     verdicts: dict[str, list[float]] = defaultdict(list)
     for row in data.rows:
         if row.kind in ("accepted", "rejected", "correction"):
             verdicts[row.key].append(1.0 if row.kind == "accepted" else 0.0)
     return chosen, difficulty(verdicts, [row.key for row in chosen])
+
+
+def _was_wrong(row: Row) -> bool:
+    return row.kind == "correction"
+
+
+def _by_expert(row: Row) -> bool:
+    return row.author == "expert"
+
+
+def _any(row: Row) -> bool:
+    return True
 
 
 def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
