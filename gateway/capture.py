@@ -12,6 +12,7 @@ import msgspec
 
 from everlearn.config import Capture
 from everlearn.events import Arm, Completion, Event, Feedback, Status, encode
+from everlearn.telemetry import Telemetry
 from everlearn.wal import WalStats, WalWriter
 from gateway.server import Request
 
@@ -72,7 +73,10 @@ class Draft:
 class Recorder:
     """Masks, encodes and appends events."""
 
-    def __init__(self, root: Path, worker: int, settings: Capture) -> None:
+    def __init__(
+        self, root: Path, worker: int, settings: Capture, telemetry: Telemetry | None = None
+    ) -> None:
+        self._telemetry = telemetry
         self._wal = WalWriter(root, worker, settings)
         self._masks = masks(settings.mask)
         self._forced = settings.durability == "fsync"
@@ -122,7 +126,8 @@ class Recorder:
                 response=response,
                 error=draft.error,
                 fallback_from=draft.fallback_from,
-            )
+            ),
+            request.known.get(b"traceparent"),
         )
 
     def feedback(self, event: Feedback) -> int:
@@ -155,10 +160,15 @@ class Recorder:
     def close(self) -> None:
         """Close the log."""
         self._wal.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
 
-    def _append(self, event: Event) -> int:
+    def _append(self, event: Event, traceparent: bytes | None = None) -> int:
         try:
-            return self._wal.append(encode(event)) or 0
+            number = self._wal.append(encode(event)) or 0
+            if self._telemetry is not None:
+                self._telemetry.event(event, traceparent)
+            return number
         except Exception as error:  # a user's answer never depends on capture
             self._failed(error)
             return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.task import Task
+from everlearn.telemetry import open_telemetry
 from gateway import app, asgi
 from gateway.capture import Recorder
 from gateway.hot import ENDPOINTS, Hot, begin
@@ -92,7 +93,9 @@ def build_parts(
         tasks=tasks,
         table=RouteTable(service.routes_path, tasks),
         upstreams={name: Upstream(name, one) for name, one in service.upstreams.items()},
-        recorder=Recorder(service.wal_path, worker, settings.capture),
+        recorder=Recorder(
+            service.wal_path, worker, settings.capture, open_telemetry("everlearn-gateway")
+        ),
         keyring=Keyring(settings.keys, loop.time),
         metrics=Metrics(worker, metrics_folder),
         worker=worker,
