@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test bench up lint lock system clean
+.PHONY: demo test bench chaos up lint lock system clean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -23,6 +23,10 @@ test-vllm: .venv/dev .venv-vllm/ready
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
+
+# kill -9 a thousand times: docs/reliability.md.
+chaos: system .venv/dev
+	EVERLEARN_KILLS=1000 $(BIN)/pytest tests/crash -s
 
 up: .venv/demo
 	$(BIN)/everlearn up
