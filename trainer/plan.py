@@ -96,11 +96,13 @@ def too_little(
 def nothing_new(lake: Lake, registry: Registry, snapshot: Snapshot, task: Task) -> str | None:
     """Why the judgements since the newest version are too few for another one."""
     judged = {row.completion_id for row in snapshot.rows if row.kind != "replay"}
-    versions = registry.versions(task.task)
-    if versions:
-        query = "SELECT completion_id FROM snapshot_rows WHERE kind <> 'replay' AND snapshot_id = ?"
-        for snapshot_id in lineage(registry, task.task, versions[-1].version).snapshots:
+    query = "SELECT completion_id FROM snapshot_rows WHERE kind <> 'replay' AND snapshot_id = ?"
+    for version in reversed(registry.versions(task.task)):
+        seen = lineage(registry, task.task, version.version).snapshots
+        for snapshot_id in seen:
             judged -= set(lake.read(query, [snapshot_id]).column("completion_id").to_pylist())
+        if seen:
+            break
     needed = task.train.min_new_scores
     if len(judged) >= needed:
         return None

@@ -112,6 +112,7 @@ class _Learning:
         self.run.params(run_params(self.task, self.plan, self.champion))
         before = self._examine(self.bench.adapted(self.champion.path))
         self.report(f"champion {self.champion.version}: {describe(self.heldout, before)}")
+        check_scored(before, self.task)
         for method in self.plan.methods:
             wait = self._no_time(method)
             if wait is None:
@@ -207,6 +208,17 @@ class _Learning:
             (before, trial.exam),
             grader=heldout_grader(self.task),
             latency=latency_ratio(self.bench, self.champion.path, trial.saved, timed),
+        )
+
+
+def check_scored(exam: Exam, task: Task) -> None:
+    """NotEnoughEvidence when the grader is silent on too many answers to compare by it."""
+    scored = sum(score is not None for score in exam.scores)
+    if scored < task.gate.min_rows:
+        raise NotEnoughEvidence(
+            f"task {task.task}: grader {heldout_grader(task)} scored {scored} of "
+            f"{len(exam.scores)} held-out answers < gate.min_rows {task.gate.min_rows}; "
+            "no version was made"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from everlearn.errors import NotFound
+from everlearn.errors import ConfigError, NotFound
 from everlearn.ids import new_id
 from everlearn.store import Lake, Transaction
 from everlearn.task import Execution, FeedbackGrader, JsonSchema, Task
@@ -78,7 +78,8 @@ class Snapshot:
 def freeze(lake: Lake, task: Task, *, champion: str, write: bool = True) -> Snapshot:
     """Take a snapshot now; `champion` is the version whose ordinary answers are replayed."""
     lake_snapshot = lake.snapshot_id()
-    rows = select(read_rows(lake, task, champion), task)
+    # In the order in which `load` gives them: the same snapshot trains the same weights.
+    rows = sorted(select(read_rows(lake, task, champion), task), key=_by_id)
     hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
     digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
@@ -111,7 +112,7 @@ def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
             f"`everlearn snapshot {task}` makes one"
         )
     records = lake.read("SELECT * FROM snapshot_rows WHERE snapshot_id = ?", [snapshot_id])
-    rows = sorted(map(from_lake, records.to_pylist()), key=lambda row: row.completion_id)
+    rows = sorted(map(from_lake, records.to_pylist()), key=_by_id)
     head = found[0]
     return Snapshot(
         snapshot_id, head["task"], head["content_hash"], head["lake_snapshot"], tuple(rows)
@@ -119,8 +120,18 @@ def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
 
 
 def heldout_grader(task: Task) -> str:
-    """The grader of held-out answers: the task's own choice, else the release's primary."""
-    return task.heldout.grader or task.release.primary
+    """The grader of held-out answers: the task's own choice, else the release's primary.
+
+    ConfigError when that is feedback: nobody has said anything about a candidate's answers.
+    """
+    name = task.heldout.grader or task.release.primary
+    if isinstance(task.grader(name), FeedbackGrader):
+        others = [grader.name for grader in task.graders if not isinstance(grader, FeedbackGrader)]
+        raise ConfigError(
+            f"task {task.task}: heldout.grader = {name!r}: feedback cannot grade answers that "
+            f"nobody has seen; name one of: {', '.join(others) or 'none: declare a grader'}"
+        )
+    return name
 
 
 def must_pass(task: Task) -> list[str]:
@@ -184,6 +195,10 @@ def _verdicts(lake: Lake, task: Task) -> dict[str, dict[str, float]]:
     for record in lake.read(_VERDICTS, [task.task, names]).to_pylist():
         found[record["completion_id"]][record["evaluator"]] = record["value"]
     return found
+
+
+def _by_id(row: Row) -> str:
+    return row.completion_id
 
 
 def _write(transaction: Transaction, snapshot: Snapshot) -> None:

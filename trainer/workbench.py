@@ -161,7 +161,6 @@ class Trained:
 
 def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
     """Train; TrainingError with the reason on NaN loss or when memory runs out."""
-    import torch
     from transformers import PrinterCallback
 
     watch = _watcher(method, trainer.args.max_steps, report)
@@ -170,12 +169,22 @@ def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
     started = time.monotonic()
     try:
         trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(f"{method}: out of memory: {str(error).splitlines()[0]}") from error
-    except MemoryError as error:
-        raise TrainingError(f"{method}: out of memory") from error
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise TrainingError(f"{method}: out of memory: {reason}") from error
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     return Trained(method, model, time.monotonic() - started, watch.metrics)
+
+
+def _is_memory(error: Exception) -> bool:
+    """CUDA has an error of its own; the CPU's allocator raises a plain RuntimeError."""
+    import torch
+
+    text = str(error).lower()
+    plain = "can't allocate memory" in text or "not enough memory" in text
+    return plain or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _watcher(method: str, steps: int, report: Callable[[str], None]) -> Any:

@@ -1,7 +1,6 @@
 """Whole runs on the tiny model, with a real lake and a real MLflow server."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from everlearn.cli import main
 from everlearn.config import Service
 from everlearn.ducklake import DuckLake, open_lake
 from everlearn.errors import NotEnoughEvidence, TrainingError
@@ -145,25 +145,67 @@ def test_a_failed_training_is_recorded_and_makes_no_version(
     world.lake.close()
 
 
-def test_a_dry_run_prints_the_plan_and_leaves_nothing(world: World, tmp_path: Path) -> None:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of `everlearn WORDS`."""
+    monkeypatch.setattr(sys, "argv", ["everlearn", *words])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), said.out, said.err
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     fill(world.lake, world.name)
     world.lake.close()
-    command = [sys.executable, "-m", "everlearn", "train", world.name, "--dry-run", "--json"]
-    config = ["--config", str(tmp_path / "everlearn.yaml")]
-    done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    config = str(tmp_path / "everlearn.yaml")
+    words = ("train", world.name, "--dry-run", "--config", config)
+    code, out, _ = call(monkeypatch, capsys, *words, "--json")
+    assert code == 0
+    summary = json.loads(out)
     assert summary["would_train"] == ["sft", "kto", "dpo", "rft"]
     assert summary["counts"]["train"]["correction"] > 0
+    _, out, _ = call(monkeypatch, capsys, *words, "--method", "dpo")
+    assert out.startswith(f"{world.name}: dpo: dpo was asked for\n  train: ")
     world.lake = open_lake(world.service)
     assert world.lake.read("SELECT * FROM snapshots").num_rows == 0
     assert world.runs() == []
 
 
-def test_the_command_refuses_with_exit_3_and_one_line(world: World, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "everlearn", "train", world.name]
-    config = ["--config", str(tmp_path / "everlearn.yaml")]
-    done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 3
-    assert done.stderr.startswith(f"everlearn: task {world.name}: too little to learn from")
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_a_snapshot_made_by_the_command_can_be_trained_on(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fill(world.lake, world.name)
+    config = ("--config", str(tmp_path / "everlearn.yaml"))
+    _, out, _ = call(monkeypatch, capsys, "snapshot", world.name, "--json", *config)
+    made = json.loads(out)["snapshot_id"]
+    words = ("train", world.name, "--method", "sft", "--snapshot", made, *config)
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    assert f"snapshot {made}, champion base" in out
+    assert "  version 1 (" in out
+    assert "sft: step 20/40" in err
+
+
+def test_the_command_refuses_with_exit_3_and_one_line(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ("--config", str(tmp_path / "everlearn.yaml"))
+    code, _, err = call(monkeypatch, capsys, "train", world.name, *config)
+    assert code == 3
+    assert err.startswith(f"everlearn: task {world.name}: too little to learn from")
+    assert len(err.strip().splitlines()) == 1

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from everlearn.ducklake import DuckLake, open_lake
-from everlearn.errors import NotFound
+from everlearn.errors import ConfigError, NotFound
 from everlearn.prompts import is_heldout
 from everlearn.task import Task, load_task
 from tests.trainer.production import completion, correction, fill, make_production, thumbs
@@ -157,3 +157,14 @@ def test_a_preference_is_a_pair(lake: DuckLake, task: Task) -> None:
 def test_an_unknown_snapshot_is_named(lake: DuckLake) -> None:
     with pytest.raises(NotFound, match="snapshot 'snap_x' of task colours does not exist"):
         load(lake, "snap_x", "colours")
+
+
+def test_feedback_cannot_examine_answers_nobody_has_seen(lake: DuckLake, task: Task) -> None:
+    thumbs_only = Task(
+        task="colours",
+        base_model="m",
+        upstream="local",
+        graders=({"type": "feedback", "name": "thumbs"}, task.graders[0]),
+    )
+    with pytest.raises(ConfigError, match=r"heldout.grader = 'thumbs'.*name one of: matches"):
+        freeze(lake, thumbs_only, champion="base")

@@ -33,7 +33,7 @@ def test_labels_are_on_the_answer_only_and_end_with_the_stop_token(
     row = bench.encode(question("thing1", "colour"), "green")
     assert row is not None
     told = [token for token in row["labels"] if token != -100]
-    assert bench.tokenizer.decode(told) == "green<end>"
+    assert bench.tokenizer.decode(told) == "green <end>"
     assert len(row["labels"]) == len(row["input_ids"])
 
 

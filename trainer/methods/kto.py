@@ -34,13 +34,15 @@ def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) ->
     rows += [_example(row, row.completion, False) for row in unwanted]
     weights = [row.weight for row in (*data.learned, *unwanted)]
     order = shuffled_cycles(len(rows), weights, train.batch_size * train.max_steps, train.seed)
+    wanted = sum(rows[index]["label"] for index in order)
     replay, _ = encoded(data.replay, bench)
     settings = KTOConfig(
         **bench.arguments(
             "kto",
             beta=BETA,
-            desirable_weight=max(1.0, len(unwanted) / len(data.learned)),
-            undesirable_weight=max(1.0, len(data.learned) / len(unwanted)),
+            # Both sides weigh the same, whichever is rarer.
+            desirable_weight=max(1.0, len(order) / wanted - 1.0),
+            undesirable_weight=max(1.0, 1.0 / (len(order) / wanted - 1.0)),
             learning_rate=train.learning_rate * LEARNING_RATE_SHARE,
             max_length=train.max_length,
         )
