@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     help="Default: the task's train.method.",
 )
 @click.option("--snapshot", "snapshot_id", help="Train on this one instead of a new one.")
-@click.option("--dry-run", is_flag=True, help="Print method, reason and row counts; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print method, reason and row counts; change nothing.")
 @json_option
 @config_option
 def command(
@@ -49,6 +49,7 @@ def command(
         made = plan(lake, task, registry, method=method, snapshot_id=snapshot_id, write=not dry_run)
         if dry_run:
             _print_plan(made, as_json)
+            made.check()
             return
         outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
     finally:
