@@ -107,7 +107,8 @@ class Channel(asyncio.Protocol):
     def stream_to(self, sink: Sink) -> None:
         """Hand the body of a streamed answer to `sink`, what has arrived already first."""
         self._sink = sink
-        self._flush()
+        if self._pieces:
+            self._flush(sink)
         if self._failure is not None:
             sink.failed(self._failure)
         elif self._complete:
@@ -206,12 +207,13 @@ class Channel(asyncio.Protocol):
     def _arrived(self) -> None:
         """Something of the answer has come."""
         if self._streaming:
-            if self._sink is not None:
-                self._flush()
+            sink = self._sink
+            if sink is not None:
+                if self._pieces:
+                    self._flush(sink)
                 if self._complete:
                     self._finish()
-            return
-        if self._complete:
+        elif self._complete:
             answer = self._answer
             if answer is not None and not answer.done():
                 whole = Answer(self._parser.get_status_code(), self._headers)
@@ -220,11 +222,9 @@ class Channel(asyncio.Protocol):
                 answer.set_result(whole)
             self._finish()
 
-    def _flush(self) -> None:
-        pieces, sink = self._pieces, self._sink
-        if pieces and sink is not None:
-            self._pieces = []
-            sink.piece(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    def _flush(self, sink: Sink) -> None:
+        pieces, self._pieces = self._pieces, []
+        sink.piece(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _finish(self) -> None:
         sink, self._sink, self._answer = self._sink, None, None

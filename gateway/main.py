@@ -1,5 +1,6 @@
 """`everlearn gateway`: one worker in this process, or several on one port under a parent."""
 
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ from everlearn.task import Task
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+"""Linux: the signal a process gets when its parent ends."""
 
 
 class Where(NamedTuple):
@@ -45,6 +48,8 @@ def work(service: Service, tasks: dict[str, Task], worker: int, where: Where | N
     from gateway.worker import Shared, serve
 
     if where is not None:
+        # A parent killed with -9 takes its workers with it; they drain.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         shared = Shared(shared_socket(where.host, where.port), where.metrics) if where else None

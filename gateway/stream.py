@@ -37,6 +37,7 @@ class Relay:
         """`record` captures and gives a number; `durable`, if set, is awaited with it before
         the end is sent; `first` is called at the first piece."""
         self._client = client
+        self._write = client.write
         self._channel = channel
         self._record = record
         self._durable = durable
@@ -68,7 +69,10 @@ class Relay:
             self._error = "the upstream sent an error in its stream"
         if (b"[DONE]" in data or b"event:" in data) and _END.search(data):
             self._capture("ok")
-        self._forward(data)
+        if self._held is None:
+            self._write(data)
+        else:
+            self._held.append(data)
 
     def ended(self) -> None:
         """The upstream's answer is whole."""
