@@ -107,6 +107,8 @@ class Client(asyncio.Protocol):
         """Received since the last request's end."""
         self._size = 0
         """Of the head as parsed."""
+        self._announced = 0
+        """Length of the body by its header."""
         self._in_head = True
         self._body_until = 0.0
         self._waiting: deque[Request] = deque()
@@ -166,6 +168,7 @@ class Client(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._request = Request()
         self._url, self._body, self._body_bytes, self._size = b"", [], 0, 0
+        self._announced = 0
         self._in_head = True
         if self._current is None:
             self.deadline = self._server.now() + self._limits.head_seconds
@@ -177,7 +180,12 @@ class Client(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self._request is not None
         self._size += len(name) + len(value)
-        self._request.headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"content-length":
+            # Kept apart: all other headers of a connection's requests are mostly the same.
+            self._announced = int(value)
+        else:
+            self._request.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         request = self._request
@@ -194,8 +202,7 @@ class Client(asyncio.Protocol):
         if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
             return
-        announced = known.get(b"content-length")
-        if announced is not None and int(announced) > self._limits.body_bytes:
+        if self._announced > self._limits.body_bytes:
             self._refuse_now(self._too_large())
             return
         request.refusal = self._server.early(request)
@@ -361,6 +368,8 @@ class Client(asyncio.Protocol):
             return
         self._parser = httptools.HttpRequestParser(self)
         lines = header_lines(request.headers, UPGRADE)
+        if self._announced:
+            lines += b"content-length: %d\r\n" % self._announced
         self._head_bytes = 0
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, lines, rest))
 

@@ -99,6 +99,8 @@ class Upstream:
         self.authorization = b"Bearer " + key.encode() if key else None
         """Header value that replaces the client's; None: the client's own is passed on."""
         self.retries = 0
+        self._last_lines: tuple[Headers | None, bool, bytes] = (None, False, b"")
+        """Of the last request: clients send the same headers again and again."""
 
     async def send(self, suffix: bytes, lines: bytes, body: bytes) -> Answer:
         """POST to `suffix` under the base URL; retried before the first byte only.
@@ -143,12 +145,16 @@ class Upstream:
     def request_lines(self, headers: Headers, *, own_key: bool) -> bytes:
         """Header lines of a client's request for this upstream; a key that was for us
         (`own_key`), or that ours replaces, stays here."""
+        known, known_own_key, lines = self._last_lines
+        if headers == known and own_key == known_own_key:
+            return lines
         without = NOT_TO_UPSTREAM
         if own_key or self.authorization is not None:
             without = NOT_TO_UPSTREAM_WITH_KEY
         lines = header_lines(headers, without)
         if self.authorization is not None:
             lines += b"authorization: " + self.authorization + b"\r\n"
+        self._last_lines = (headers, own_key, lines)
         return lines
 
     async def _try_one(self, tried: list[int], suffix: bytes, lines: bytes, body: bytes) -> Answer:
