@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from benchmarks.traffic import event
 from everlearn.config import Service
 from everlearn.ducklake import open_lake
+from everlearn.store import Lake
 from everlearn.wal import WalWriter
 
 RATE = 500
@@ -22,13 +23,18 @@ def p99_seconds(service: Service, verbs: Sequence[str]) -> float:
     open_lake(service).close()
     processes = [_start(service, verb) for verb in verbs]
     try:
-        time.sleep(6)
         return _measure(service)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
+
+
+def stored_in(lake: Lake) -> int:
+    """Completions that a query sees."""
+    (stored,) = lake.read("SELECT count(*) AS n FROM completions").column(0).to_pylist()
+    return int(stored)
 
 
 def _start(service: Service, verb: str) -> subprocess.Popen[bytes]:
@@ -50,14 +56,18 @@ def _measure(service: Service) -> float:
                 appended.append(time.monotonic())
             time.sleep(0.002)
 
+    lake = open_lake(service, read_only=True)
+    wal.append(event())
+    while not stored_in(lake):
+        # The processes are still starting.
+        time.sleep(LOOK_SECONDS)
     thread = threading.Thread(target=append)
     thread.start()
-    lake = open_lake(service, read_only=True)
     delays: list[float] = []
     deadline = time.monotonic() + SECONDS + 30
     while (thread.is_alive() or len(delays) < len(appended)) and time.monotonic() < deadline:
         # One gateway: its rows become visible in order of their numbers, on Kafka by partition.
-        (stored,) = lake.read("SELECT count(*) AS n FROM completions").column(0).to_pylist()
+        stored = stored_in(lake) - 1
         now = time.monotonic()
         delays += [now - moment for moment in appended[len(delays) : stored]]
         time.sleep(LOOK_SECONDS)

@@ -42,7 +42,8 @@ def rates(service: Service) -> None:
     )
     shipper.close()
     lake = open_lake(service)
-    collector = Collector(open_source(service, lake), lake, service.collector)
+    source = open_source(service, lake)
+    collector = Collector(source, lake, service.collector)
     best, total = 0.0, 0
     while total < EVENTS:
         stored: list[Stored] = []
@@ -51,6 +52,8 @@ def rates(service: Service) -> None:
             total += stored[0].records
             best = max(best, stored[0].rows / (time.process_time() - started))
     figure("collector_kafka", best, "events/s/core")
+    # A member that reads no more would hold up the group.
+    source.close()
     lake.close()
 
 
@@ -59,7 +62,8 @@ def outage(service: Service, broker: Broker, seconds: float) -> None:
     ensure_topic(service.bus, lambda: False)
     lake = open_lake(service)
     stop = threading.Event()
-    collector = Collector(open_source(service, lake), lake, service.collector)
+    source = open_source(service, lake)
+    collector = Collector(source, lake, service.collector)
     shipper = Shipper(service.wal_path, service.bus)
     wal = WalWriter(service.wal_path, 0, service.gateway.capture)
 
@@ -95,6 +99,7 @@ def outage(service: Service, broker: Broker, seconds: float) -> None:
     while any(item.pending for item in ledger(service, lake)):
         collector.step(1.0, lambda batch: None)
     (account,) = ledger(service, lake)
+    source.close()
     wal.close()
     figure(
         *("broker_outage_lost", account.missing, "events"),
