@@ -2,7 +2,8 @@
 
 Core 0 belongs to the gateway under test; load and upstream share core 1. Every figure is measured
 in turns (ours, theirs, ours, theirs) and the best turn of each counts, so that what else the
-machine does hits both alike. JSON lines go to bench/results/gateway.jsonl.
+machine does hits both alike. $LITELLM names the binary of LiteLLM, in an environment of its own;
+without it that row is left out.
 """
 
 import argparse
@@ -14,46 +15,28 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import gateway_servers as servers
+from benchmarks.figures import figure
 from benchmarks.gateway_servers import BODY, LOAD_CORE, Running
 from gateway.routes import ArmRoute, Routes, TaskRoute, write_routes
 
-RESULTS = Path("bench/results/gateway.jsonl")
 Figures = dict[str, Any]
 
 
 class Report:
-    """Prints and keeps one line per figure."""
+    """One JSON line per figure on stdout, the same in plain words on stderr."""
 
-    def __init__(self) -> None:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        self.rows: list[Figures] = []
-
-    def add(self, what: str, goal: str, **figures: Any) -> None:
-        """One figure with its goal."""
-        row = {"benchmark": "gateway", "what": what, "goal": goal, **figures}
-        self.rows.append(row)
-        with RESULTS.open("a") as file:
-            file.write(
-                json.dumps({"at": int(time.time()), "load": os.getloadavg()[0], **row}) + "\n"
-            )
-        shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        print(f"{what:<46} goal {goal:<24} {shown}", flush=True)
-
-
-def _short(value: Any) -> str:
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and value < 100
-        else f"{value:,.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    def add(self, what: str, goal: str, **figures: float) -> None:
+        """One row: its first figure is the one with the goal."""
+        name, value = next(iter(figures.items()))
+        rest = dict(list(figures.items())[1:])
+        figure(f"gateway: {what}", value, name, goal=goal, **rest)
+        shown = ", ".join(f"{key} {number:,.3g}" for key, number in figures.items())
+        print(f"{what:<48} goal {goal:<14} {shown}", file=sys.stderr, flush=True)
 
 
 def wrk(folder: Path, port: int, seconds: int, connections: int = 32) -> Figures:
@@ -112,8 +95,8 @@ def closed_loop(report: Report, folder: Path, rivals: Sequence[Running], turns: 
     cheapest = {name: min(values) for name, values in costs.items()}
     ours, nginx = best["everlearn (write)"], best["nginx"]
     report.add(
-        "non-stream requests/s, 32 connections", ">= 0.4 nginx", everlearn=ours, nginx=nginx,
-        ratio=ours / nginx, fsync=best["everlearn (fsync)"], direct=best["upstream"],
+        "non-stream requests/s, 32 connections", ">= 0.4 nginx", ratio=ours / nginx,
+        everlearn=ours, nginx=nginx, fsync=best["everlearn (fsync)"], direct=best["upstream"],
         cpu_us=cheapest["everlearn (write)"], nginx_cpu_us=cheapest["nginx"],
     )  # fmt: skip
 
@@ -125,8 +108,9 @@ def against_litellm(report: Report, folder: Path, ours: Running, theirs: Running
         wrk(folder, one.port, 2)
         rates[one.name] = max(wrk(folder, one.port, 4)["per_second"], rates.get(one.name, 0.0))
     report.add(
-        "non-stream requests/s against LiteLLM", ">= 150", everlearn=rates[ours.name],
-        litellm=rates[theirs.name], ratio=rates[ours.name] / max(rates[theirs.name], 1e-9),
+        "non-stream requests/s against LiteLLM", ">= 150",
+        ratio=rates[ours.name] / max(rates[theirs.name], 1e-9), everlearn=rates[ours.name],
+        litellm=rates[theirs.name],
     )  # fmt: skip
 
 
@@ -162,8 +146,8 @@ def paced_streams(report: Report, rivals: Sequence[Running], turns: int, count: 
     first = {name: min(values) for name, values in firsts.items()}
     report.add(
         f"CPU per stream of 100 chunks ({count} at once)", "<= 1.25 nginx",
-        everlearn_ms=best["everlearn (write)"], nginx_ms=best["nginx"],
-        ratio=best["everlearn (write)"] / best["nginx"],
+        ratio=best["everlearn (write)"] / best["nginx"], everlearn_ms=best["everlearn (write)"],
+        nginx_ms=best["nginx"],
     )  # fmt: skip
     report.add(
         "added time to first chunk, p50", "<= 0.3 ms",
