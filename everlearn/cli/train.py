@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     help="Default: the task's train.method.",
 )
 @click.option("--snapshot", "snapshot_id", help="Train on this one instead of a new one.")
-@click.option("--dry-run", is_flag=True, help="Print method, reason and row counts; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print method, reason and row counts only.")
 @json_option
 @config_option
 def command(
