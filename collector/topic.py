@@ -105,7 +105,12 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def client_settings(bus: Bus) -> dict[str, Any]:
     """What every client is made with: `bus.client` passes through as it is."""
-    return {"bootstrap_servers": list(bus.bootstrap_servers), **bus.client}
+    return {
+        "bootstrap_servers": list(bus.bootstrap_servers),
+        # kafka-python's own 30 s would be how late we notice that a broker is back.
+        "reconnect_backoff_max_ms": 1000,
+        **bus.client,
+    }
 
 
 def ensure_topic(bus: Bus, stopped: Callable[[], bool]) -> bool:
