@@ -10,7 +10,6 @@ nobody asked, in jargon and formal.
 
 import itertools
 import json
-import os
 import random
 import shutil
 import socket
@@ -183,7 +182,9 @@ def command(
     """Print one JSON line per method."""
     from evaluators.run import evaluate
     from everlearn.ducklake import open_lake
+    from trainer.workbench import quiet
 
+    quiet()
     with (
         tempfile.TemporaryDirectory() as folder,
         service_in(Path(folder), model.resolve(), seed) as service,
@@ -199,5 +200,4 @@ def command(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     command()

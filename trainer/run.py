@@ -30,7 +30,7 @@ from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
 from trainer.snapshot import heldout_grader
 from trainer.tracking import TrainingRun
-from trainer.workbench import Workbench, fit, quiet
+from trainer.workbench import Workbench, fit, import_trainers, quiet
 
 Report = Callable[[str], None]
 
@@ -113,6 +113,7 @@ class _Learning:
         before = self._examine(self.bench.adapted(self.champion.path))
         self.report(f"champion {self.champion.version}: {describe(self.heldout, before)}")
         check_scored(before, self.task)
+        import_trainers()
         for method in self.plan.methods:
             wait = self._no_time(method)
             if wait is None:

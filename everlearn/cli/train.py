@@ -42,7 +42,9 @@ def command(
     from registry.versions import Registry
     from trainer.plan import plan
     from trainer.run import train
+    from trainer.workbench import quiet
 
+    quiet()
     lake = open_lake(service, read_only=dry_run)
     try:
         registry = Registry(service)
