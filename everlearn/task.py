@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from everlearn.config import Section, Service, describe, read_yaml
 from everlearn.errors import ConfigError, NotFound
@@ -289,7 +289,7 @@ class Task(Section):
     def base_name(self) -> str:
         return self.served_base or self.base_model
 
-    def grader(self, name: str) -> BaseModel:
+    def grader(self, name: str) -> "Grader":
         """The grader of that name, the reward included; NotFound otherwise."""
         for grader in (*self.graders, *([self.reward] if self.reward else [])):
             if grader.name == name:
