@@ -58,6 +58,13 @@ def test_a_clearly_better_method_is_taken() -> None:
     assert reason == "dpo 1.000 on held-out rows > sft 0.600"
 
 
+def test_of_equal_methods_the_cheapest_is_taken() -> None:
+    assert choose({"sft": [1.0, 0.0], "kto": [1.0, 0.0]}) == (
+        "sft",
+        "sft 0.500 on held-out rows >= kto 0.500",
+    )
+
+
 def test_a_single_method_is_chosen_by_its_own_score() -> None:
     assert choose({"dpo": [1.0, 0.0]}) == ("dpo", "dpo 0.500 on held-out rows")
 

@@ -61,8 +61,10 @@ def choose(trials: Mapping[str, Scores]) -> tuple[str, str]:
                 f"{name} {means[name]:.3f}: {best} {means[best]:.3f} is dearer and its lead of "
                 f"{gap:.3f} <= noise {noise:.3f} on {rows} held-out rows"
             )
-    others = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if name != best)
-    return best, f"{best} {means[best]:.3f} on held-out rows" + (f" > {others}" if others else "")
+    others = {name: mean for name, mean in means.items() if name != best}
+    listed = ", ".join(f"{name} {mean:.3f}" for name, mean in others.items())
+    sign = ">" if all(mean < means[best] for mean in others.values()) else ">="
+    return best, f"{best} {means[best]:.3f} on held-out rows" + (f" {sign} {listed}" * bool(others))
 
 
 def paired(better: Scores, other: Scores) -> tuple[float, float, int]:
