@@ -34,13 +34,19 @@ class Grading:
         self._evaluator = build(grader, task, service)
         self._known: dict[tuple[str, str], Verdict] = {}
 
+    def close(self) -> None:
+        """End child processes and connections."""
+        from evaluators.bulk import in_background
+
+        in_background(self._evaluator.aclose())
+
     def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float | None]:
         """The values; None = unscored."""
         return [value for value, _ in self.detailed(rows, answers)]
 
     def detailed(self, rows: Sequence[Row], answers: Sequence[str]) -> list[Verdict]:
         """Values with the sub-scores of a multi grader."""
-        from evaluators.run import grade_all
+        from evaluators.bulk import grade_all
         from evaluators.types import Sample
 
         marks = [(row.row_hash, text) for row, text in zip(rows, answers, strict=True)]

@@ -12,7 +12,7 @@ and no method sees a held-out row.
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,11 @@ def train(service: Service, task: Task, plan: Plan, registry: Registry, report: 
         plan.check()
         with tempfile.TemporaryDirectory(prefix="everlearn-train-") as scratch:
             bench = Workbench(task, base_model_path(service, task), Path(scratch))
-            outcome = _Learning(service, bench, plan, registry, run, report).version()
+            learning = _Learning(service, bench, plan, registry, run, report)
+            try:
+                outcome = learning.version()
+            finally:
+                learning.close()
     except NotEnoughEvidence as error:
         run.end("not_enough_evidence", str(error))
         raise
@@ -104,8 +108,16 @@ class _Learning:
         self.heldout = plan.snapshot.side("heldout")
         self.suite = regression_suite(self.task)
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
+        rewarding = reward_grader(self.task)
+        self.reward = None if rewarding is None else Grading(self.task, service, rewarding)
         self.trials: dict[str, Trial] = {}
         self.left_out = dict(plan.left_out)
+
+    def close(self) -> None:
+        """End what the graders started."""
+        for grading in (self.grade, self.reward):
+            if grading is not None:
+                grading.close()
 
     def version(self) -> Outcome:
         """Steps 2 to 4."""
@@ -139,7 +151,7 @@ class _Learning:
         """Train and examine one method; under `auto` a failure is a reason, not the end."""
         started = time.monotonic()
         try:
-            trainer = method.build(self.data, self.bench, self._reward())
+            trainer = method.build(self.data, self.bench, self._rewarded)
             trained = fit(method.name, trainer, self.report)
         except TrainingError as error:
             if self.plan.method != "auto":
@@ -158,11 +170,9 @@ class _Learning:
     def _examine(self, model: Any) -> Exam:
         return examine(model, self.bench, self.grade, self.heldout, self.suite)
 
-    def _reward(self) -> Callable[[Any], Any] | None:
-        grader = reward_grader(self.task)
-        if grader is None:
-            return None
-        return lambda rows: trl_reward(Grading(self.task, self.service, grader), rows)
+    def _rewarded(self, rows: Sequence[Row]) -> Any:
+        assert self.reward is not None
+        return trl_reward(self.reward, rows)
 
     def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
         """Publish the adapter, log what the gate will read, make the version."""

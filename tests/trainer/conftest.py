@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.sandbox import sandbox
 from tests.mlflow_server import mlflow_server
 from tests.trainer.tiny import build_model
 
@@ -27,3 +28,10 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     with mlflow_server(tmp_path_factory.mktemp("mlflow"), port) as address:
         yield address
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_child_left() -> Iterator[None]:
+    """The process keeps graders' child processes warm; tests end them."""
+    yield
+    sandbox().close()

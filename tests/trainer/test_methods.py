@@ -68,13 +68,14 @@ def test_a_method_learns_the_word_for_things_never_corrected_and_forgets_nothing
 ) -> None:
     data = production()
     bench = Workbench(task, task.base_model, tmp_path / "scratch")
-    grader = reward_grader(task)
+    grading = Grading(task, service, reward_grader(task))
     lines: list[str] = []
 
     def reward(rows: Sequence[Row]) -> Any:
-        return trl_reward(Grading(task, service, grader), rows)
+        return trl_reward(grading, rows)
 
     trained = fit(method.name, method.build(data, bench, reward), lines.append)
+    grading.close()
     assert right(trained.model, bench, "shade") >= 0.9
     assert right(trained.model, bench, "colour") >= 0.9
     names = {name for name, _, _ in trained.metrics}

@@ -49,6 +49,7 @@ def test_answers_are_graded_by_the_reference_of_their_row(tmp_path: Path) -> Non
     grading = Grading(task, make_service(tmp_path), task.graders[0])
     rows = [accepted(completion="a"), accepted(completion="b"), make_row()]
     assert grading(rows, ["a", "a", "a"]) == [1.0, 0.0, None]
+    grading.close()
 
 
 def test_the_reward_in_trls_form_logs_its_components(tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_the_reward_in_trls_form_logs_its_components(tmp_path: Path) -> None:
     assert rewards == [1.0, 0.0, 0.0]
     assert logged["reward/equal"] == pytest.approx(0.5)
     assert logged["reward/unscored"] == pytest.approx(1 / 3)
+    grading.close()
 
 
 def test_an_unscored_sample_pulls_in_no_direction() -> None:

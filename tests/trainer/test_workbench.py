@@ -80,7 +80,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_step(
 ) -> None:
     bench = make_bench(model, tmp_path, learning_rate=1e30, max_steps=5)
     rows = [accepted(messages=question(f"thing{n}", "shade"), completion="red") for n in range(10)]
-    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, None)
+    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, lambda rows: None)
     with pytest.raises(TrainingError, match=r"sft: (loss|grad_norm) is (nan|inf) at step \d"):
         fit("sft", trainer, lambda line: None)
 
@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_step(
 def test_running_out_of_memory_is_a_reason(model: Path, tmp_path: Path) -> None:
     bench = make_bench(model, tmp_path)
     rows = [accepted(messages=question("thing1", "shade"), completion="red") for _ in range(10)]
-    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, None)
+    trainer = sft.METHOD.build(TrainingData(tuple(rows)), bench, lambda rows: None)
 
     def out_of_memory(*_: Any, **__: Any) -> None:
         raise MemoryError

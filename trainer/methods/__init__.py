@@ -35,7 +35,7 @@ class TrainingData:
 
 
 Reward = Callable[[Sequence[Row]], Any]
-"""TRL's reward function over these rows; None where the task has no grader to learn from."""
+"""TRL's reward function over these rows."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Method:
     """Wall time against SFT's, measured on two cores: how `auto` plans its budget."""
     lacking: Callable[[TrainingData], str | None]
     """Why the data does not allow it; None if it does."""
-    build: Callable[[TrainingData, Workbench, Reward | None], Any]
+    build: Callable[[TrainingData, Workbench, Reward], Any]
     """A TRL trainer, ready to train."""
 
 

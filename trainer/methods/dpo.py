@@ -45,7 +45,7 @@ def lacking(data: TrainingData) -> str | None:
     return too_few(len(pairs(data)), MIN_PAIRS, "pairs of a right and a wrong answer")
 
 
-def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
+def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     """A DPOTrainer whose reference is the base model, with the adapter switched off."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer

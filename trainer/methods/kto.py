@@ -23,7 +23,7 @@ def lacking(data: TrainingData) -> str | None:
     )
 
 
-def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
+def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     """A KTOTrainer over rows in shuffled order: it reads them as they come."""
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer

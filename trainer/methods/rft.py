@@ -60,7 +60,7 @@ def _any(row: Row) -> bool:
     return True
 
 
-def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
+def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     """A GRPOTrainer over the whole run's prompts laid out in order."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -82,7 +82,6 @@ def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) ->
         )
     )
     pad = bench.tokenizer.pad_token_id
-    assert reward is not None
     return replaying(GRPOTrainer, replay, pad=pad, seed=train.seed)(
         model=bench.base_model(),
         reward_funcs=reward(rows),

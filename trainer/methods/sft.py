@@ -17,7 +17,7 @@ def lacking(data: TrainingData) -> str | None:
     return too_few(len(data.learned), MIN_ROWS, "accepted or corrected answers")
 
 
-def build(data: TrainingData, bench: Workbench, reward: Reward | None = None) -> Any:
+def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     """An SFTTrainer over the whole run laid out in order, as one epoch."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
