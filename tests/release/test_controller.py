@@ -198,7 +198,7 @@ def test_a_route_changed_by_hand_is_put_right_and_a_task_without_document_left_a
 
 
 def test_a_broken_lake_holds_the_ramp(make_world: Callable[..., World]) -> None:
-    world = make_world()
+    world = make_world(make_rules(min_candidates=0))
     world.ramp()
     world.lake.commit(lambda t: t.query("ALTER TABLE completions RENAME TO away"))
     world.clock.sleep(30)
