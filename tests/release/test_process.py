@@ -133,7 +133,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, mlflow_address: str) -> Iter
             "base_model": "base",
             "upstream": "local",
             "graders": [{"name": "thumbs", "type": "feedback"}],
-            "release": {"min_dwell_seconds": 1, "steps": [1, 5, 50, 100], "max_seconds": 600},
+            # Nobody asks here: the ramp goes by time alone.
+            "release": {
+                "min_dwell_seconds": 1,
+                "min_candidates": 0,
+                "steps": [1, 5, 50, 100],
+                "max_seconds": 600,
+            },
         }
         (folder / "tasks" / "task.yaml").write_text(yaml.safe_dump(declaration))
         yield Place(service, server, Registry(service), task, base)
