@@ -161,8 +161,8 @@ class Heldout(Section):
     """Share of units, chosen by a hash of the unit, forever."""
     grader: str | None = None
     """Grader of held-out answers; default: the release's primary."""
-    never_trained_on: bool = True
-    """Refuses to train on a held-out row; there is no reason to switch it off."""
+    never_trained_on: Literal[True] = True
+    """Says it in the file; false is refused, for no held-out row is ever trained on."""
 
 
 class Lora(Section):

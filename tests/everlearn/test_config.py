@@ -95,6 +95,7 @@ def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
         ({"release": {"steps": [5, 1, 100]}}, "steps rise strictly from above 0 to 100"),
         ({"release": {"steps": [1, 50]}}, "steps rise strictly from above 0 to 100"),
         ({"graders": [{"type": "guess", "name": "g"}]}, "does not match any of the expected tags"),
+        ({"heldout": {"never_trained_on": False}}, "heldout.never_trained_on = False"),
         ({"graders": TASK["graders"] * 2}, "name used twice: thumbs"),
     ],
 )
