@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
-"""A record that ends beyond the newest segment's end is awaited so long, then taken as damaged."""
+"""What is no record in the newest segment is awaited so long, then taken as damaged."""
+WINDOW_BYTES = 4 * 2**20
+UNUSED = bytes(HEADER.size)
+"""What stands where the next record of a prepared segment will be."""
 
 
 class WalSource:
@@ -112,15 +115,22 @@ class _Worker:
 
     def _records(self, max_records: int, max_bytes: int, *, growing: bool) -> Iterator[Record]:
         assert self._segment is not None
-        data, changed_at = _rest(self._segment[1], self._offset)
-        growing = growing and time.time() - changed_at < SETTLED_SECONDS
+        path = self._segment[1]
+        data, _ = _read(path, self._offset, HEADER.size)
+        if len(data) < HEADER.size or (growing and data == UNUSED):
+            return
+        data, _ = _read(path, self._offset, WINDOW_BYTES)
         good, end = self._good(data, max_records, max_bytes)
-        start, self._offset = self._offset, self._offset + end
-        yield from good
-        taken = len(good)
-        max_bytes -= end
-        # Only what the quick way could not read comes here: damage, a torn tail, old numbers.
-        for item in entries(data, end, self._following - 1, growing=growing):
+        if good:
+            self._offset += end
+            yield from good
+            return
+        # Only what the quick way could not read comes here: a record longer than the window,
+        # damage, a torn tail, old numbers.
+        data, changed_at = _read(path, self._offset)
+        growing = growing and time.time() - changed_at < SETTLED_SECONDS
+        start, taken = self._offset, 0
+        for item in entries(data, 0, self._following - 1, growing=growing):
             if taken >= max_records or max_bytes <= 0:
                 return
             record = self._entry(item) if isinstance(item, Entry) else None
@@ -179,7 +189,7 @@ class _Worker:
         """Go to the next segment; a dead letter if numbers are missing in between."""
         assert self._segment is not None
         path, first = self._segment[1], self._following
-        rest, _ = _rest(path, self._offset)
+        rest = _read(path, self._offset)[0].rstrip(b"\0")
         self._segment, self._offset = after, 0
         if after[0] <= first:
             return None
@@ -196,12 +206,13 @@ class _Worker:
         )
 
 
-def _rest(path: Path, offset: int) -> tuple[bytes, float]:
-    """All bytes from `offset` on and when the file was last written; none if it is gone."""
+def _read(path: Path, offset: int, size: int = -1) -> tuple[bytes, float]:
+    """Up to `size` bytes from `offset` on (-1: all) and when the file was last written; none if it
+    is gone."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            return file.read(), os.fstat(file.fileno()).st_mtime
+            return file.read(size), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return b"", 0.0
 

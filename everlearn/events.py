@@ -1,4 +1,4 @@
-"""What happened, as it travels from the gateway to the lake: frozen, versioned, without behaviour.
+"""What happened, as it travels from the gateway to the lake: versioned, without behaviour.
 
 The gateway stores raw request and response bytes and parses nothing that the collector can parse
 later. An event is encoded as MessagePack with a literal tag in `type`; readers ignore fields
@@ -19,8 +19,11 @@ FeedbackKind = Literal[
 ]
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion", omit_defaults=True):
-    """One request and its answer, ok or not, as it was sent and received."""
+class Completion(msgspec.Struct, kw_only=True, tag="completion", omit_defaults=True):
+    """One request and its answer, ok or not, as it was sent and received.
+
+    Only the gateway changes one, while the request runs.
+    """
 
     completion_id: str
     received_at: float

@@ -4,7 +4,7 @@ A record is `u32 length, u32 crc32, u64 seq, payload`, big-endian; the crc cover
 A segment `<first seq, 20 digits>.wal` holds records in rising order of seq. Only the newest segment
 of a folder is ever written to; an older one is final.
 
-- A torn tail yields nothing: it was never acknowledged.
+- A torn tail yields nothing: it was never acknowledged. Zeros at the end are room not yet used.
 - Damaged bytes with records after them yield one `Damage`, then those records.
 """
 
@@ -37,7 +37,12 @@ class Damage(NamedTuple):
 
 def pack(seq: int, payload: bytes) -> bytes:
     """The bytes of one record."""
-    return HEADER.pack(len(payload), crc32(payload, crc32(SEQ.pack(seq))), seq) + payload
+    return head(seq, payload) + payload
+
+
+def head(seq: int, payload: bytes) -> bytes:
+    """What stands before the payload in a record."""
+    return HEADER.pack(len(payload), crc32(payload, crc32(SEQ.pack(seq))), seq)
 
 
 def entry_at(data: bytes, offset: int) -> Entry | None:
@@ -60,15 +65,12 @@ def entries(
 ) -> Iterator[Entry | Damage]:
     """Every record from `offset` on; `last_seq` is the sequence number before it.
 
-    `growing`: a record that ends beyond the data is still being written, so that nothing after its
-    start is looked at (its payload is whatever a client sent).
+    `growing`: what is no record is still being written, so that nothing after it is looked at.
     """
     while offset < len(data):
         entry = entry_at(data, offset)
         if entry is None:
-            if growing and _is_cut(data, offset):
-                return
-            resumed = _resync(data, offset + 1, last_seq)
+            resumed = None if growing else _resync(data, _written(data, offset), last_seq)
             if resumed is None:
                 return
             yield Damage(offset, resumed, data[offset:resumed])
@@ -78,9 +80,10 @@ def entries(
         offset, last_seq = entry.end, entry.seq
 
 
-def _is_cut(data: bytes, offset: int) -> bool:
-    start = offset + HEADER.size
-    return start > len(data) or start + HEADER.unpack_from(data, offset)[0] > len(data)
+def _written(data: bytes, offset: int) -> int:
+    """Where a record after `offset` can start at the earliest: behind zeros, if there are any."""
+    zeros = len(data) - offset - len(data[offset:].lstrip(b"\0"))
+    return offset + max(1, zeros - HEADER.size)
 
 
 def _resync(data: bytes, offset: int, last_seq: int) -> int | None:

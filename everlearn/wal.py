@@ -14,11 +14,12 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 from everlearn.config import Capture
+from everlearn.group_commit import GroupCommit
 from everlearn.identity import (
     DROPPED,
     NEXT,
@@ -31,7 +32,7 @@ from everlearn.identity import (
     repair_counts,
 )
 from everlearn.ids import new_id
-from everlearn.segments import HEADER, SEQ, last_seq, segment_path, segments
+from everlearn.segments import HEADER, head, last_seq, segment_path, segments
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ BLOCK = 65_536
 RETRY_SECONDS = 0.1
 """How long a full WAL waits before it looks for room again."""
 PROBE_BYTES = 64 * 1024
+MAX_TOGETHER = 500
+"""Events of one write; the kernel takes 1,024 parts."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class WalWriter:
         """Bytes that may be appended before anything has to be checked again."""
         self._full = False
         self._retry_at = 0.0
-        self._commit = _GroupCommit(self) if capture.durability == "fsync" else None
+        self._commit: GroupCommit | None = None
+        if capture.durability == "fsync":
+            self._commit = GroupCommit(self._segment_bytes, lambda: (self._next - 1, self._fd))
         self._open()
 
     @property
@@ -97,37 +102,66 @@ class WalWriter:
 
     def append(self, payload: bytes) -> int | None:
         """Write one event; its sequence number, or None if it was dropped (and counted)."""
-        size = len(payload) + HEADER.size
+        return self._write((payload,)) or None
+
+    def append_all(self, payloads: Sequence[bytes]) -> int:
+        """Write events with one call to the system; the last one's number, 0 if none was kept.
+
+        Where there is no room for all, each is kept or dropped (and counted) by itself.
+        """
+        if 0 < len(payloads) <= MAX_TOGETHER:
+            last = self._write(payloads)
+            if last >= 0:
+                return last
+        return max((self._write((payload,)) for payload in payloads), default=0)
+
+    def _write(self, payloads: Sequence[bytes]) -> int:
+        """The number of the last of `payloads`; 0 if it was one and was dropped, -1 if they were
+        several and there is no room for all."""
+        count = len(payloads)
+        size = sum(map(len, payloads)) + count * HEADER.size
+        if size > self._room or self._next + count > self._view[RESERVED]:
+            if count > 1:
+                return -1
+            if not self._find_room(size):
+                self._view[DROPPED] += 1
+                return 0
         seq = self._next
-        if (size > self._room or seq >= self._view[RESERVED]) and not self._find_room(size):
-            self._view[DROPPED] += 1
-            return None
-        seq = self._next
-        number = SEQ.pack(seq)
-        crc = crc32(payload, crc32(number))
-        record = HEADER.pack(len(payload), crc, seq) + payload
+        parts: list[bytes] = []
+        for payload in payloads:
+            parts += head(seq, payload), payload
+            seq += 1
         try:
-            written = os.write(self._fd, record)
+            written = os.pwritev(self._fd, parts, self._size)
+            reason = "the disk took only a part of the record"
         except OSError as error:
-            self._failed(str(error))
-            return None
+            written, reason = -1, str(error)
         if written != size:
-            self._failed("the disk took only a part of the record")
-            return None
+            if count > 1:
+                return -1
+            self._failed(reason)
+            return 0
         self._size += size
         self._room -= size
-        self._next = seq + 1
-        self._view[NEXT] = seq + 1
-        return seq
+        self._next = self._view[NEXT] = seq
+        return seq - 1
+
+    def when_durable(self, seq: int, then: Callable[[], None]) -> None:
+        """Call `then` once `seq` is as safe as the config promises: group commit for fsync."""
+        if self._commit is None:
+            then()
+        else:
+            self._commit.when(seq, then)
 
     async def durable(self, seq: int) -> None:
-        """Return once `seq` is as safe as the config promises: group commit for fsync."""
-        if self._commit is not None:
-            await self._commit.reached(seq)
+        """Return once `seq` is as safe as the config promises."""
+        done = asyncio.get_running_loop().create_future()
+        self.when_durable(seq, lambda: None if done.done() else done.set_result(None))
+        await done
 
     def stats(self) -> WalStats:
         """What this worker has captured and lost."""
-        held = sum(_size(path) for _, path in segments(self._folder)) if self._claim else 0
+        held = self._others() + self._size if self._claim else 0
         return WalStats(
             gateway_id=self.gateway_id,
             acknowledged=self._next - 1 - self._view[SKIPPED],
@@ -143,11 +177,13 @@ class WalWriter:
         if self._counters is None or self._claim is None:
             return
         self._room = 0
-        if self._fd >= 0:
+        if self._commit is not None:
+            self._commit.close(self._fd, self._size)
+        elif self._fd >= 0:
             if self._capture.durability != "off":
                 os.fsync(self._fd)
             os.close(self._fd)
-            self._fd = -1
+        self._fd = -1
         self._view[RESERVED] = self._next
         self._view = [0, self._next, self._next, self._view[DROPPED], self._view[SKIPPED]]
         if self._capture.durability != "off":
@@ -252,12 +288,13 @@ class WalWriter:
     def _roll(self) -> None:
         """Start a segment; what stands in a file of that name was never acknowledged."""
         path = segment_path(self._folder, self._next)
-        fresh = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        if self._commit is not None:
+            fresh = self._commit.open_segment(path)
+        else:
+            fresh = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         if self._fd >= 0:
             self._leave(self._fd)
         self._fd, self._size, self._room = fresh, 0, 0
-        if self._commit is not None:
-            self._commit.pending.append(os.open(self._folder, os.O_RDONLY))
 
     def _roll_quietly(self) -> None:
         try:
@@ -267,12 +304,14 @@ class WalWriter:
 
     def _leave(self, handle: int) -> None:
         if self._commit is not None:
-            self._commit.pending.append(handle)
+            self._commit.leave(handle, self._size)
         else:
             os.close(handle)
 
     def _others(self) -> int:
-        mine = segments(self._folder)[:-1]
+        mine = segments(self._folder)
+        if self._fd >= 0:
+            del mine[-1:]
         return sum(_size(path) for _, path in mine)
 
     def _probe(self) -> None:
@@ -304,55 +343,6 @@ class WalWriter:
             self._size = self._segment_bytes
         self._stop(reason)
         self._view[DROPPED] += 1
-
-
-class _GroupCommit:
-    """One fsync for all that wait: while one runs, the next one's events gather."""
-
-    def __init__(self, writer: WalWriter) -> None:
-        self.pending: list[int] = []
-        """Handles of segments left and folders changed since the last fsync."""
-        self._writer = writer
-        self._synced = 0
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    async def reached(self, seq: int) -> None:
-        """Return once `seq` stands on the disk."""
-        if seq <= self._synced:
-            return
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((seq, done))
-        if self._task is None:
-            self._task = loop.create_task(self._run())
-        await done
-
-    async def _run(self) -> None:
-        while self._waiting:
-            target = self._writer._next - 1
-            handles, self.pending = self.pending, []
-            if self._writer._fd >= 0:
-                handles.append(os.dup(self._writer._fd))
-            await asyncio.to_thread(_force, handles)
-            self._synced = target
-            now = [done for seq, done in self._waiting if seq <= target]
-            self._waiting = [(seq, done) for seq, done in self._waiting if seq > target]
-            for done in now:
-                if not done.cancelled():
-                    done.set_result(None)
-        self._task = None
-
-
-def _force(handles: list[int]) -> None:
-    """fsync and close; a disk that refuses is said loudly, and the answer still goes out."""
-    for handle in handles:
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            log.critical("capture: fsync failed, a power loss now would lose events: %s", error)
-        finally:
-            os.close(handle)
 
 
 def _size(path: Path) -> int:

@@ -48,17 +48,17 @@ def _feedback(parts: Parts) -> Any:
             raise Refusal(422, f"{len(items)} pieces of feedback; {MAX_ITEMS} are allowed at once")
         if not parts.recorder.accepting:
             raise full()
-        answers, last = [], 0
+        answers, events = [], []
         for item in items:
             known = seen.get(item.idempotency_key)
             if known is not None:
                 answers.append(FeedbackAnswer(feedback_id=known, status="duplicate"))
                 continue
             event = to_event(item, time.time())
-            last = parts.recorder.feedback(event) or last
+            events.append(event)
             seen.put(item.idempotency_key, event.feedback_id)
             answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
-        await parts.recorder.durable(last)
+        await parts.recorder.feedback(events)
         for answer in answers:
             parts.metrics.count(FEEDBACK, answer.status)
         return answers if isinstance(sent, list) else answers[0]

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from gateway.server import Client, Request
+from gateway.heads import Request
+from gateway.server import Client
 from gateway.wire import HOP_BY_HOP, header_lines
 
 Scope = MutableMapping[str, Any]
@@ -45,12 +46,12 @@ def scope(request: Request) -> Scope:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.0" if request.http10 else "1.1",
+        "http_version": "1.0" if request.head.http10 else "1.1",
         "method": request.method.decode("latin-1"),
         "scheme": "http",
         "path": unquote(path),
         "raw_path": request.path,
-        "query_string": request.query,
+        "query_string": request.head.query,
         "root_path": "",
         "headers": request.headers,
         "client": None,

@@ -26,8 +26,13 @@ def fraction(*parts: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+_ALONE = Assignment("champion", 1.0)
+
+
 def assign(route: TaskRoute, task: str, unit: str) -> Assignment:
     """The arm of `unit` under `route`."""
+    if route.challenger is None and route.holdback is None:
+        return _ALONE
     if (
         route.holdback is not None
         and route.holdback_share > 0

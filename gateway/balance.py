@@ -31,6 +31,11 @@ class Breaker:
         self.open_until = 0.0
         self.last_turn = 0
 
+    def enter(self) -> None:
+        """A request is sent."""
+        self.outstanding += 1
+        self.last_turn = next(_turns)
+
     def allows(self, now: float) -> bool:
         """Whether a request may be sent; after the pause only one at a time may try."""
         if self.failures < FAILURES_TO_OPEN:
@@ -51,6 +56,8 @@ class Breaker:
 
 def choose(breakers: Sequence[Breaker], tried: Iterable[int], now: float) -> int | None:
     """Index of the replica to ask, one not yet tried if there is one; None if all are open."""
+    if len(breakers) == 1:
+        return 0 if not breakers[0].failures or breakers[0].allows(now) else None
     seen = set(tried)
     best: tuple[bool, int, int] | None = None
     chosen = None
@@ -60,8 +67,6 @@ def choose(breakers: Sequence[Breaker], tried: Iterable[int], now: float) -> int
         rank = (index in seen, breaker.outstanding, breaker.last_turn)
         if best is None or rank < best:
             best, chosen = rank, index
-    if chosen is not None:
-        breakers[chosen].last_turn = next(_turns)
     return chosen
 
 
@@ -73,7 +78,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A request was sent for the first time."""
-        self._tokens = min(self._tokens + RETRY_SHARE, RETRY_BURST)
+        if self._tokens < RETRY_BURST:
+            self._tokens += RETRY_SHARE
 
     def spend(self) -> bool:
         """Whether one more retry may be made."""

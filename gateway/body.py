@@ -4,6 +4,7 @@ Everything else of the body travels as the client's own bytes.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -47,14 +48,28 @@ def read_body(raw: bytes) -> Body:
         ) from None
 
 
-def with_model(raw: bytes, model: str) -> bytes:
-    """`raw` with the value of its top-level `model` replaced, every other byte as it was."""
+def with_model(raw: bytes, model: str, was: str | None = None) -> bytes:
+    """`raw` with the value of its top-level `model` replaced, every other byte as it was.
+
+    `was`: the value that stands there, which saves looking for its end.
+    """
     at = raw.find(_KEY)
     match = None
     if at >= 0 and raw.find(_KEY, at + 1) < 0 and _ESCAPED not in raw:
+        if was is not None:
+            for old, new in zip(_members(was), _members(model), strict=True):
+                if raw.startswith(old, at):
+                    return b"".join((raw[:at], new, raw[at + len(old) :]))
         match = _VALUE.match(raw, at + len(_KEY))
     start, end = match.span(1) if match is not None else _model_span(raw)
-    return b"%b%b%b" % (raw[:start], msgspec.json.encode(model), raw[end:])
+    return b"".join((raw[:start], msgspec.json.encode(model), raw[end:]))
+
+
+@lru_cache(maxsize=1024)
+def _members(model: str) -> tuple[bytes, bytes]:
+    """The member as JSON writers write it, without and with a space."""
+    value = msgspec.json.encode(model)
+    return b'"model":' + value, b'"model": ' + value
 
 
 def _model_span(raw: bytes) -> tuple[int, int]:

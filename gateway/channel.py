@@ -1,7 +1,8 @@
 """One keep-alive HTTP/1.1 connection to an upstream.
 
 Only what a gateway needs of a client: one request at a time, answers collected whole, server-sent
-events handed on as they arrive.
+events handed on as they arrive. Heads seen before are looked up (`heads.py`), and a chunk that
+comes in a segment of its own is handed on without being parsed: that is how servers send events.
 """
 
 import asyncio
@@ -10,10 +11,14 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from gateway.wire import header
+from gateway.heads import Heads, split
+from gateway.wire import NOT_TO_CLIENT, Headers, header, header_lines
 
 Kind = Literal["connect", "reset", "timeout", "garbage", "unavailable"]
 NEVER = float("inf")
+CHUNK_DIGITS = 8
+"""A chunk whose length is written longer goes through the parser."""
+HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
 class UpstreamFailure(Exception):
@@ -29,8 +34,8 @@ class UpstreamFailure(Exception):
 class Sink(Protocol):
     """Where the pieces of a streamed answer go; called from the event loop, must not block."""
 
-    def piece(self, data: bytes) -> None:
-        """Bytes of the body, as they arrived."""
+    def piece(self, data: bytes, framed: bytes | None = None) -> None:
+        """Bytes of the body, as they arrived; `framed`: the same as one chunk of HTTP/1.1."""
         ...
 
     def ended(self) -> None:
@@ -42,37 +47,59 @@ class Sink(Protocol):
         ...
 
 
+class AnswerHead:
+    """Status and headers of an answer; shared by all answers that carry the same."""
+
+    __slots__ = ("headers", "lines", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self.lines = header_lines(headers, NOT_TO_CLIENT)
+        """Header lines for the client."""
+
+
 class Answer:
     """An upstream's answer: whole, or a stream to be read by `stream_to`."""
 
-    __slots__ = ("body", "channel", "headers", "status")
+    __slots__ = ("body", "channel", "head", "status")
 
-    def __init__(
-        self, status: int, headers: list[tuple[bytes, bytes]], channel: "Channel | None" = None
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = b""
+    def __init__(self, head: AnswerHead, body: bytes, channel: "Channel | None" = None) -> None:
+        self.head = head
+        self.status = head.status
+        self.body = body
         self.channel = channel
         """Set while the body is still to come."""
+
+
+Done = Callable[[Answer | UpstreamFailure], None]
 
 
 class Channel(asyncio.Protocol):
     """One connection; `settled` is called once after every exchange, whatever became of it."""
 
     def __init__(
-        self, settled: Callable[["Channel"], None], lost: Callable[["Channel"], None]
+        self,
+        settled: Callable[["Channel"], None],
+        lost: Callable[["Channel"], None],
+        heads: Heads[AnswerHead],
     ) -> None:
         self._settled = settled
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
+        self._heads = heads
+        self._now = asyncio.get_running_loop().time
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
+        self._done: Done | None = None
+        """Told the answer, or why there is none; None: it has been told."""
         self._sink: Sink | None = None
         self._headers: list[tuple[bytes, bytes]] = []
+        self._head: AnswerHead | None = None
+        """Of the answer being parsed."""
         self._pieces: list[bytes] = []
         self._streaming = False
+        self._between_chunks = False
+        """Of a chunked body: the parser stands where a chunk begins."""
         self._complete = False
         self._until_close = False
         self._heard = False
@@ -91,18 +118,15 @@ class Channel(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(
-        self, payload: bytes, first_byte_seconds: float, gap_seconds: float
-    ) -> "asyncio.Future[Answer]":
-        """Send a request; the future is the answer, or an UpstreamFailure."""
+        self, payload: bytes, first_byte_seconds: float, gap_seconds: float, done: Done
+    ) -> None:
+        """Send a request; `done` is called once, unless the channel is aborted before."""
         assert self._transport is not None
         self.busy, self._uses = True, self._uses + 1
-        self._headers, self._pieces = [], []
-        self._streaming = self._complete = self._until_close = self._heard = False
-        self._sink, self._failure, self._gap_seconds = None, None, gap_seconds
-        self.deadline = self._loop.time() + first_byte_seconds
-        self._answer = self._loop.create_future()
+        self._heard = self._complete = self._until_close = False
+        self._gap_seconds, self._done = gap_seconds, done
+        self.deadline = self._now() + first_byte_seconds
         self._transport.write(payload)
-        return self._answer
 
     def stream_to(self, sink: Sink) -> None:
         """Hand the body of a streamed answer to `sink`, what has arrived already first."""
@@ -124,11 +148,11 @@ class Channel(asyncio.Protocol):
         """Read on."""
         if self._transport is not None:
             self._transport.resume_reading()
-            self._paused, self.deadline = False, self._loop.time() + self._gap_seconds
+            self._paused, self.deadline = False, self._now() + self._gap_seconds
 
     def abort(self) -> None:
         """Close at once; the upstream sees that nobody waits for its answer."""
-        self._answer = self._sink = None
+        self._done = self._sink = None
         if self._transport is not None:
             self._transport.abort()
         self._settle()
@@ -160,8 +184,41 @@ class Channel(asyncio.Protocol):
         if not self.busy:
             # Bytes nobody asked for: whatever they are, they are not the next answer.
             self.abort()
-            return
-        self._heard = True
+        elif self._between_chunks and self._sink is not None and self._one_chunk(data, self._sink):
+            pass
+        elif self._heard or not self._seen_before(data):
+            self._parse(data)
+
+    def _one_chunk(self, data: bytes, sink: Sink) -> bool:
+        """Hand on a segment that is one whole chunk, as it is; False if it is anything else."""
+        at = data.find(b"\r\n", 0, CHUNK_DIGITS)
+        if at <= 0 or data[-2:] != b"\r\n" or data[:at].strip(HEX_DIGITS):
+            return False
+        size = int(data[:at], 16)
+        if size == 0 or size != len(data) - at - 4:
+            return False
+        if self.deadline is not NEVER:
+            self.deadline = self._now() + self._gap_seconds
+        sink.piece(data[at + 2 : -2], data)
+        return True
+
+    def _seen_before(self, data: bytes) -> bool:
+        """Take a whole answer whose head is known; False if it must be parsed."""
+        cut = split(data)
+        head = self._heads.find(cut.key) if cut is not None else None
+        if cut is None or head is None:
+            return False
+        done, self._done = self._done, None
+        self._settle()
+        if done is not None:
+            done(Answer(head, data[cut.start :]))
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        first, self._heard = not self._heard, True
+        if first:
+            self._headers, self._pieces, self._head, self._failure = [], [], None, None
+            self._streaming = self._between_chunks = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -170,8 +227,12 @@ class Channel(asyncio.Protocol):
                 return
             if self._transport is not None:
                 self._transport.close()
+        else:
+            plain = self._complete and self._stays and not self._streaming
+            if first and plain and self._head is not None:
+                self._heads.learn(data, sum(map(len, self._pieces)), self._head)
         if self.deadline is not NEVER:
-            self.deadline = self._loop.time() + self._gap_seconds
+            self.deadline = self._now() + self._gap_seconds
         self._arrived()
 
     # The parser's side.
@@ -183,15 +244,22 @@ class Channel(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:
             return
+        self._head = AnswerHead(status, self._headers)
         self._stays = self._parser.should_keep_alive()
         kind = header(self._headers, b"content-type") or b""
         self._streaming = kind[:17].lower() == b"text/event-stream"
-        self._until_close = (
-            header(self._headers, b"content-length") is None
-            and header(self._headers, b"transfer-encoding") is None
-        )
-        if self._streaming and self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(status, self._headers, self))
+        chunked = header(self._headers, b"transfer-encoding") is not None
+        self._between_chunks = chunked
+        self._until_close = not chunked and header(self._headers, b"content-length") is None
+        if self._streaming and self._done is not None:
+            done, self._done = self._done, None
+            done(Answer(self._head, b"", self))
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -201,6 +269,7 @@ class Channel(asyncio.Protocol):
             self._headers = []
             return
         self._complete = True
+        self._between_chunks = False
 
     # Inside.
 
@@ -214,20 +283,18 @@ class Channel(asyncio.Protocol):
                 if self._complete:
                     self._finish()
         elif self._complete:
-            answer = self._answer
-            if answer is not None and not answer.done():
-                whole = Answer(self._parser.get_status_code(), self._headers)
-                pieces = self._pieces
-                whole.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                answer.set_result(whole)
+            done, self._done = self._done, None
+            pieces, head = self._pieces, self._head
             self._finish()
+            if done is not None and head is not None:
+                done(Answer(head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
 
     def _flush(self, sink: Sink) -> None:
         pieces, self._pieces = self._pieces, []
         sink.piece(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _finish(self) -> None:
-        sink, self._sink, self._answer = self._sink, None, None
+        sink, self._sink = self._sink, None
         if self._transport is not None and not self._stays:
             self._transport.close()
         self._settle()
@@ -235,13 +302,13 @@ class Channel(asyncio.Protocol):
             sink.ended()
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        answer, sink = self._answer, self._sink
-        self._answer = self._sink = None
+        done, sink = self._done, self._sink
+        self._done = self._sink = None
         if self._transport is not None:
             self._transport.abort()
         self._settle()
-        if answer is not None and not answer.done():
-            answer.set_exception(failure)
+        if done is not None:
+            done(failure)
         elif sink is not None:
             sink.failed(failure)
         else:

@@ -6,6 +6,7 @@ their numbers as files in one folder, and whoever is scraped adds them up.
 
 import contextlib
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from everlearn.events import Completion
+from everlearn.telemetry import OPERATIONS
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
@@ -64,6 +68,9 @@ GAUGES = {
     "everlearn_capture_bytes": "Bytes of the log that still stand here.",
 }
 
+_KINDS = {b"prompt": "input", b"input": "input", b"completion": "output", b"output": "output"}
+_USAGE = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,9})')
+
 Key = tuple[str, ...]
 """Metric name, then label values."""
 
@@ -91,13 +98,39 @@ class Metrics:
         counters = self._own.counters
         counters[key] = counters.get(key, 0.0) + 1.0
 
-    def observe(self, value: float, bounds: tuple[float, ...], *key: str) -> None:
+    def observe(self, key: Key, bounds: tuple[float, ...], value: float) -> None:
         """Add a value to a histogram."""
         cells = self._own.histograms.get(key)
         if cells is None:
             cells = self._own.histograms[key] = [0.0] * (len(bounds) + 2)
         cells[bisect_left(bounds, value)] += 1.0
         cells[-1] += value
+
+    def completed(self, event: Completion) -> None:
+        """Count one captured request."""
+        task, arm, code = event.task or "", event.arm or "", str(event.http_status)
+        counters = self._own.counters
+        key = (REQUESTS, event.endpoint, task, arm, event.status, code)
+        counters[key] = counters.get(key, 0.0) + 1.0
+        operation = OPERATIONS.get(event.endpoint, "")
+        self.observe((DURATION, operation, task, arm), SECONDS, event.latency_ms / 1000)
+        if event.first_token_ms is not None:
+            seconds = event.first_token_ms / 1000
+            self.observe((FIRST_TOKEN, operation, task, arm), SECONDS, seconds)
+
+    def usage(self, response: bytes, task: str | None, arm: str | None) -> int:
+        """Count the tokens that the upstream names at the end of its answer; their sum."""
+        at = response.rfind(b'"usage"')
+        if at < 0:
+            return 0
+        # The last of each name: the streams of some upstreams carry a running count.
+        last = {_KINDS[name]: value for name, value in _USAGE.findall(response, at, at + 1024)}
+        total = 0
+        for kind, digits in last.items():
+            tokens = int(digits)
+            self.observe((TOKEN_USAGE, kind, task or "", arm or ""), TOKENS, tokens)
+            total += tokens
+        return total
 
     def gauge(self, **values: float) -> None:
         """Set gauges, named without their `everlearn_`."""

@@ -4,6 +4,7 @@ Written on asyncio's protocols because a framework's cost per request and per st
 several times that of the work done here.
 
 - A request reaches the handler whole; its head and body are bounded in bytes and in time.
+- A head seen before is looked up instead of parsed (`heads.py`).
 - Pipelined requests are answered one after the other, in order.
 - What cannot be parsed is answered 400 and the connection closed, so that nothing is smuggled.
 """
@@ -11,7 +12,6 @@ several times that of the work done here.
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,12 +19,14 @@ from typing import Any, Protocol, cast
 
 import httptools
 
+from gateway.heads import Head, Heads, Request, split
 from gateway.wire import UPGRADE, Refusal, header_lines, status_line
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
 MAX_PIPELINED = 16
+CLOSE_SECONDS = 1.0
 LINGER_SECONDS = 3.0
 """How long what a refused client still sends is read and thrown away before the close: a close
 with unread bytes would reset the connection and lose the answer."""
@@ -47,33 +49,6 @@ class Limits:
     """Between two requests."""
 
 
-class Request:
-    """One request, whole."""
-
-    __slots__ = (
-        "body", "headers", "http10", "keep_alive", "known", "method", "path", "query",
-        "received_at", "refusal", "started",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.received_at = time.time()
-        self.started = time.perf_counter()
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.known: dict[bytes, bytes] = {}
-        """The headers by name; of one that stands there twice the last."""
-        self.body = b""
-        self.http10 = False
-        self.keep_alive = True
-        self.refusal: Refusal | None = None
-
-    def elapsed_ms(self) -> float:
-        """Milliseconds since the first byte."""
-        return (time.perf_counter() - self.started) * 1000
-
-
 class Handler(Protocol):
     """What answers requests."""
 
@@ -81,12 +56,14 @@ class Handler(Protocol):
         """Refuse a request by its head, before its body is read."""
         ...
 
-    def handle(self, request: Request, client: "Client") -> Coroutine[Any, Any, None]:
-        """Answer through `client`; cancelled when the client goes away."""
+    def handle(self, request: Request, client: "Client") -> Coroutine[Any, Any, None] | None:
+        """Answer through `client`: by a coroutine, cancelled when the client goes away, or (None)
+        by callbacks, which end in `client.run` or `client.finished` and hear of a client that
+        goes away through `client.left`."""
         ...
 
-    def refused(self, request: Request, refusal: Refusal) -> bytes:
-        """Note a refusal that the server itself decided; the header lines of its answer."""
+    def refuse(self, request: Request, refusal: Refusal, client: "Client") -> None:
+        """Note a refusal that was decided before `handle`, send it, end in `client.finished`."""
         ...
 
 
@@ -97,9 +74,12 @@ class Client(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._handle = server.handle
+        self._heads = server.heads
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
+        self._head = Head()
+        """Of the request being parsed."""
         self._url = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -117,9 +97,13 @@ class Client(asyncio.Protocol):
         """Answers the current request."""
         self._discarding = False
         self._chunked = False
+        self._plain = False
+        """The request being parsed may be looked up next time."""
         self.deadline = server.now() + self._limits.head_seconds
         self.flow: Callable[[bool], None] | None = None
         """Told False when the client cannot take more for now, True when it can again."""
+        self.left: Callable[[], None] | None = None
+        """Called when the client goes away while no task answers it."""
 
     # The transport's side.
 
@@ -132,11 +116,25 @@ class Client(asyncio.Protocol):
         self._transport = None
         self._waiting.clear()
         if self.task is not None:
-            self.task.cancel()
+            # A turn later, so that it has begun: one cancelled before that could not tidy up.
+            self._server.loop.call_soon(self.task.cancel)
+        elif self.left is not None:
+            self.left()
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
+        plain = self._in_head and self._request is None and self._head_bytes == 0
+        if plain and self._current is None:
+            cut = split(data)
+            if cut is not None and cut.length <= self._limits.body_bytes:
+                head = self._heads.find(cut.key)
+                if head is not None:
+                    request = Request(head)
+                    request.body = data[cut.start :]
+                    request.refusal = self._server.early(request)
+                    self._begin(request)
+                    return
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -151,6 +149,8 @@ class Client(asyncio.Protocol):
             self._refuse_now(Refusal(431, "The request's headers are too large."))
         elif not self._in_head:
             self.deadline = min(self._body_until, self._server.now() + self._gap)
+        elif plain and self._plain:
+            self._heads.learn(data, self._announced, self._head)
 
     def pause_writing(self) -> None:
         self.deadline = self._server.now() + self._limits.send_seconds
@@ -166,10 +166,12 @@ class Client(asyncio.Protocol):
     # The parser's side.
 
     def on_message_begin(self) -> None:
-        self._request = Request()
+        self._head = Head()
+        self._request = Request(self._head)
         self._url, self._body, self._body_bytes, self._size = b"", [], 0, 0
         self._announced = 0
         self._in_head = True
+        self._plain = False
         if self._current is None:
             self.deadline = self._server.now() + self._limits.head_seconds
 
@@ -178,14 +180,13 @@ class Client(asyncio.Protocol):
         self._size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        assert self._request is not None
         self._size += len(name) + len(value)
         name = name.lower()
         if name == b"content-length":
             # Kept apart: all other headers of a connection's requests are mostly the same.
             self._announced = int(value)
         else:
-            self._request.headers.append((name, value))
+            self._head.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         request = self._request
@@ -193,12 +194,14 @@ class Client(asyncio.Protocol):
         if self._parser.should_upgrade():
             return
         self._in_head, self._head_bytes = False, 0
-        request.method = self._parser.get_method()
-        request.path, _, request.query = self._url.partition(b"?")
-        request.http10 = self._parser.get_http_version() == "1.0"
-        request.keep_alive = self._parser.should_keep_alive()
+        head = self._head
+        head.method = self._parser.get_method()
+        head.path, _, head.query = self._url.partition(b"?")
+        head.http10 = self._parser.get_http_version() == "1.0"
+        head.keep_alive = request.keep_alive = self._parser.should_keep_alive()
         self._body_until = self._server.now() + self._limits.body_seconds
-        request.known = known = dict(request.headers)
+        head.known = known = dict(head.headers)
+        self._plain = not known.keys() & {b"expect", b"transfer-encoding", b"upgrade"}
         if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
             return
@@ -242,7 +245,7 @@ class Client(asyncio.Protocol):
         if self._transport is None or request is None:
             return
         close = b"" if self._stays(request) else b"connection: close\r\n"
-        if request.http10 and not close:
+        if request.head.http10 and not close:
             close = b"connection: keep-alive\r\n"
         head = b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), lines, close, len(body))
         if request.method == b"HEAD":
@@ -257,19 +260,19 @@ class Client(asyncio.Protocol):
         request = self._current
         if self._transport is None or request is None:
             return
-        self._chunked = not request.http10
-        if request.http10:
+        self._chunked = not request.head.http10
+        if request.head.http10:
             request.keep_alive = False
         more = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         if not self._stays(request):
             more += b"connection: close\r\n"
         self._transport.write(b"%b%b%b\r\n" % (status_line(status), lines, more))
 
-    def write(self, piece: bytes) -> None:
-        """A piece of a streamed answer, sent at once."""
+    def write(self, piece: bytes, framed: bytes | None = None) -> None:
+        """A piece of a streamed answer, sent at once; `framed`: the same as one chunk."""
         if self._transport is not None:
             if self._chunked:
-                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+                piece = framed or b"%x\r\n%b\r\n" % (len(piece), piece)
             self._transport.write(piece)
 
     def end(self, piece: bytes = b"") -> None:
@@ -286,6 +289,23 @@ class Client(asyncio.Protocol):
         """End a streamed answer so that the client sees that it is not whole."""
         if self._transport is not None:
             self._transport.abort()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Answer the current request in a task, which `work` ends."""
+        self.task = self._server.loop.create_task(self._run(work))
+
+    def failed(self) -> None:
+        """An error of ours, in an `except` clause: one request's error is not the others'."""
+        log.exception("request failed in the gateway")
+        self.abort()
+        self.finished()
+
+    def finished(self) -> None:
+        """The current request is answered: go on with the next."""
+        request, self._current = self._current, None
+        self.task = self.flow = self.left = None
+        if self._transport is not None and request is not None:
+            self._next(request)
 
     # Life cycle.
 
@@ -325,23 +345,26 @@ class Client(asyncio.Protocol):
         self._current = request
         self.deadline = float("inf")
         self._chunked = False
-        self.task = self._server.loop.create_task(self._run(request))
-
-    async def _run(self, request: Request) -> None:
         try:
-            if request.refusal is None:
-                await self._handle(request, self)
-            else:
+            if request.refusal is not None:
                 self._server.refuse(request, request.refusal, self)
+                return
+            work = self._handle(request, self)
+            if work is not None:
+                self.run(work)
+        except Exception:
+            self.failed()
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
         except asyncio.CancelledError:
             self.abort()
-        except Exception:  # one request's error is not the others'
-            log.exception("request failed in the gateway")
-            self.abort()
-        finally:
-            self._current = self.task = self.flow = None
-            if self._transport is not None:
-                self._next(request)
+            self.finished()
+        except Exception:
+            self.failed()
+        else:
+            self.finished()
 
     def _next(self, request: Request) -> None:
         """After an answer: close, take the next pipelined request, or wait for one."""
@@ -375,7 +398,9 @@ class Client(asyncio.Protocol):
 
     def _refuse_now(self, refusal: Refusal) -> None:
         """Answer what cannot be read to its end, then throw away what still comes."""
-        request = self._request or Request()
+        if self._discarding:
+            return
+        request = self._request or Request(Head())
         self._discarding = True
         self._request, self._body = None, []
         self._waiting.clear()
@@ -402,10 +427,11 @@ class Server:
         self.now = self.loop.time
         self.limits = limits
         self.clients: set[Client] = set()
+        self.heads = Heads[Head]()
         self.draining = False
         self.early = handler.early
         self.handle = handler.handle
-        self._handler = handler
+        self.refuse = handler.refuse
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -422,11 +448,6 @@ class Server:
         assert isinstance(port, int)
         return port
 
-    def refuse(self, request: Request, refusal: Refusal, client: Client) -> None:
-        """Send a refusal that the handler has taken note of."""
-        lines = self._handler.refused(request, refusal)
-        client.respond(refusal.status, lines, refusal.body())
-
     async def stop(self, drain_seconds: float) -> None:
         """Accept no more, let requests in flight finish, then close what is left."""
         self.draining = True
@@ -440,10 +461,15 @@ class Server:
         left = {client.task for client in self.clients if client.task is not None}
         for client in tuple(self.clients):
             client.abort()
+        await asyncio.sleep(0)
         for task in left:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5.0)
+        # Connections are gone a turn of the loop later.
+        until = self.now() + CLOSE_SECONDS
+        while self.clients and self.now() < until:
+            await asyncio.sleep(0.01)
         if self._sweeper is not None:
             self._sweeper.cancel()
 

@@ -2,9 +2,11 @@
 
 import asyncio
 
+import msgspec
+
+from everlearn.events import Completion
 from everlearn.ids import new_id
 from gateway.assignment import fraction
-from gateway.capture import Draft
 from gateway.channel import Answer, UpstreamFailure
 from gateway.routes import TaskRoute
 from gateway.stream import Collected
@@ -13,7 +15,7 @@ MAX_IN_FLIGHT = 64
 """Copies at a time; more are not sent: users come first, and memory stays bounded."""
 
 
-def wanted(route: TaskRoute, draft: Draft) -> bool:
+def wanted(route: TaskRoute, draft: Completion) -> bool:
     """Whether this request is copied: never one that the challenger answers anyway."""
     return (
         route.shadow_share > 0
@@ -23,9 +25,14 @@ def wanted(route: TaskRoute, draft: Draft) -> bool:
     )
 
 
-def copy_of(draft: Draft, route: TaskRoute) -> Draft:
+def again(draft: Completion) -> Completion:
+    """A copy with an identity of its own."""
+    return msgspec.structs.replace(draft, completion_id=new_id("cmpl"))
+
+
+def copy_of(draft: Completion, route: TaskRoute) -> Completion:
     """The copy's own draft, under the challenger's name."""
-    copy = draft.again(new_id("cmpl"))
+    copy = again(draft)
     assert route.challenger is not None
     copy.arm, copy.version = "challenger", route.challenger.version
     copy.adapter_digest = route.challenger.adapter_digest

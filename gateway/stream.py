@@ -7,8 +7,8 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from gateway.channel import Channel, UpstreamFailure
 from gateway.server import Client
@@ -22,6 +22,16 @@ _ERROR = re.compile(rb'(?:^|[\r\n])data: ?\{\s*"error"\s*:\s*[{"]')
 Outcome = Literal["ok", "upstream_error", "timeout", "client_abort"]
 
 
+class Record(Protocol):
+    """Captures a stream."""
+
+    def __call__(
+        self, outcome: Outcome, response: bytes, error: str | None, then: Callable[[], None]
+    ) -> None:
+        """Append the event and call `then` once it is safe."""
+        ...
+
+
 class Relay:
     """One stream; `done` is resolved once all of it has been sent."""
 
@@ -30,31 +40,27 @@ class Relay:
         client: Client,
         channel: Channel,
         *,
-        record: Callable[[Outcome, bytes, str | None], int],
-        durable: Callable[[int], Awaitable[None]] | None,
+        record: Record,
         first: Callable[[], None],
     ) -> None:
-        """`record` captures and gives a number; `durable`, if set, is awaited with it before
-        the end is sent; `first` is called at the first piece."""
+        """`first` is called at the first piece."""
         self._client = client
         self._write = client.write
         self._channel = channel
         self._record = record
-        self._durable = durable
         self._first: Callable[[], None] | None = first
         self._kept: list[bytes] = []
         self._partial: list[bytes] = []
         """Received since the last line end."""
         self._held: list[bytes] | None = None
-        """Waiting for `durable`; None: nothing waits."""
-        self._release: asyncio.Task[None] | None = None
+        """Waiting for the event to be captured; None: nothing waits."""
         self._recorded = False
         self._ended = False
         self._error: str | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.flow = self._flow
 
-    def piece(self, data: bytes) -> None:
+    def piece(self, data: bytes, framed: bytes | None = None) -> None:
         """Bytes from the upstream."""
         if self._first is not None:
             self._first()
@@ -64,13 +70,13 @@ class Relay:
             whole = self._lines(data)
             if not whole:
                 return
-            data = whole
+            data, framed = whole, None
         if b'data: {"error"' in data and _ERROR.search(data):
             self._error = "the upstream sent an error in its stream"
         if (b"[DONE]" in data or b"event:" in data) and _END.search(data):
             self._capture("ok")
         if self._held is None:
-            self._write(data)
+            self._write(data, framed)
         else:
             self._held.append(data)
 
@@ -99,8 +105,6 @@ class Relay:
     def abort(self) -> None:
         """The client is gone: tell the upstream, keep what was received."""
         self._client.flow = None
-        if self._release is not None:
-            self._release.cancel()
         if not self._ended:
             self._channel.abort()
         self._capture("client_abort")
@@ -121,15 +125,10 @@ class Relay:
         self._recorded = True
         if outcome == "ok" and self._error is not None:
             outcome = "upstream_error"
-        number = self._record(outcome, b"".join(self._kept), error or self._error)
-        if self._durable is not None and number and outcome != "client_abort":
-            self._held = []
-            self._release = asyncio.get_running_loop().create_task(
-                self._let_go(self._durable, number)
-            )
+        self._held = []
+        self._record(outcome, b"".join(self._kept), error or self._error, self._captured)
 
-    async def _let_go(self, durable: Callable[[int], Awaitable[None]], number: int) -> None:
-        await durable(number)
+    def _captured(self) -> None:
         held, self._held = self._held or [], None
         for data in held:
             self._client.write(data)
@@ -162,7 +161,7 @@ class Collected:
         self._kept: list[bytes] = []
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def piece(self, data: bytes) -> None:
+    def piece(self, data: bytes, framed: bytes | None = None) -> None:
         """Bytes from the upstream."""
         self._kept.append(data)
 

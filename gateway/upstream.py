@@ -1,14 +1,20 @@
-"""An upstream: its replicas, their kept connections, retries before the first byte."""
+"""An upstream: its replicas, their kept connections, retries before the first byte.
+
+A request is sent at once over a kept connection (`begin`); what needs waiting (a new connection, a
+pause, another attempt) is `send`.
+"""
 
 import asyncio
 import os
 import random
 import ssl
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from everlearn import config
 from gateway.balance import Breaker, RetryBudget, backoff_seconds, choose
-from gateway.channel import Answer, Channel, UpstreamFailure
+from gateway.channel import Answer, AnswerHead, Channel, Done, UpstreamFailure
+from gateway.heads import Head, Heads
 from gateway.wire import (
     NOT_TO_UPSTREAM,
     NOT_TO_UPSTREAM_WITH_KEY,
@@ -16,6 +22,7 @@ from gateway.wire import (
     header,
     header_lines,
     request_head,
+    request_start,
 )
 
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
@@ -26,6 +33,14 @@ MAX_RETRY_AFTER_SECONDS = 2.0
 SWEEP_SECONDS = 0.25
 MAX_IDLE = 256
 """Kept connections per replica."""
+
+
+class Begun(NamedTuple):
+    """A request that is on its way."""
+
+    replica: int
+    """Index of the replica asked."""
+    channel: Channel
 
 
 class Replica:
@@ -41,19 +56,29 @@ class Replica:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._where = (parts.hostname, parts.port or (443 if self._tls else 80))
         self._idle: list[Channel] = []
+        self._heads = Heads[AnswerHead]()
         self.channels: set[Channel] = set()
 
-    async def open(self, connect_seconds: float) -> Channel:
-        """A kept connection if there is one, else a new one."""
+    def kept(self) -> Channel | None:
+        """A kept connection, if there is one."""
         while self._idle:
             channel = self._idle.pop()
             if not channel.closed:
                 return channel
+        return None
+
+    async def open(self, connect_seconds: float) -> Channel:
+        """A kept connection if there is one, else a new one."""
+        channel = self.kept()
+        if channel is not None:
+            return channel
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(connect_seconds):
                 _, channel = await loop.create_connection(
-                    lambda: Channel(self._settled, self._lost), *self._where, ssl=self._tls
+                    lambda: Channel(self._settled, self._lost, self._heads),
+                    *self._where,
+                    ssl=self._tls,
                 )
         except TimeoutError:
             message = f"no connection within {connect_seconds:g} s"
@@ -95,25 +120,75 @@ class Upstream:
         self.replicas = [Replica(address) for address in settings.addresses]
         self._breakers = [replica.breaker for replica in self.replicas]
         self._budget = RetryBudget()
+        self._now = asyncio.get_running_loop().time
         key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
         self.authorization = b"Bearer " + key.encode() if key else None
         """Header value that replaces the client's; None: the client's own is passed on."""
         self.retries = 0
-        self._last_lines: tuple[Headers | None, bool, bytes] = (None, False, b"")
-        """Of the last request: clients send the same headers again and again."""
 
-    async def send(self, suffix: bytes, lines: bytes, body: bytes) -> Answer:
+    def begin(self, head: Head, body: bytes, done: Done, *, own_key: bool) -> Begun | None:
+        """POST as the client did, over a kept connection; None if that is not possible at once.
+
+        `done` gets what became of it; then `settle` must be called.
+        """
+        index = choose(self._breakers, (), self._now())
+        if index is None:
+            return None
+        replica = self.replicas[index]
+        channel = replica.kept()
+        if channel is None:
+            return None
+        start = head.kept.get((replica, own_key))
+        if start is None:
+            lines = self.request_lines(head.headers, own_key=own_key)
+            start = request_start(replica.prefix + suffix_of(head), replica.host, lines)
+            head.kept[replica, own_key] = start
+        self._budget.earn()
+        replica.breaker.enter()
+        settings = self.settings
+        channel.send(
+            b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body),
+            settings.first_byte_timeout_seconds,
+            settings.chunk_timeout_seconds,
+            done,
+        )
+        return Begun(index, channel)
+
+    def settle(self, replica: int, outcome: Answer | UpstreamFailure) -> None:
+        """Count what an attempt came to for or against its replica."""
+        breaker = self.replicas[replica].breaker
+        if type(outcome) is Answer and outcome.status not in BROKEN_STATUSES:
+            breaker.failures = 0
+        else:
+            breaker.failed(self._now())
+
+    async def send(
+        self,
+        suffix: bytes,
+        lines: bytes,
+        body: bytes,
+        begun: tuple[int, Answer | UpstreamFailure] | None = None,
+    ) -> Answer:
         """POST to `suffix` under the base URL; retried before the first byte only.
 
+        `begun`: the replica first asked (by `begin`) and what came of it.
         Raises UpstreamFailure when no replica gave an answer.
         """
-        self._budget.earn()
         tried: list[int] = []
+        if begun is None:
+            self._budget.earn()
         attempt = 0
         while True:
             failure, answer, pause = None, None, 0.0
             try:
-                answer = await self._try_one(tried, suffix, lines, body)
+                if begun is not None:
+                    tried.append(begun[0])
+                    outcome, begun = begun[1], None
+                    if isinstance(outcome, UpstreamFailure):
+                        raise outcome
+                    answer = outcome
+                else:
+                    answer = await self._try_one(tried, suffix, lines, body)
                 if answer.status not in RETRY_STATUSES or answer.channel is not None:
                     return answer
                 pause = _retry_after(answer)
@@ -145,21 +220,16 @@ class Upstream:
     def request_lines(self, headers: Headers, *, own_key: bool) -> bytes:
         """Header lines of a client's request for this upstream; a key that was for us
         (`own_key`), or that ours replaces, stays here."""
-        known, known_own_key, lines = self._last_lines
-        if headers == known and own_key == known_own_key:
-            return lines
         without = NOT_TO_UPSTREAM
         if own_key or self.authorization is not None:
             without = NOT_TO_UPSTREAM_WITH_KEY
         lines = header_lines(headers, without)
         if self.authorization is not None:
             lines += b"authorization: " + self.authorization + b"\r\n"
-        self._last_lines = (headers, own_key, lines)
         return lines
 
     async def _try_one(self, tried: list[int], suffix: bytes, lines: bytes, body: bytes) -> Answer:
-        now = asyncio.get_running_loop().time()
-        index = choose(self._breakers, tried, now)
+        index = choose(self._breakers, tried, self._now())
         if index is None:
             raise UpstreamFailure("unavailable", "every replica has failed; none is asked for now")
         tried.append(index)
@@ -167,30 +237,23 @@ class Upstream:
         try:
             head = request_head(replica.prefix + suffix, replica.host, lines, len(body))
             answer = await self._exchange(replica, head + body)
-        except UpstreamFailure:
-            replica.breaker.failed(asyncio.get_running_loop().time())
+        except UpstreamFailure as failure:
+            self.settle(index, failure)
             raise
-        if answer.status in BROKEN_STATUSES:
-            replica.breaker.failed(asyncio.get_running_loop().time())
-        else:
-            replica.breaker.succeeded()
+        self.settle(index, answer)
         return answer
 
     async def _exchange(self, replica: Replica, payload: bytes) -> Answer:
         settings = self.settings
         while True:
-            replica.breaker.outstanding += 1
+            replica.breaker.enter()
             try:
                 channel = await replica.open(settings.connect_timeout_seconds)
             except BaseException:
                 replica.breaker.outstanding -= 1
                 raise
             try:
-                return await channel.send(
-                    payload,
-                    settings.first_byte_timeout_seconds,
-                    settings.chunk_timeout_seconds,
-                )
+                return await _answer(channel, payload, settings)
             except UpstreamFailure as failure:
                 if not failure.stale:
                     raise
@@ -213,7 +276,7 @@ class Upstream:
             async with asyncio.timeout(max(self.settings.health_check_seconds, 1.0)):
                 answer = await self._exchange(replica, head)
         except (UpstreamFailure, TimeoutError):
-            replica.breaker.failed(asyncio.get_running_loop().time())
+            replica.breaker.failed(self._now())
             return
         if answer.status < 500:
             replica.breaker.succeeded()
@@ -229,8 +292,32 @@ class Upstream:
             replica.close()
 
 
+def suffix_of(head: Head) -> bytes:
+    """Path and query of a request under the base URL of an upstream."""
+    path = head.path[3:]
+    return path + b"?" + head.query if head.query else path
+
+
+def _answer(
+    channel: Channel, payload: bytes, settings: config.Upstream
+) -> "asyncio.Future[Answer]":
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: Answer | UpstreamFailure) -> None:
+        if answer.done():
+            return
+        if isinstance(outcome, Answer):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+
+    seconds = settings.first_byte_timeout_seconds, settings.chunk_timeout_seconds
+    channel.send(payload, *seconds, done)
+    return answer
+
+
 def _retry_after(answer: Answer) -> float:
-    value = header(answer.headers, b"retry-after")
+    value = header(answer.head.headers, b"retry-after")
     try:
         return max(0.0, float(value)) if value is not None else 0.0
     except ValueError:

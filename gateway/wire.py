@@ -77,13 +77,17 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]], without: frozenset[byte
     return b"".join(lines)
 
 
-def request_head(target: bytes, host: bytes, lines: bytes, length: int | None) -> bytes:
-    """The head of a POST of `length` bytes to an upstream, of a GET if None; `lines` are complete
-    header lines."""
+def request_start(target: bytes, host: bytes, lines: bytes, method: bytes = b"POST") -> bytes:
+    """The head of a request to an upstream but for its length; `lines` are header lines."""
     start = b"%b %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n%b"
+    return start % (method, target, host, lines)
+
+
+def request_head(target: bytes, host: bytes, lines: bytes, length: int | None) -> bytes:
+    """The head of a POST of `length` bytes to an upstream, of a GET if None."""
     if length is None:
-        return start % (b"GET", target, host, lines) + b"\r\n"
-    return start % (b"POST", target, host, lines) + b"content-length: %d\r\n\r\n" % length
+        return request_start(target, host, lines, b"GET") + b"\r\n"
+    return request_start(target, host, lines) + b"content-length: %d\r\n\r\n" % length
 
 
 def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> bytes:

@@ -16,11 +16,12 @@ from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
 from gateway import app, asgi
 from gateway.capture import Recorder
-from gateway.hot import ENDPOINTS, Hot, begin
+from gateway.heads import Request
+from gateway.hot import ENDPOINTS, Hot
 from gateway.keys import Keyring
 from gateway.metrics import Metrics
 from gateway.parts import Parts
-from gateway.server import Client, Limits, Request, Server
+from gateway.server import Client, Limits, Server
 from gateway.table import RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
 from gateway.wire import Refusal
@@ -51,7 +52,7 @@ class Gateway:
 
     def early(self, request: Request) -> Refusal | None:
         """Refuse by the head alone when there is no room, so that memory stays bounded."""
-        if request.method != b"POST":
+        if request.head.method != b"POST":
             return None
         if self._parts.in_flight >= self._max_in_flight:
             return Refusal(503, "The gateway is overloaded.", "overloaded", retry_after_seconds=1)
@@ -59,10 +60,10 @@ class Gateway:
             return app.full()
         return None
 
-    def handle(self, request: Request, client: Client) -> Coroutine[Any, Any, None]:
+    def handle(self, request: Request, client: Client) -> Coroutine[Any, Any, None] | None:
         """Answer one request."""
-        endpoint = ENDPOINTS.get(request.path)
-        if endpoint is not None and request.method == b"POST":
+        endpoint = ENDPOINTS.get(request.head.path)
+        if endpoint is not None and request.head.method == b"POST":
             return self._hot.answer(request, client, endpoint)
         return asgi.run(self._app, request, client)
 
@@ -73,10 +74,9 @@ class Gateway:
         if self._hot.shadows:
             await asyncio.wait(self._hot.shadows, timeout=5.0)
 
-    def refused(self, request: Request, refusal: Refusal) -> bytes:
-        """Capture what the server itself refused."""
-        endpoint = ENDPOINTS.get(request.path, "")
-        return self._hot.refuse(begin(request, endpoint), refusal)
+    def refuse(self, request: Request, refusal: Refusal, client: Client) -> None:
+        """Send and capture what was refused before it was looked at."""
+        self._hot.refuse(request, client, ENDPOINTS.get(request.path, ""), refusal)
 
 
 def build_parts(

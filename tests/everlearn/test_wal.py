@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.wal_source import WalSource
 from everlearn.config import Capture
 from everlearn.identity import read_counts
 from everlearn.segments import Damage, Entry, entries, pack, segments
-from everlearn.wal import BLOCK, WalWriter
+from everlearn.wal import BLOCK, RETRY_SECONDS, WalWriter
 from tests.disks import DiskMaker, disk_maker, fill
 
 
@@ -54,7 +56,7 @@ def forget_boot(folder: Path) -> None:
     counters.write_bytes(raw)
 
 
-def kill_after(root: Path, script: str) -> None:
+def kill_after(root: Path, script: str, durability: str = "write") -> None:
     """Run a script with an open `wal`, which ends by killing itself with SIGKILL."""
     code = f"""
     import os, signal
@@ -62,7 +64,7 @@ def kill_after(root: Path, script: str) -> None:
     from everlearn.config import Capture
     from everlearn.wal import WalWriter
     root = Path({str(root)!r})
-    wal = WalWriter(root, 0, Capture())
+    wal = WalWriter(root, 0, Capture(durability={durability!r}))
     """
     code = textwrap.dedent(code) + textwrap.dedent(script) + "\nos.kill(os.getpid(), 9)\n"
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
@@ -133,7 +135,8 @@ def test_a_record_written_but_not_counted_before_the_kill_keeps_its_number(tmp_p
 
 def test_a_torn_tail_is_left_out_and_everything_before_it_kept(tmp_path: Path) -> None:
     kill_after(
-        tmp_path, "wal.append(b'a'); wal.append(b'b')\nos.write(wal._fd, b'\\0\\0\\0\\x09to')"
+        tmp_path,
+        "wal.append(b'a'); wal.append(b'b')\nos.pwrite(wal._fd, b'\\0\\0\\0\\x09to', wal._size)",
     )
     wal = open_wal(tmp_path)
     assert wal.append(b"c") == 3
@@ -201,13 +204,14 @@ async def test_fsync_is_shared_by_all_that_wait(
 ) -> None:
     wal = open_wal(tmp_path, durability="fsync", segment_bytes=4096)
     calls: list[int] = []
-    fsync = os.fsync
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
 
-    def counted(handle: int) -> None:
-        calls.append(handle)
-        fsync(handle)
+        def counted(handle: int, real: Callable[[int], None] = real) -> None:
+            calls.append(handle)
+            real(handle)
 
-    monkeypatch.setattr(os, "fsync", counted)
+        monkeypatch.setattr(os, name, counted)
 
     async def write(k: int) -> None:
         seq = wal.append(b"%d" % k * 100)
@@ -393,3 +397,66 @@ def test_a_growing_record_hides_what_a_client_wrote_into_it() -> None:
     cut = whole[:-5]
     assert list(entries(cut, 0, 0, growing=True)) == []
     assert [item.seq for item in entries(whole, 0, 0) if isinstance(item, Entry)] == [1]
+
+
+@pytest.mark.anyio
+async def test_forced_segments_are_prepared_and_cut_to_what_they_hold(tmp_path: Path) -> None:
+    wal = open_wal(tmp_path, durability="fsync", segment_bytes=8192)
+    for number in range(40):
+        seq = wal.append(b"%d" % number * 400)
+        assert seq == number + 1
+        await asyncio.wait_for(wal.durable(seq), 5)
+    folder = folder_of(wal, tmp_path)
+    *left, (_, newest) = segments(folder)
+    assert len(left) >= 2
+    assert newest.stat().st_size == 8192  # room that is not used yet
+    assert [seq for seq, _ in read_all(tmp_path)] == list(range(1, 41))
+    held = wal.stats().bytes
+    wal.close()
+    assert sum(path.stat().st_size for _, path in segments(folder)) == held
+    assert [seq for seq, _ in read_all(tmp_path)] == list(range(1, 41))
+
+
+def test_a_prepared_segment_is_read_while_it_grows_and_after_a_kill(tmp_path: Path) -> None:
+    wal = open_wal(tmp_path, durability="fsync")
+    source = WalSource(tmp_path)
+    assert source.poll(10, 10**6, 0.0) == []
+    for number in range(1, 4):
+        wal.append(b"x" * 100)
+        assert [record.seq for record in source.poll(10, 10**6, 1.0)] == [number]
+    kill_after(tmp_path, "wal.append(b'from another worker')", durability="fsync")
+    again = open_wal(tmp_path, durability="fsync")
+    assert again.append(b"y") == 2
+    wal.append(b"z")
+    found: list[tuple[str, int]] = []
+    for _ in range(5):
+        found += [(r.gateway_id, r.seq) for r in source.poll(10, 10**6, 0.1) if r.error is None]
+    assert sorted(found) == sorted(
+        [(again.gateway_id, 1), (again.gateway_id, 2), (wal.gateway_id, 4)]
+    )
+    wal.close()
+    again.close()
+
+
+def test_a_disk_without_room_for_a_spare_segment_still_takes_events(
+    small_disk: DiskMaker,
+) -> None:
+    root = small_disk(2048)
+    wal = open_wal(root, durability="fsync", segment_bytes=4 * 2**20)
+    assert wal.append(b"a" * 1000) == 1
+    assert [seq for seq, _ in read_all(root)] == [1]
+    wal.close()
+
+
+def test_many_at_once_are_kept_or_dropped_each_by_itself(tmp_path: Path) -> None:
+    wal = open_wal(tmp_path, wal_max_bytes=8192, segment_bytes=4096)
+    small, large = b"s" * 100, b"l" * 9000
+    assert wal.append_all([small, small, small]) == 3
+    assert wal.append_all([small, large, small]) == 4  # and full for a moment
+    time.sleep(RETRY_SECONDS)
+    assert wal.append_all([small] * 600) > 4
+    stats = wal.stats()
+    assert stats.dropped > 2
+    assert stats.acknowledged + stats.dropped == 606
+    assert stats.acknowledged == len(read_all(tmp_path))
+    wal.close()

@@ -42,6 +42,7 @@ JSON = st.recursive(
 )
 def test_only_the_value_changes(raw: bytes, expected: bytes) -> None:
     assert with_model(raw, "new") == expected
+    assert with_model(raw, "new", read_body(raw).model) == expected
 
 
 @given(st.dictionaries(st.text(), JSON), st.text(), st.text(), st.booleans())
@@ -57,6 +58,7 @@ def test_any_body_keeps_everything_else(
         return
     assert seen.model == old
     assert json.loads(with_model(raw, new)) == {**body, "model": new}
+    assert with_model(raw, new, old) == with_model(raw, new)
 
 
 @given(st.binary(max_size=200))

@@ -109,7 +109,7 @@ class _Taker(Client):
         self.flow = None
         self.ended = False
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes, framed: bytes | None = None) -> None:
         self.sent.append(piece)
 
     def end(self, piece: bytes = b"") -> None:
@@ -126,13 +126,13 @@ async def test_however_a_stream_is_cut_its_bytes_stay_its_bytes() -> None:
         recorded: list[Any] = []
 
         def record(
-            outcome: Any, response: bytes, error: str | None, into: list[Any] = recorded
-        ) -> int:
+            outcome: Any, response: bytes, error: str | None, then: Any, into: list[Any] = recorded
+        ) -> None:
             into.append((outcome, response))
-            return 0
+            then()
 
         channel: Any = None
-        relay = Relay(client, channel, record=record, durable=None, first=lambda: None)
+        relay = Relay(client, channel, record=record, first=lambda: None)
         cuts = sorted(chance.randrange(len(text) + 1) for _ in range(chance.randrange(12)))
         breaks = number % 3 == 0
         stop = chance.randrange(len(text)) if breaks else len(text)
