@@ -1,8 +1,7 @@
 """One keep-alive HTTP/1.1 connection to an upstream.
 
 Only what a gateway needs of a client: one request at a time, answers collected whole, server-sent
-events handed on as they arrive. Heads seen before are looked up (`heads.py`), and a chunk that
-comes in a segment of its own is handed on without being parsed: that is how servers send events.
+events handed on as they arrive. The heads of whole answers are looked up (`heads.py`).
 """
 
 import asyncio
@@ -16,9 +15,6 @@ from gateway.wire import NOT_TO_CLIENT, Headers, header, header_lines
 
 Kind = Literal["connect", "reset", "timeout", "garbage", "unavailable"]
 NEVER = float("inf")
-CHUNK_DIGITS = 8
-"""A chunk whose length is written longer goes through the parser."""
-HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
 class UpstreamFailure(Exception):
@@ -34,8 +30,8 @@ class UpstreamFailure(Exception):
 class Sink(Protocol):
     """Where the pieces of a streamed answer go; called from the event loop, must not block."""
 
-    def piece(self, data: bytes, framed: bytes | None = None) -> None:
-        """Bytes of the body, as they arrived; `framed`: the same as one chunk of HTTP/1.1."""
+    def piece(self, data: bytes) -> None:
+        """Bytes of the body, as they arrived."""
         ...
 
     def ended(self) -> None:
@@ -98,8 +94,6 @@ class Channel(asyncio.Protocol):
         """Of the answer being parsed."""
         self._pieces: list[bytes] = []
         self._streaming = False
-        self._between_chunks = False
-        """Of a chunked body: the parser stands where a chunk begins."""
         self._complete = False
         self._until_close = False
         self._heard = False
@@ -131,8 +125,9 @@ class Channel(asyncio.Protocol):
     def stream_to(self, sink: Sink) -> None:
         """Hand the body of a streamed answer to `sink`, what has arrived already first."""
         self._sink = sink
-        if self._pieces:
-            self._flush(sink)
+        pieces, self._pieces = self._pieces, []
+        for data in pieces:
+            sink.piece(data)
         if self._failure is not None:
             sink.failed(self._failure)
         elif self._complete:
@@ -184,23 +179,8 @@ class Channel(asyncio.Protocol):
         if not self.busy:
             # Bytes nobody asked for: whatever they are, they are not the next answer.
             self.abort()
-        elif self._between_chunks and self._sink is not None and self._one_chunk(data, self._sink):
-            pass
         elif self._heard or not self._seen_before(data):
             self._parse(data)
-
-    def _one_chunk(self, data: bytes, sink: Sink) -> bool:
-        """Hand on a segment that is one whole chunk, as it is; False if it is anything else."""
-        at = data.find(b"\r\n", 0, CHUNK_DIGITS)
-        if at <= 0 or data[-2:] != b"\r\n" or data[:at].strip(HEX_DIGITS):
-            return False
-        size = int(data[:at], 16)
-        if size == 0 or size != len(data) - at - 4:
-            return False
-        if self.deadline is not NEVER:
-            self.deadline = self._now() + self._gap_seconds
-        sink.piece(data[at + 2 : -2], data)
-        return True
 
     def _seen_before(self, data: bytes) -> bool:
         """Take a whole answer whose head is known; False if it must be parsed."""
@@ -218,7 +198,7 @@ class Channel(asyncio.Protocol):
         first, self._heard = not self._heard, True
         if first:
             self._headers, self._pieces, self._head, self._failure = [], [], None, None
-            self._streaming = self._between_chunks = False
+            self._streaming = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -248,50 +228,40 @@ class Channel(asyncio.Protocol):
         self._stays = self._parser.should_keep_alive()
         kind = header(self._headers, b"content-type") or b""
         self._streaming = kind[:17].lower() == b"text/event-stream"
-        chunked = header(self._headers, b"transfer-encoding") is not None
-        self._between_chunks = chunked
-        self._until_close = not chunked and header(self._headers, b"content-length") is None
+        self._until_close = (
+            header(self._headers, b"content-length") is None
+            and header(self._headers, b"transfer-encoding") is None
+        )
         if self._streaming and self._done is not None:
             done, self._done = self._done, None
             done(Answer(self._head, b"", self))
 
-    def on_chunk_header(self) -> None:
-        self._between_chunks = False
-
-    def on_chunk_complete(self) -> None:
-        self._between_chunks = True
-
     def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
+        if self._sink is not None:
+            self._sink.piece(data)
+        else:
+            self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             self._headers = []
             return
         self._complete = True
-        self._between_chunks = False
 
     # Inside.
 
     def _arrived(self) -> None:
         """Something of the answer has come."""
-        if self._streaming:
-            sink = self._sink
-            if sink is not None:
-                if self._pieces:
-                    self._flush(sink)
-                if self._complete:
-                    self._finish()
-        elif self._complete:
+        if not self._complete:
+            return
+        if not self._streaming:
             done, self._done = self._done, None
             pieces, head = self._pieces, self._head
             self._finish()
             if done is not None and head is not None:
                 done(Answer(head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
-
-    def _flush(self, sink: Sink) -> None:
-        pieces, self._pieces = self._pieces, []
-        sink.piece(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        elif self._sink is not None:
+            self._finish()
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None

@@ -268,11 +268,11 @@ class Client(asyncio.Protocol):
             more += b"connection: close\r\n"
         self._transport.write(b"%b%b%b\r\n" % (status_line(status), lines, more))
 
-    def write(self, piece: bytes, framed: bytes | None = None) -> None:
-        """A piece of a streamed answer, sent at once; `framed`: the same as one chunk."""
+    def write(self, piece: bytes) -> None:
+        """A piece of a streamed answer, sent at once."""
         if self._transport is not None:
             if self._chunked:
-                piece = framed or b"%x\r\n%b\r\n" % (len(piece), piece)
+                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
             self._transport.write(piece)
 
     def end(self, piece: bytes = b"") -> None:

@@ -60,7 +60,7 @@ class Relay:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.flow = self._flow
 
-    def piece(self, data: bytes, framed: bytes | None = None) -> None:
+    def piece(self, data: bytes) -> None:
         """Bytes from the upstream."""
         if self._first is not None:
             self._first()
@@ -70,13 +70,13 @@ class Relay:
             whole = self._lines(data)
             if not whole:
                 return
-            data, framed = whole, None
+            data = whole
         if b'data: {"error"' in data and _ERROR.search(data):
             self._error = "the upstream sent an error in its stream"
         if (b"[DONE]" in data or b"event:" in data) and _END.search(data):
             self._capture("ok")
         if self._held is None:
-            self._write(data, framed)
+            self._write(data)
         else:
             self._held.append(data)
 
@@ -161,7 +161,7 @@ class Collected:
         self._kept: list[bytes] = []
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def piece(self, data: bytes, framed: bytes | None = None) -> None:
+    def piece(self, data: bytes) -> None:
         """Bytes from the upstream."""
         self._kept.append(data)
 

@@ -109,7 +109,7 @@ class _Taker(Client):
         self.flow = None
         self.ended = False
 
-    def write(self, piece: bytes, framed: bytes | None = None) -> None:
+    def write(self, piece: bytes) -> None:
         self.sent.append(piece)
 
     def end(self, piece: bytes = b"") -> None:

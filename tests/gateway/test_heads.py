@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.channel import Answer, AnswerHead, Channel, UpstreamFailure
-from gateway.heads import Heads, split
-from tests.gateway.backend import Call, backend
+from gateway.heads import split
+from tests.gateway.backend import backend
 from tests.gateway.door import CHAT, door
 from tests.gateway.raw import post, wire
 
@@ -105,108 +104,3 @@ def test_a_message_is_cut_into_its_head_and_a_body_of_the_length_it_names(
         for at in range(len(head))
         if head[at : at + missing].isdigit()
     )
-
-
-class _Transport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return False
-
-    def abort(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _Kept:
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.framed: list[bytes | None] = []
-        self.over: UpstreamFailure | bool = False
-
-    def piece(self, data: bytes, framed: bytes | None = None) -> None:
-        self.pieces.append(data)
-        self.framed.append(framed)
-
-    def ended(self) -> None:
-        self.over = True
-
-    def failed(self, failure: UpstreamFailure) -> None:
-        self.over = failure
-
-
-async def streamed(segments: list[bytes]) -> _Kept:
-    """What a channel makes of an event stream that comes in these segments."""
-    channel = Channel(lambda _: None, lambda _: None, Heads[AnswerHead]())
-    channel.connection_made(_Transport())
-    kept = _Kept()
-
-    def done(outcome: Answer | UpstreamFailure) -> None:
-        assert isinstance(outcome, Answer)
-        assert outcome.channel is channel
-
-    channel.send(b"", 5, 5, done)
-    channel.data_received(
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
-    channel.stream_to(kept)
-    for segment in segments:
-        if kept.over is False:
-            channel.data_received(segment)
-    return kept
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-async def test_a_chunk_in_a_segment_of_its_own_is_handed_on_as_it_is() -> None:
-    events = [b"data: %d\n\n" % number for number in range(5)]
-    kept = await streamed([*map(chunk, events), b"0\r\n\r\n"])
-    assert kept.pieces == events
-    assert kept.framed == [*map(chunk, events)]
-    assert kept.over is True
-
-
-@pytest.mark.parametrize(
-    "bad", [b"0x4\r\nabcd\r\n", b"+4\r\nabcd\r\n", b"4 \r\nabc\r\n", b"zz\r\nab\r\n", b"-1\r\n\r\n"]
-)
-async def test_a_chunk_that_is_none_is_never_handed_on(bad: bytes) -> None:
-    kept = await streamed([chunk(b"data: 1\n\n"), bad])
-    assert kept.pieces[0] == b"data: 1\n\n"
-    assert bad not in kept.framed
-
-
-async def test_however_chunks_are_cut_the_bytes_are_the_same() -> None:
-    text = [b"data: a\n\n", b"data: \r\n4\r\nabcd\r\n\n", b"x" * 300, b"data: [DONE]\n\n"]
-    raw = b"".join(map(chunk, text)) + b"0\r\n\r\n"
-    for size in range(1, 40):
-        kept = await streamed([raw[at : at + size] for at in range(0, len(raw), size)])
-        assert b"".join(kept.pieces) == b"".join(text)
-        assert kept.over is True
-
-
-async def test_a_stream_comes_through_chunk_by_chunk(tmp_path: Path) -> None:
-    events = [b'data: {"n": %d}\n\n' % number for number in range(20)] + [b"data: [DONE]\n\n"]
-
-    async def reply(call: Call, writer: asyncio.StreamWriter) -> None:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-        for event in events:
-            writer.write(chunk(event))
-            await writer.drain()
-            await asyncio.sleep(0.002)
-        writer.write(b"0\r\n\r\n")
-
-    async with backend(reply) as upstream, door(tmp_path, upstream.url) as gate:
-        for _ in range(2):
-            got = await gate.chat(stream=True)
-            assert got.content == b"".join(events)
-        assert [event.response for event in gate.completions()] == [b"".join(events)] * 2
