@@ -13,7 +13,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.gateway_servers import BODY
+from benchmarks.gateway_servers import BODIES
 
 CONNECTIONS = 32
 
@@ -61,9 +61,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def request(*lines: str, stream: bool = False) -> bytes:
+def request(*lines: str, number: int = 0, stream: bool = False) -> bytes:
     """A chat request."""
-    body = BODY[:-1] + b',"stream":true}' if stream else BODY
+    body = BODIES[number % len(BODIES)]
+    body = body[:-1] + b',"stream":true}' if stream else body
     head = ["POST /v1/chat/completions HTTP/1.1", "host: bench", "content-type: application/json"]
     head += ["authorization: Bearer sk-test", *lines, f"content-length: {len(body)}"]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
@@ -76,15 +77,17 @@ async def rate(port: int, per_second: float, seconds: float) -> dict[str, float]
     for _ in range(CONNECTIONS):
         _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
         idle.append(connection)
-    data, latencies, errors, tasks = request(), [], 0, set()
+    asked = [request(number=number) for number in range(len(BODIES))]
+    latencies, errors, tasks = list[float](), 0, set()
     total, start = int(per_second * seconds), time.perf_counter() + 0.1
 
-    async def one(due: float) -> None:
+    async def one(number: int, due: float) -> None:
         nonlocal errors
         while not idle:
             await asyncio.sleep(0.001)
         connection = idle.pop(0)
         try:
+            data = asked[number % len(asked)]
             latencies.append(await connection.ask(data, b'"total_tokens"') - due)
         except ConnectionError:
             errors += 1
@@ -96,7 +99,7 @@ async def rate(port: int, per_second: float, seconds: float) -> dict[str, float]
         while (wait := due - time.perf_counter()) > 0:
             # The loop's clock counts milliseconds; the last one is spun away.
             await asyncio.sleep(wait - 0.001 if wait > 0.0015 else 0)
-        task = loop.create_task(one(time.perf_counter()))
+        task = loop.create_task(one(number, due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:

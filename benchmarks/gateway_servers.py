@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GATEWAY_CORE, LOAD_CORE = 0, 1
-BODY = (
+BODIES = [
     b'{"messages":[{"role":"system","content":"You write SQL for an orders table with the columns '
     b'id, customer, status, amount, created_at."},{"role":"user","content":"how many orders are '
-    b'overdue?"}],"model":"text2sql","temperature":0.0,"max_tokens":64,"user":"user-17"}'
-)
+    b'overdue%s?"}],"model":"text2sql","temperature":0.0,"max_tokens":64,"user":"user-%d"}'
+    % (b" by now" * (number % 16), number)
+    for number in range(64)
+]
+"""What users ask: every body is another one, of 16 lengths."""
 ANSWER = (
     '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,'
     '"finish_reason":"stop","message":{"role":"assistant","content":"SELECT count(*) FROM orders '

@@ -87,7 +87,7 @@ class Capture(Section):
     segment_bytes: int = Field(16 * 2**20, ge=4096)
     """Small enough to be freed on a small disk."""
     wal_max_bytes: int = Field(2 * 2**30, ge=8192)
-    """Per worker; then `on_full` acts."""
+    """Per worker; then `on_full` acts. fsync prepares up to two segments beyond it."""
     on_full: Literal["drop_newest", "reject"] = "drop_newest"
     """drop_newest counts and goes on serving; reject answers 503."""
     mask: tuple[str, ...] = ()
