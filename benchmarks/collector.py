@@ -4,8 +4,9 @@ the same rows, and the delay from answer to queryable row."""
 import gc
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -14,9 +15,9 @@ import pyarrow.parquet as pq
 from benchmarks.delay import RATE, p99_seconds
 from benchmarks.figures import figure
 from benchmarks.traffic import event, fill, temporary_service
-from collector.batch import read_batch
+from collector.batch import Batch
 from collector.collect import Collector, Stored
-from collector.process import open_source
+from collector.process import LAKE_THREADS, open_source
 from everlearn.bus import Record
 from everlearn.ducklake import open_lake
 
@@ -28,7 +29,7 @@ def collector_rate() -> float:
     with temporary_service() as service:
         rows = service.collector.max_batch_rows
         fill(service, BATCHES * rows)
-        lake = open_lake(service)
+        lake = open_lake(service, threads=LAKE_THREADS)
         collector = Collector(open_source(service, lake), lake, service.collector)
         rates: list[float] = []
         while True:
@@ -41,37 +42,70 @@ def collector_rate() -> float:
         return max(rates)
 
 
-def rows_of(count: int) -> pa.Table:
-    """The completions table of `count` events."""
-    records = [Record("wal/gw-a-w0", seq, "gw-a-w0", seq, event()) for seq in range(1, count + 1)]
-    return read_batch(records).tables()["completions"]
-
-
-def rate(work: Callable[[], object], count: int) -> float:
-    """Rows per second of processor time, the best of three."""
+def us(work: Callable[[], object], count: int) -> float:
+    """Microseconds of processor time per event, the best of three."""
     times = []
     for _ in range(3):
         started = time.process_time()
         work()
         times.append(time.process_time() - started)
-    return count / min(times)
+    return min(times) / count * 1e6
 
 
-def peers() -> tuple[float, float]:
+def parts() -> dict[str, Any]:
+    """Where the time goes: microseconds per event of each step, one step after the other."""
+    with temporary_service() as service:
+        count = service.collector.max_batch_rows
+        fill(service, count)
+        lake = open_lake(service, threads=LAKE_THREADS)
+        source = open_source(service, lake)
+
+        def read() -> list[Record]:
+            source.seek({})
+            found: list[Record] = []
+            while more := source.poll(count, 2**30, 0.0):
+                found += more
+            return found
+
+        records = read()
+        table = completions(records)
+        took = {
+            "read": us(read, count),
+            "decode_to_arrow": us(lambda: completions(records), count),
+            "insert_and_commit": us(
+                lambda: lake.commit(lambda lent: lent.append("completions", table)), count
+            ),
+        }
+        lake.close()
+    return {f"us_{name}": round(value, 1) for name, value in took.items()}
+
+
+def completions(records: Sequence[Record]) -> pa.Table:
+    """The completions of these records, decoded."""
+    _, rows = next(Batch(records).tables())
+    return rows.read_all()
+
+
+def peers() -> dict[str, Any]:
     """Rows per second and core of an append to plain DuckDB, and of a Parquet file."""
-    table = rows_of(20_000)
+    count = 20_000
+    records = [Record("wal/gw-a-w0", seq, "gw-a-w0", seq, event()) for seq in range(1, count + 1)]
+    table = completions(records)
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         connection = duckdb.connect(str(Path(name) / "plain.duckdb"))
+        connection.execute(f"SET threads = {LAKE_THREADS}")
         connection.register("batch", table)
         connection.execute("CREATE TABLE completions AS FROM batch LIMIT 0")
-        appended = rate(
-            lambda: connection.execute("INSERT INTO completions FROM batch"), table.num_rows
-        )
+        took = {
+            "plain_duckdb_append": us(
+                lambda: connection.execute("INSERT INTO completions FROM batch"), count
+            ),
+            "plain_parquet_write": us(
+                lambda: pq.write_table(table, str(Path(name) / "plain.parquet")), count
+            ),
+        }
         connection.close()
-        written = rate(
-            lambda: pq.write_table(table, str(Path(name) / "plain.parquet")), table.num_rows
-        )
-    return appended, written
+    return {name: round(1e6 / value) for name, value in took.items()}
 
 
 def main() -> None:
@@ -79,13 +113,8 @@ def main() -> None:
     # As the collector's process does.
     gc.set_threshold(500_000, 20, 100)
     value = collector_rate()
-    appended, written = peers()
-    figure(
-        *("collector_embedded", value, "events/s/core"),
-        goal=50_000,
-        plain_duckdb_append=round(appended),
-        plain_parquet_write=round(written),
-    )
+    more = {"goal": 50_000, **parts(), **peers()}
+    figure("collector_embedded", value, "events/s/core", **more)
     with temporary_service() as service:
         figure(
             *("answer_to_queryable_p99_embedded", p99_seconds(service, ["collect"]), "s"),

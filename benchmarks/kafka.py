@@ -11,7 +11,7 @@ from benchmarks.figures import figure
 from benchmarks.traffic import event, fill, temporary_service
 from collector.collect import Collector, Stored
 from collector.ledger import ledger
-from collector.process import open_source
+from collector.process import LAKE_THREADS, open_source
 from collector.ship import Shipper
 from collector.topic import ensure_topic
 from everlearn.config import Service
@@ -41,7 +41,7 @@ def rates(service: Service) -> None:
         wall=round(shipped / (time.monotonic() - clock)),
     )
     shipper.close()
-    lake = open_lake(service)
+    lake = open_lake(service, threads=LAKE_THREADS)
     source = open_source(service, lake)
     collector = Collector(source, lake, service.collector)
     best, total = 0.0, 0

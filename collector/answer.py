@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from collector.openai_json import (
+    UNREADABLE,
     Choice,
     Logprobs,
     Message,
@@ -21,17 +22,16 @@ from collector.openai_json import (
 )
 
 
-@dataclass(slots=True)
-class Answer:
-    """The first choice and the usage."""
+class Answer(msgspec.Struct, gc=False):
+    """The first choice and the usage: columns of `completions`, null where nothing is said."""
 
     upstream_id: str | None = None
-    text: str | None = None
+    response_text: str | None = None
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_token_ids: list[int] | None = None
-    token_ids: list[int] | None = None
+    completion_token_ids: list[int] | None = None
     logprobs: list[float | None] | None = None
 
 
@@ -41,7 +41,7 @@ def read_answer(body: bytes, stream: bool) -> Answer:
         return _read_stream(body)
     try:
         return _whole(decode_response(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return Answer()
 
 
@@ -52,10 +52,10 @@ def _whole(response: Response) -> Answer:
         if choice.index == 0:
             _take(answer, choice)
             message = choice.message
-            answer.text = choice.text if message is None else _message_text(message)
+            answer.response_text = choice.text if message is None else _message_text(message)
             break
     if response.output:
-        answer.text = _output_text(response.output)
+        answer.response_text = _output_text(response.output)
         answer.finish_reason = response.status
     return answer
 
@@ -64,7 +64,7 @@ def _take(answer: Answer, choice: Choice) -> None:
     answer.finish_reason = choice.finish_reason or answer.finish_reason
     answer.prompt_token_ids = choice.prompt_token_ids or answer.prompt_token_ids
     if choice.token_ids is not None:
-        answer.token_ids = (answer.token_ids or []) + choice.token_ids
+        answer.completion_token_ids = (answer.completion_token_ids or []) + choice.token_ids
     if choice.logprobs is not None:
         answer.logprobs = (answer.logprobs or []) + _values(choice.logprobs)
 
@@ -144,16 +144,16 @@ def _read_stream(body: bytes) -> Answer:
             continue
         try:
             chunk = decode_response(line[5:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             continue
         if chunk.type is not None:
             _responses_event(answer, parts, chunk)
         else:
             _chunk(answer, parts, chunk)
     if parts.texts:
-        answer.text = "".join(parts.texts)
+        answer.response_text = "".join(parts.texts)
     elif parts.tools:
-        answer.text = _tools_text([parts.tools[index] for index in sorted(parts.tools)])
+        answer.response_text = _tools_text([parts.tools[index] for index in sorted(parts.tools)])
     return answer
 
 
@@ -192,6 +192,6 @@ def _responses_event(answer: Answer, parts: _Parts, event: Response) -> None:
         whole = _whole(event.response)
         answer.upstream_id = whole.upstream_id or answer.upstream_id
         _count(answer, event.response.usage)
-        if whole.text is not None:
-            answer.text, answer.finish_reason = whole.text, whole.finish_reason
-            parts.texts = [whole.text]
+        if whole.response_text is not None:
+            answer.response_text, answer.finish_reason = whole.response_text, whole.finish_reason
+            parts.texts = [whole.response_text]

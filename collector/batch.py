@@ -1,79 +1,106 @@
-"""A batch of records as Arrow tables: what cannot become a row becomes a dead letter."""
+"""Records as Arrow, a chunk at a time: what cannot become a row becomes a dead letter."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import pyarrow as pa
 
-from collector.decode import Row, completion_row, feedback_row
+from collector.decode import (
+    COMPLETION_FIELDS,
+    FEEDBACK_FIELDS,
+    Row,
+    completion_row,
+    feedback_row,
+)
 from everlearn.bus import Record
 from everlearn.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, TableSpec
 from everlearn.events import Completion, decode
 from everlearn.schema import arrow_schema
 
+CHUNK = 2048
+"""Records decoded before they become Arrow: what Python and Arrow make of so many is written by the
+lake while it is still in the processor's cache, and the same memory serves the next chunk."""
+
 _SCHEMAS = {spec.name: arrow_schema(spec) for spec in (COMPLETIONS, FEEDBACK, DEAD_LETTERS)}
-_BAD = (msgspec.DecodeError, ValueError, OverflowError, pa.ArrowException)
+_FIELDS = {
+    COMPLETIONS.name: COMPLETION_FIELDS,
+    FEEDBACK.name: FEEDBACK_FIELDS,
+    DEAD_LETTERS.name: DEAD_LETTERS.names,
+}
+_BAD = (msgspec.DecodeError, ValueError, OverflowError, RecursionError, pa.ArrowException)
 
 
-@dataclass
 class Batch:
-    """Rows by table, in the order of the records."""
+    """Rows by table, in the order of the records; decoded while the completions are read."""
 
-    completions: list[Row] = field(default_factory=list)
-    feedback: list[Row] = field(default_factory=list)
-    dead_letters: list[Row] = field(default_factory=list)
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._feedback: list[Row] = []
+        self._dead: list[Row] = []
+        self.rows = 0
+        """Read so far, dead letters not counted."""
 
-    def tables(self) -> dict[str, pa.Table]:
-        """Arrow tables by name; a row with a value that no column takes is a dead letter."""
-        completions = self._table(COMPLETIONS, self.completions)
-        feedback = self._table(FEEDBACK, self.feedback)
-        dead = to_table(DEAD_LETTERS, self.dead_letters)
-        return {"completions": completions, "feedback": feedback, "dead_letters": dead}
+    @property
+    def dead_letters(self) -> int:
+        """Records met so far that are no rows."""
+        return len(self._dead)
 
-    def _table(self, spec: TableSpec, rows: list[Row]) -> pa.Table:
+    def tables(self) -> Iterator[tuple[str, pa.Table | pa.RecordBatchReader]]:
+        """What to append, by table name; each is read to its end before the next is asked for."""
+        schema = _SCHEMAS[COMPLETIONS.name]
+        yield COMPLETIONS.name, pa.RecordBatchReader.from_batches(schema, self._completions())
+        yield FEEDBACK.name, pa.Table.from_batches([self._arrow(FEEDBACK, self._feedback)])
+        yield DEAD_LETTERS.name, pa.Table.from_batches([to_arrow(DEAD_LETTERS, self._dead)])
+
+    def _completions(self) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(self._records), CHUNK):
+            yield self._arrow(COMPLETIONS, self._decode(self._records[start : start + CHUNK]))
+
+    def _decode(self, records: Sequence[Record]) -> list[Row]:
+        """The rows of completions; feedback is put aside."""
+        completions: list[Row] = []
+        for _, _, gateway_id, seq, payload, error in records:
+            if error is not None:
+                self._bury(gateway_id, seq, error, payload)
+                continue
+            try:
+                event = decode(payload)
+                if isinstance(event, Completion):
+                    completions.append(completion_row(event, gateway_id, seq))
+                else:
+                    self._feedback.append(feedback_row(event, gateway_id, seq))
+            except _BAD as reason:
+                self._bury(gateway_id, seq, f"{type(reason).__name__}: {reason}", payload)
+        return completions
+
+    def _arrow(self, spec: TableSpec, rows: list[Row]) -> pa.RecordBatch:
+        """The rows that the columns take; one with a value that no column takes is buried."""
         try:
-            return to_table(spec, rows)
+            found = to_arrow(spec, rows)
         except _BAD:
-            return to_table(spec, [row for row in rows if self._takes(spec, row)])
+            found = to_arrow(spec, [row for row in rows if self._takes(spec, row)])
+        self.rows += found.num_rows
+        return found
 
     def _takes(self, spec: TableSpec, row: Row) -> bool:
         try:
-            to_table(spec, [row])
+            to_arrow(spec, [row])
         except _BAD as error:
-            gateway, seq = (row[spec.names.index(name)] for name in ("gateway_id", "seq"))
-            self.bury(gateway, seq, f"{spec.name}: {error}", repr(row).encode())
+            values = dict(zip(_FIELDS[spec.name], row, strict=True))
+            raw = repr(tuple(values[name] for name in spec.names)).encode()
+            self._bury(values["gateway_id"], values["seq"], f"{spec.name}: {error}", raw)
             return False
         return True
 
-    def bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes) -> None:
-        """Add a dead letter."""
-        self.dead_letters.append((gateway_id, seq or None, reason, raw, int(time.time() * 1e6)))
+    def _bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes) -> None:
+        self._dead.append((gateway_id, seq or None, reason, raw, int(time.time() * 1e6)))
 
 
-def to_table(spec: TableSpec, rows: Sequence[Row]) -> pa.Table:
-    """Rows in column order as an Arrow table."""
-    schema = _SCHEMAS[spec.name]
-    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
-    arrays = [pa.array(column, fld.type) for column, fld in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def read_batch(records: Sequence[Record]) -> Batch:
-    """Decode every record."""
-    batch = Batch()
-    for record in records:
-        if record.error is not None:
-            batch.bury(record.gateway_id, record.seq, record.error, record.payload)
-            continue
-        try:
-            event = decode(record.payload)
-            if isinstance(event, Completion):
-                batch.completions.append(completion_row(event, record.gateway_id, record.seq))
-            else:
-                batch.feedback.append(feedback_row(event, record.gateway_id, record.seq))
-        except _BAD as error:
-            reason = f"{type(error).__name__}: {error}"
-            batch.bury(record.gateway_id, record.seq, reason, record.payload)
-    return batch
+def to_arrow(spec: TableSpec, rows: Sequence[Row]) -> pa.RecordBatch:
+    """The collector's rows of one table as Arrow; raises what is in `_BAD`."""
+    schema, fields = _SCHEMAS[spec.name], _FIELDS[spec.name]
+    values = zip(*rows, strict=True) if rows else ((),) * len(fields)
+    columns = dict(zip(fields, values, strict=True))
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

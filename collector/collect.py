@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from collector.batch import read_batch
+from collector.batch import Batch
 from everlearn.bus import EventSource, Record
 from everlearn.config import Collector as Limits
 from everlearn.errors import LakeError
@@ -126,13 +126,12 @@ class Collector:
         before = _positions(transaction.query, list(reached))
         fresh = [item for item in records if item.position >= before.get(item.source, 0)]
         fresh = self._unseen(transaction, fresh)
-        tables = read_batch(fresh).tables()
-        for name, table in tables.items():
-            transaction.append(name, table)
+        batch = Batch(fresh)
+        for name, rows in batch.tables():
+            transaction.append(name, rows)
         _move(transaction, before, reached)
-        dead = tables["dead_letters"].num_rows
-        rows = sum(table.num_rows for table in tables.values()) - dead
-        return Stored(len(records), rows, len(records) - len(fresh), dead, 0.0)
+        repeated = len(records) - len(fresh)
+        return Stored(len(records), batch.rows, repeated, batch.dead_letters, 0.0)
 
     def _unseen(self, transaction: Transaction, records: Sequence[Record]) -> list[Record]:
         """Without those that the lake holds; only numbers not above the highest are looked up."""

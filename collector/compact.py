@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from everlearn.columns import TABLES
-from everlearn.ducklake import DuckLake, compression
+from everlearn.ducklake import APPENDED, MERGED, DuckLake
 from everlearn.errors import LakeError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Compaction:
 
 def compact(lake: DuckLake, max_file_bytes: int) -> None:
     """Write inlined rows to files and merge small files; a lost race is left to the next time."""
-    lake.call(compression("zstd"))
+    lake.write_files(MERGED)
     for table in TABLES:
         try:
             lake.call(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table.name}')")
@@ -45,7 +45,7 @@ def compact(lake: DuckLake, max_file_bytes: int) -> None:
             )
         except LakeError as error:
             log.warning("not compacted: %s: %s", table.name, error)
-    lake.call(compression("uncompressed"))
+    lake.write_files(APPENDED)
 
 
 def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:

@@ -8,9 +8,25 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+NOTHING = Raw(b"")
+"""A field that is not there."""
 
-class Sampling(Struct, omit_defaults=True):
-    """What steers the answer; encoded again it is the lake's `sampling` column."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: no JSON, other types than ours, no UTF-8, nested without end."""
+
+
+class Prompt(Struct, omit_defaults=True, gc=False):
+    """The prompt of any endpoint, as the client sent it."""
+
+    messages: Raw = NOTHING
+    prompt: Raw = NOTHING
+    input: Raw = NOTHING
+    instructions: Raw = NOTHING
+    metadata: Raw = NOTHING
+
+
+class Request(Prompt, omit_defaults=True, gc=False):
+    """The prompt, and what steers the answer."""
 
     temperature: float | UnsetType | None = UNSET
     top_p: float | UnsetType | None = UNSET
@@ -30,24 +46,14 @@ class Sampling(Struct, omit_defaults=True):
     reasoning_effort: Any = UNSET
 
 
-class Request(Struct):
-    """The prompt of any endpoint."""
-
-    messages: Raw = Raw(b"")
-    prompt: Any = None
-    input: Any = None
-    instructions: str | None = None
-    metadata: Raw = Raw(b"")
-
-
-class Function(Struct):
+class Function(Struct, gc=False):
     """A called function; of a stream, a part of it."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCall(Struct):
+class ToolCall(Struct, gc=False):
     """One tool call; of a stream, a part of the one at `index`."""
 
     index: int = 0
@@ -56,7 +62,7 @@ class ToolCall(Struct):
     function: Function | None = None
 
 
-class Message(Struct):
+class Message(Struct, gc=False):
     """An answer's message; of a stream, a delta."""
 
     content: Any = None
@@ -64,20 +70,20 @@ class Message(Struct):
     tool_calls: list[ToolCall] | None = None
 
 
-class TokenLogprob(Struct):
+class TokenLogprob(Struct, gc=False):
     """One sampled token of a chat."""
 
     logprob: float
 
 
-class Logprobs(Struct):
+class Logprobs(Struct, gc=False):
     """`content` of a chat, `token_logprobs` of a plain completion."""
 
     content: list[TokenLogprob] | None = None
     token_logprobs: list[float | None] | None = None
 
 
-class Choice(Struct):
+class Choice(Struct, gc=False):
     """One answer, or a chunk of it."""
 
     index: int = 0
@@ -90,7 +96,7 @@ class Choice(Struct):
     prompt_token_ids: list[int] | None = None
 
 
-class Usage(Struct):
+class Usage(Struct, gc=False):
     """Token counts under either API's names."""
 
     prompt_tokens: int | None = None
@@ -99,13 +105,13 @@ class Usage(Struct):
     output_tokens: int | None = None
 
 
-class Part(Struct):
+class Part(Struct, gc=False):
     """A part of a Responses output message."""
 
     text: str | None = None
 
 
-class Output(Struct):
+class Output(Struct, gc=False):
     """One output item of the Responses API."""
 
     type: str = ""
@@ -115,7 +121,7 @@ class Output(Struct):
     call_id: str | None = None
 
 
-class Response(Struct):
+class Response(Struct, gc=False):
     """A whole body, or one chunk of a stream, of any endpoint."""
 
     id: str | None = None
@@ -131,6 +137,7 @@ class Response(Struct):
 
 
 decode_request = msgspec.json.Decoder(Request).decode
-decode_sampling = msgspec.json.Decoder(Sampling).decode
+decode_prompt = msgspec.json.Decoder(Prompt).decode
+decode_json = msgspec.json.Decoder().decode
 decode_response = msgspec.json.Decoder(Response).decode
 encode = msgspec.json.Encoder().encode

@@ -12,7 +12,9 @@ T = TypeVar("T")
 class Transaction(Protocol):
     """All or nothing; valid only inside `Lake.commit`."""
 
-    def append(self, table: str, rows: "Sequence[Mapping[str, Any]] | pa.Table") -> None:
+    def append(
+        self, table: str, rows: "Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatchReader"
+    ) -> None:
         """Add rows; missing columns are null, an unknown column is an InputError."""
         ...
 

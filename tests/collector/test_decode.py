@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from collector.decode import completion_row
-from everlearn.columns import COMPLETIONS
+from collector.decode import COMPLETION_FIELDS, completion_row
 from tests.builders import make_completion
 
 
@@ -16,7 +15,7 @@ def row(**fields: Any) -> dict[str, Any]:
         if name in fields and not isinstance(fields[name], bytes):
             fields[name] = json.dumps(fields[name]).encode()
     values = completion_row(make_completion(**fields), "gw-a-w0", 3)
-    return dict(zip(COMPLETIONS.names, values, strict=True))
+    return dict(zip(COMPLETION_FIELDS, values, strict=True))
 
 
 def sse(*chunks: Any) -> bytes:
@@ -179,6 +178,22 @@ def test_sampling_keeps_what_was_asked_and_nothing_else() -> None:
     assert json.loads(found["sampling"]) == asked
 
 
+def test_a_sampling_value_of_a_wrong_type_costs_the_sampling_alone() -> None:
+    asked = {"messages": [{"role": "user", "content": "hi"}], "temperature": "hot"}
+    found = row(request={**asked, "metadata": {"a": "b"}})
+    assert found["sampling"] is None
+    assert json.loads(found["messages"]) == asked["messages"]
+    assert json.loads(found["metadata"]) == {"a": "b"}
+
+
+def test_an_instruction_that_is_no_text_costs_the_plain_prompt_alone() -> None:
+    odd = {"instructions": 5, "seed": 7, "metadata": {"a": "b"}}
+    plain = row(request={**odd, "input": "hi"})
+    assert (plain["messages"], plain["sampling"]) == (None, '{"seed":7}')
+    assert plain["metadata"] == '{"a": "b"}'
+    assert row(request={**odd, "messages": []})["messages"] == "[]"
+
+
 def test_metadata_is_kept_as_sent() -> None:
     found = row(request={"messages": [], "metadata": {"team": "ops"}})
     assert json.loads(found["metadata"]) == {"team": "ops"}
@@ -186,7 +201,12 @@ def test_metadata_is_kept_as_sent() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>502</html>", b"[1,2]", b'"text"', b"\xff\xfe", b'{"choices": 5}', b"null"],
+    [
+        *(b"", b"<html>502</html>", b"[1,2]", b'"text"', b"\xff\xfe", b'{"choices": 5}', b"null"),
+        *(b"[" * 100_000, b'{"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        b'data: {"id":' + b"[" * 100_000,
+    ],
+    ids=lambda body: body[:16].decode(errors="replace"),
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_body_that_says_nothing_is_kept_raw(body: bytes, stream: bool) -> None:

@@ -4,6 +4,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from collector.collect import Collector, Stored, positions
@@ -48,6 +49,25 @@ def test_rows_come_back_typed(lake: DuckLake) -> None:
             **{"logprobs": [-0.5, None], "raw_request": b"\0\xff", "task": None},
         }
     ]
+
+
+def test_a_stream_of_rows_is_one_append(lake: DuckLake) -> None:
+    schema = pa.schema([("source", pa.string()), ("position", pa.int64())])
+    columns = [{"source": [f"s{n}"] * 3, "position": range(n, n + 3)} for n in (0, 3)]
+    chunks = [pa.record_batch(column, schema=schema) for column in columns]
+
+    def write(*parts: pa.RecordBatch) -> None:
+        reader = pa.RecordBatchReader.from_batches(schema, iter(parts))
+        lake.commit(lambda transaction: transaction.append("offsets", reader))
+
+    write(*chunks)
+    write()
+    assert lake.read("SELECT position FROM offsets ORDER BY 1")["position"].to_pylist() == [
+        *range(6)
+    ]
+    odd = pa.RecordBatchReader.from_batches(pa.schema([("sauce", pa.string())]), [])
+    with pytest.raises(InputError, match="offsets has no column sauce"):
+        lake.commit(lambda transaction: transaction.append("offsets", odd))
 
 
 def test_an_unknown_column_or_table_is_refused_and_nothing_written(lake: DuckLake) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from collector.batch import read_batch
+from collector.batch import Batch
 from everlearn.bus import Record
 from everlearn.config import Service
 from everlearn.ducklake import DuckLake, DuckTransaction, open_lake
@@ -22,8 +22,8 @@ def store(lake: DuckLake, *events: Completion | Feedback) -> None:
     records = [Record("test", 1, "gw-test-w0", 0, encode(event)) for event in events]
 
     def work(transaction: DuckTransaction) -> None:
-        for name, table in read_batch(records).tables().items():
-            transaction.append(name, table)
+        for name, rows in Batch(records).tables():
+            transaction.append(name, rows)
 
     lake.commit(work)
 
