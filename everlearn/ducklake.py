@@ -242,7 +242,8 @@ class DuckTransaction:
     def append(
         self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatchReader
     ) -> None:
-        """Add rows; missing columns are null, an unknown column is an InputError."""
+        """Add rows, a stream of them read as it is written; missing columns are null, an unknown
+        column is an InputError."""
         spec = _SPECS.get(table)
         if spec is None:
             raise InputError(f"no table {table!r} in the lake: {', '.join(_SPECS)}")

@@ -15,7 +15,8 @@ class Transaction(Protocol):
     def append(
         self, table: str, rows: "Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatchReader"
     ) -> None:
-        """Add rows; missing columns are null, an unknown column is an InputError."""
+        """Add rows, a stream of them read as it is written; missing columns are null, an unknown
+        column is an InputError."""
         ...
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:

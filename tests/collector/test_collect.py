@@ -164,6 +164,7 @@ def test_what_cannot_be_a_row_is_a_dead_letter_and_the_stream_goes_on(
         encode(make_completion(received_at=1e300)),
         encode(make_completion(probability=0.5, stage=2**40, http_status=2**63 - 1)),
         encode(make_completion(completion_id="huge", response=huge)),
+        encode(make_completion(completion_id="deep", request=b"[" * 100_000)),
         encode(make_completion(completion_id="last")),
     ]
     for payload in payloads:
@@ -171,7 +172,7 @@ def test_what_cannot_be_a_row_is_a_dead_letter_and_the_stream_goes_on(
     wal.close()
     collect(service, lake)
     ids = column(lake, IDS)
-    assert (ids[0], ids[-1]) == ("first", "last")
+    assert (ids[0], ids[-2:]) == ("first", ["deep", "last"])
     reasons = column(lake, REASONS)
     assert len(ids) + len(reasons) == len(payloads)
     assert "newer than" in reasons[1]

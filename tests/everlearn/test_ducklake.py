@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from collector.batch import Batch
+from collector.compact import LARGE_BYTES, compact
 from everlearn.bus import Record
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, DuckTransaction, open_lake
+from everlearn.ducklake import APPENDED, MERGED, DuckLake, DuckTransaction, open_lake
 from everlearn.errors import LakeError
 from everlearn.events import Completion, Feedback, encode
 from tests.builders import make_completion, make_feedback, make_service
@@ -48,6 +49,24 @@ def service(tmp_path: Path) -> Service:
 @pytest.fixture
 def lake(service: Service) -> DuckLake:
     return open_lake(service)
+
+
+def files_are_written(lake: DuckLake) -> dict[str, str]:
+    sql = "SELECT option_name, value FROM ducklake_options('lake') WHERE scope_entry IS NOT NULL"
+    return {row["option_name"]: row["value"] for row in lake.read(sql).to_pylist()}
+
+
+def test_completions_are_appended_plain_also_after_a_compaction(lake: DuckLake) -> None:
+    assert files_are_written(lake) == APPENDED
+    lake.write_files(MERGED)
+    assert files_are_written(lake) == MERGED
+    compact(lake, LARGE_BYTES)
+    assert files_are_written(lake) == APPENDED
+
+
+def test_a_lake_takes_the_threads_it_is_told(service: Service) -> None:
+    lake = open_lake(service, threads=1)
+    assert lake.read("SELECT current_setting('threads') AS n")["n"].to_pylist() == [1]
 
 
 def test_a_column_added_by_a_newer_everlearn_is_added_to_an_old_lake(
