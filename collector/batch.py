@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 
-import msgspec
 import pyarrow as pa
 
 from collector.decode import (
@@ -28,7 +27,7 @@ _FIELDS = {
     FEEDBACK.name: FEEDBACK_FIELDS,
     DEAD_LETTERS.name: DEAD_LETTERS.names,
 }
-_BAD = (msgspec.DecodeError, ValueError, OverflowError, RecursionError, pa.ArrowException)
+_BAD = (ValueError, OverflowError, pa.ArrowException)
 
 
 class Batch:
@@ -70,7 +69,7 @@ class Batch:
                     completions.append(completion_row(event, gateway_id, seq))
                 else:
                     self._feedback.append(feedback_row(event, gateway_id, seq))
-            except _BAD as reason:
+            except Exception as reason:  # nothing that a record holds stops the stream
                 self._bury(gateway_id, seq, f"{type(reason).__name__}: {reason}", payload)
         return completions
 
