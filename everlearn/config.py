@@ -65,7 +65,7 @@ class Upstream(Section):
 class Key(Section):
     """One client key and what it may do."""
 
-    id: str
+    id: str = Field(min_length=1, max_length=256)
     """Stands in the lake; the key never does."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the key: `printf %s KEY | sha256sum`."""
@@ -104,7 +104,10 @@ class Gateway(Section):
     workers: int = Field(1, ge=1, le=64)
     """Processes on one port, each with its own WAL."""
     keys: tuple[Key, ...] = ()
-    """Empty: no key is asked for."""
+    """Beside those of `everlearn keys create`. A limit holds for the gateway, not per worker."""
+    require_key: bool | None = None
+    """Empty: a key is asked for once one exists or ever existed, here or in the state store. true:
+    always. false: never, though a key that is known is still held to its limits."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """A longer request body is answered 413."""
     max_concurrent: int = Field(8192, ge=1)

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from everlearn import __version__
 from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
+from gateway.keys import Holder
 from gateway.metrics import FEEDBACK
 from gateway.parts import Parts
 from gateway.wire import ERROR_TYPES, Refusal, error_body
@@ -26,7 +27,7 @@ def build(parts: Parts) -> FastAPI:
     _errors(app)
 
     def key(request: Request) -> None:
-        parts.keyring.holder(dict(request.headers.raw))
+        _holder(parts, request)
 
     with_key = [Depends(key)]
     app.post("/v1/feedback", status_code=202, dependencies=with_key)(_feedback(parts))
@@ -34,6 +35,10 @@ def build(parts: Parts) -> FastAPI:
     app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
     _state(app, parts)
     return app
+
+
+def _holder(parts: Parts, request: Request) -> Holder | None:
+    return parts.keyring.holder(dict(request.headers.raw))
 
 
 def _feedback(parts: Parts) -> Any:
@@ -78,7 +83,7 @@ def _models(parts: Parts) -> Any:
         rows = [_row(name) for name in parts.tasks]
         upstream = parts.default_upstream
         if upstream is not None:
-            own_key = parts.keyring.required
+            own_key = _holder(parts, request) is not None
             answer = await upstream.get(b"/models", request.headers.raw, own_key=own_key)
             if answer is not None and answer.status == 200:
                 listed = json.loads(answer.body).get("data", [])
@@ -95,7 +100,8 @@ def _model(parts: Parts) -> Any:
             return JSONResponse(_row(model))
         upstream = parts.default_upstream
         if upstream is not None:
-            suffix, own_key = b"/models/" + quote(model).encode(), parts.keyring.required
+            own_key = _holder(parts, request) is not None
+            suffix = b"/models/" + quote(model).encode()
             answer = await upstream.get(suffix, request.headers.raw, own_key=own_key)
             if answer is not None:
                 return Response(answer.body, answer.status, media_type=JSON)
@@ -120,6 +126,7 @@ def _state(app: FastAPI, parts: Parts) -> None:
                 (parts.recorder.errors > 0, f"{parts.recorder.errors} events failed to encode"),
                 (not stats.accepting, "capture is full: requests are refused"),
                 (parts.table.error is not None, f"routes kept as they were: {parts.table.error}"),
+                (parts.keyring.error is not None, f"keys kept as they were: {parts.keyring.error}"),
             )
             if wrong
         ]
@@ -130,6 +137,7 @@ def _state(app: FastAPI, parts: Parts) -> None:
             "pid": os.getpid(),
             "in_flight": parts.in_flight,
             "routes": {"generation": parts.table.generation, "error": parts.table.error},
+            "keys": {"required": parts.keyring.required, "error": parts.keyring.error},
             "capture": {
                 "durability": parts.service.gateway.capture.durability,
                 "errors": parts.recorder.errors,
@@ -141,7 +149,7 @@ def _state(app: FastAPI, parts: Parts) -> None:
     async def ready() -> JSONResponse:
         """Whether traffic may be sent here."""
         draining = parts.server is not None and parts.server.draining
-        ok = not draining and parts.recorder.accepting
+        ok = not draining and parts.recorder.accepting and parts.keyring.ready
         return JSONResponse({"ready": ok}, 200 if ok else 503)
 
     @app.get("/metrics")

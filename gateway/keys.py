@@ -1,6 +1,8 @@
 """Client keys: who asks, what they may use, and how much of it.
 
-Keys are known by their SHA-256 only. Limits are those of one worker.
+- Keys are known by their SHA-256 only.
+- Once a key exists, or ever existed, one is required: revoking the last one opens no door.
+- Limits hold for the gateway, whatever the number of its workers.
 """
 
 import hashlib
@@ -8,93 +10,180 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from everlearn.config import Key
+from everlearn.keys import PREFIX
+from gateway.counters import IN_FLIGHT, REQUESTS, TOKENS, Cells, Counters, LocalCounters
 from gateway.wire import Refusal
+
+_OURS = PREFIX.encode()
 
 
 class Bucket:
-    """Tokens that come back over a minute; it may be overdrawn and is then paid back."""
+    """What was spent of a minute and is paid back over a minute; it may be overdrawn.
 
-    __slots__ = ("_at", "_level", "_per_minute")
+    Its two cells are the amount spent and the time at which it was that much.
+    """
 
-    def __init__(self, per_minute: int, now: float) -> None:
+    __slots__ = ("_cells", "_first", "_per_minute")
+
+    def __init__(self, per_minute: int, cells: Cells, first: int = 0) -> None:
         self._per_minute = per_minute
-        self._level = float(per_minute)
-        self._at = now
+        self._cells = cells
+        self._first = first
 
     def wait_seconds(self, amount: float, now: float) -> float:
         """Until `amount` can be taken; 0 means now."""
-        refill = (now - self._at) * self._per_minute / 60
-        self._level, self._at = min(self._level + refill, float(self._per_minute)), now
-        return max(0.0, (amount - self._level) * 60 / self._per_minute)
+        left = self._per_minute - self._spent(now)
+        return max(0.0, (amount - left) * 60 / self._per_minute)
 
-    def take(self, amount: float) -> None:
+    def take(self, amount: float, now: float) -> None:
         """Spend."""
-        self._level -= amount
+        self._cells[self._first] = self._spent(now) + amount
+
+    def _spent(self, now: float) -> float:
+        cells, first = self._cells, self._first
+        # The clocks of two workers may be a loop's turn apart.
+        passed = now - cells[first + 1]
+        if passed > 0:
+            cells[first] = max(0.0, cells[first] - passed * self._per_minute / 60)
+            cells[first + 1] = now
+        return cells[first]
 
 
 class Holder:
     """One key and what is left of its limits."""
 
-    def __init__(self, key: Key, now: float) -> None:
+    def __init__(self, key: Key, now: Callable[[], float], counters: Counters) -> None:
         self.key = key
-        self.concurrent = 0
-        self._requests = Bucket(key.requests_per_minute, now) if key.requests_per_minute else None
-        self.tokens = Bucket(key.tokens_per_minute, now) if key.tokens_per_minute else None
+        self._now = now
+        self._lock = counters.lock
+        self._limited = bool(key.requests_per_minute or key.tokens_per_minute or key.max_concurrent)
+        self._cells = counters.cells(key.sha256) if self._limited else []
+        self._ours = IN_FLIGHT + counters.worker
+        self._requests = self._bucket(key.requests_per_minute, REQUESTS)
+        self._tokens = self._bucket(key.tokens_per_minute, TOKENS)
 
-    def enter(self, task: str | None, now: float) -> None:
+    def enter(self, task: str | None) -> None:
         """Begin a request; Refusal(403 or 429) if the key may not."""
         key = self.key
         if key.tasks and task not in key.tasks:
             raise Refusal(403, "This key may not use that model.", "model_not_allowed")
-        if key.max_concurrent and self.concurrent >= key.max_concurrent:
+        if self._limited:
+            with self._lock:
+                self._count(self._now())
+
+    def leave(self, tokens: int) -> None:
+        """End a request that used so many tokens."""
+        if not self._limited:
+            return
+        with self._lock:
+            self._cells[self._ours] -= 1
+            if self._tokens:
+                self._tokens.take(tokens, self._now())
+
+    def _count(self, now: float) -> None:
+        key = self.key
+        if key.max_concurrent and sum(self._cells[IN_FLIGHT:]) >= key.max_concurrent:
             raise _too_many(f"{key.max_concurrent} requests at a time", 1.0)
         wait = self._requests.wait_seconds(1, now) if self._requests else 0.0
         if wait:
             raise _too_many(f"{key.requests_per_minute} requests per minute", wait)
-        wait = self.tokens.wait_seconds(1, now) if self.tokens else 0.0
+        wait = self._tokens.wait_seconds(1, now) if self._tokens else 0.0
         if wait:
             raise _too_many(f"{key.tokens_per_minute} tokens per minute", wait)
         if self._requests:
-            self._requests.take(1)
-        self.concurrent += 1
+            self._requests.take(1, now)
+        self._cells[self._ours] += 1
 
-    def leave(self, tokens: int) -> None:
-        """End a request that used so many tokens."""
-        self.concurrent -= 1
-        if self.tokens:
-            self.tokens.take(tokens)
+    def _bucket(self, per_minute: int, first: int) -> Bucket | None:
+        return Bucket(per_minute, self._cells, first) if per_minute else None
 
 
 class Keyring:
-    """All keys; none means that everybody may ask."""
+    """All keys: those of the config, and those of the state store once they have been read."""
 
-    def __init__(self, keys: Sequence[Key], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        now: Callable[[], float],
+        *,
+        require: bool | None = None,
+        counters: Counters | None = None,
+        read: bool = True,
+    ) -> None:
+        """`require` is the setting `require_key`; `read` is False where a store is still to be
+        read: until then nobody knows which keys there are, and whether one is needed."""
+        self._configured = tuple(keys)
         self._now = now
-        self._holders = {key.sha256: Holder(key, now()) for key in keys}
+        self._require = require
+        self._counters = counters or LocalCounters()
+        self._read = read
+        self._ever = False
+        """A key exists or once existed."""
+        self._holders: dict[str, Holder] = {}
+        self.error: str | None = None
+        """Why the keys in force may not be those of the store."""
+        self._take(())
 
     @property
     def required(self) -> bool:
         """Whether a key must be shown."""
-        return bool(self._holders)
+        if self._require is not None:
+            return self._require
+        return self._ever or not self._read
+
+    @property
+    def ready(self) -> bool:
+        """Whether anybody can be let in."""
+        return self._read or bool(self._holders) or self._require is False
+
+    def take(self, stored: Sequence[Key], *, ever: bool, error: str | None = None) -> None:
+        """What the state store holds now; `ever` says whether it ever held a key. Keys that stay
+        keep what is left of their limits."""
+        self._read, self.error = True, error
+        self._take(stored, ever)
 
     def holder(self, headers: Mapping[bytes, bytes]) -> Holder | None:
-        """Whose key it is; None if no key is required; Refusal(401) for a wrong one."""
-        if not self._holders:
+        """Whose key it is; None if no key is required; Refusal(401) for a wrong one, Refusal(503)
+        for one that may be right but cannot be looked up."""
+        if self._open:
             return None
-        shown = headers.get(b"authorization", b"")
-        scheme, _, key = shown.partition(b" ")
-        if scheme.lower() != b"bearer":
-            key = headers.get(b"api-key", b"")
+        key = _shown(headers)
+        holder = self._holders.get(hashlib.sha256(key).hexdigest()) if key else None
+        if holder is not None:
+            return holder
+        # A key of ours that is not valid must not travel on as if it were the upstream's.
+        if not self.required and not key.startswith(_OURS):
+            return None
+        if not self._read and (key or not self._holders):
+            message = "The keys cannot be looked up yet."
+            raise Refusal(503, message, "keys_unavailable", retry_after_seconds=1)
         if not key:
             raise Refusal(401, "No API key was given: send `Authorization: Bearer KEY`.")
-        holder = self._holders.get(hashlib.sha256(key.strip()).hexdigest())
-        if holder is None:
-            raise Refusal(401, "The API key is not valid.", "invalid_api_key")
-        return holder
+        raise Refusal(401, "The API key is not valid.", "invalid_api_key")
 
     def enter(self, holder: Holder, task: str | None) -> None:
         """Begin a request with that key."""
-        holder.enter(task, self._now())
+        holder.enter(task)
+
+    def _take(self, stored: Sequence[Key], ever: bool = False) -> None:
+        # Once seen it is remembered, so that a store that was wiped opens no door either.
+        self._ever = self._ever or ever or bool(self._configured)
+        known = self._holders
+        keys = {key.sha256: key for key in (*stored, *self._configured)}
+        self._holders = {
+            digest: known[digest]
+            if digest in known and known[digest].key == key
+            else Holder(key, self._now, self._counters)
+            for digest, key in keys.items()
+        }
+        self._open = not self._ever and not self.required
+
+
+def _shown(headers: Mapping[bytes, bytes]) -> bytes:
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        key = headers.get(b"api-key", b"")
+    return key.strip()
 
 
 def _too_many(limit: str, wait_seconds: float) -> Refusal:

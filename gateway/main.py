@@ -18,6 +18,7 @@ import uvloop
 from everlearn.config import Service
 from everlearn.errors import ConfigError
 from everlearn.task import Task
+from gateway.counters import LIMITS_FILE, SharedCounters
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,11 @@ PR_SET_PDEATHSIG = 1
 
 
 class Where(NamedTuple):
-    """The address that workers share and the folder of their metrics."""
+    """The address that workers share and the folder of their counts."""
 
     host: str
     port: int
-    metrics: Path
+    folder: Path
 
 
 def run(service: Service, tasks: dict[str, Task]) -> None:
@@ -39,7 +40,7 @@ def run(service: Service, tasks: dict[str, Task]) -> None:
     if service.gateway.workers == 1:
         work(service, tasks, 0, None)
         return
-    with tempfile.TemporaryDirectory(prefix="everlearn-metrics-") as folder:
+    with tempfile.TemporaryDirectory(prefix="everlearn-gateway-") as folder:
         _Workers(service, tasks, Path(folder)).run()
 
 
@@ -52,7 +53,7 @@ def work(service: Service, tasks: dict[str, Task], worker: int, where: Where | N
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        shared = Shared(shared_socket(where.host, where.port), where.metrics) if where else None
+        shared = Shared(shared_socket(where.host, where.port), where.folder) if where else None
         uvloop.run(serve(service, tasks, worker, shared))
     except OSError as error:
         host, port = service.gateway.host, service.gateway.port
@@ -74,12 +75,13 @@ def shared_socket(host: str, port: int) -> socket.socket:
 class _Workers:
     """The parent: starts workers, starts again what dies, passes SIGTERM on."""
 
-    def __init__(self, service: Service, tasks: dict[str, Task], metrics: Path) -> None:
+    def __init__(self, service: Service, tasks: dict[str, Task], folder: Path) -> None:
         self._service = service
         self._tasks = tasks
         # Bound but not listening: keeps the port (and chooses it, if 0) for the workers.
         self._held = shared_socket(service.gateway.host, service.gateway.port)
-        self._where = Where(service.gateway.host, self._held.getsockname()[1], metrics)
+        self._where = Where(service.gateway.host, self._held.getsockname()[1], folder)
+        self._limits = SharedCounters(folder / LIMITS_FILE, service.gateway.workers)
         self._workers: dict[int, SpawnProcess] = {}
         self._stopping = False
 
@@ -105,6 +107,7 @@ class _Workers:
 
     def _ended(self, index: int, code: int) -> None:
         del self._workers[index]
+        self._limits.forget(index)
         if self._stopping:
             return
         log.error("worker %d ended with %d; starting it again", index, code)

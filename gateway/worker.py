@@ -16,9 +16,11 @@ from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
 from gateway import app, asgi
 from gateway.capture import Recorder
+from gateway.counters import LIMITS_FILE, SharedCounters
 from gateway.heads import Request
 from gateway.hot import ENDPOINTS, Hot
 from gateway.keys import Keyring
+from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.parts import Parts
 from gateway.server import Client, Limits, Server
@@ -38,7 +40,8 @@ class Shared:
 
     sock: socket.socket
     """Bound to the address of them all."""
-    metrics_folder: Path
+    folder: Path
+    """For as long as the gateway runs: counts of metrics and limits."""
 
 
 class Gateway:
@@ -83,11 +86,14 @@ def build_parts(
     service: Service,
     tasks: dict[str, Task],
     worker: int = 0,
-    metrics_folder: Path | None = None,
+    shared: Shared | None = None,
 ) -> Parts:
     """A worker's parts; opens the write-ahead log."""
     loop = asyncio.get_running_loop()
     settings = service.gateway
+    counters = None
+    if shared is not None:
+        counters = SharedCounters(shared.folder / LIMITS_FILE, settings.workers, worker)
     return Parts(
         service=service,
         tasks=tasks,
@@ -96,8 +102,10 @@ def build_parts(
         recorder=Recorder(
             service.wal_path, worker, settings.capture, open_telemetry("everlearn-gateway")
         ),
-        keyring=Keyring(settings.keys, loop.time),
-        metrics=Metrics(worker, metrics_folder),
+        keyring=Keyring(
+            settings.keys, loop.time, require=settings.require_key, counters=counters, read=False
+        ),
+        metrics=Metrics(worker, shared.folder if shared else None),
         worker=worker,
     )
 
@@ -108,7 +116,7 @@ async def running(
     shared: Shared | None = None,
 ) -> Any:  # fmt: skip
     """A gateway that serves for the length of the context; yields its server."""
-    parts = build_parts(service, tasks, worker, shared.metrics_folder if shared else None)
+    parts = build_parts(service, tasks, worker, shared)
     settings = service.gateway
     gateway = Gateway(parts)
     server = Server(gateway, limits or Limits(body_bytes=settings.max_body_bytes))
@@ -120,7 +128,9 @@ async def running(
     loops.append(_every(OBSERVE_SECONDS, parts.observe))
     loops += [upstream.watch for upstream in parts.upstreams.values()]
     background = [asyncio.get_running_loop().create_task(start()) for start in loops]
+    keys = KeyStore(service, parts.keyring)
     try:
+        await keys.start()
         await server.listen(**where, backlog=BACKLOG)
         yield server
     finally:
@@ -130,6 +140,7 @@ async def running(
             task.cancel()
         for upstream in parts.upstreams.values():
             upstream.close()
+        keys.stop()
         parts.recorder.close()
 
 
@@ -139,13 +150,13 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # What is alive now stays; requests make little garbage in cycles.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(service, tasks, worker, shared=shared) as server:
+        # What is alive now stays; requests make little garbage in cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 50)
         log.info("worker %d listens on %s:%d", worker, service.gateway.host, server.port)
         await stop.wait()
         log.info("worker %d drains", worker)

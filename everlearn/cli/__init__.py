@@ -31,6 +31,7 @@ VERBS = (
     ("release", "Start, show or abort a release."),
     ("rollback", "Move all traffic back to the champion before."),
     ("labels", "The label queue."),
+    ("keys", "Give, list and take back client keys."),
     ("maintain", "Compact the lake and expire old snapshots."),
     ("config", "Check and print the resolved config."),
 )

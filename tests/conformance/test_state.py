@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from everlearn.config import Service
+from everlearn.errors import InputError, NotFound
+from everlearn.keys import create_key, revoke_key, stored_keys
 from everlearn.state import State, StateConflict, open_state
 
 
@@ -39,3 +41,16 @@ def test_documents_of_a_kind_come_in_the_order_of_their_keys(state: State) -> No
         state.put("kind", key, {"key": key})
     state.put("other", "a", {})
     assert [key for key, _ in state.all("kind")] == ["a", "b", "c"]
+
+
+def test_a_key_is_made_once_and_revoked_once(state: State) -> None:
+    create_key(state, 1.0, id="team-a", tasks=("text2sql",), requests_per_minute=5)
+    with pytest.raises(InputError, match="exists already"):
+        create_key(state, 2.0, id="team-a")
+    revoke_key(state, "team-a", 3.0)
+    revoke_key(state, "team-a", 4.0)
+    [key], unreadable = stored_keys(state)
+    assert (key.tasks, key.created_at, key.revoked_at) == (("text2sql",), 1.0, 3.0)
+    assert unreadable == []
+    with pytest.raises(NotFound):
+        revoke_key(state, "nobody", 5.0)

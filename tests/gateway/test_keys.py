@@ -20,10 +20,10 @@ def key(**fields: Any) -> list[dict[str, Any]]:
 
 
 def test_a_bucket_fills_again_over_a_minute() -> None:
-    bucket = Bucket(60, now=0.0)
+    bucket = Bucket(60, [0.0, 0.0])
     for _ in range(60):
         assert bucket.wait_seconds(1, 0.0) == 0
-        bucket.take(1)
+        bucket.take(1, 0.0)
     assert bucket.wait_seconds(1, 0.0) == pytest.approx(1.0)
     assert bucket.wait_seconds(1, 0.5) == pytest.approx(0.5)
     assert bucket.wait_seconds(1, 1.0) == 0
@@ -31,9 +31,22 @@ def test_a_bucket_fills_again_over_a_minute() -> None:
 
 
 def test_an_overdrawn_bucket_is_paid_back_first() -> None:
-    bucket = Bucket(60, now=0.0)
-    bucket.take(180)
+    bucket = Bucket(60, [0.0, 0.0])
+    bucket.take(180, 0.0)
     assert bucket.wait_seconds(1, 0.0) == pytest.approx(121.0)
+
+
+def test_what_is_spent_late_is_not_paid_back_by_the_time_before() -> None:
+    bucket = Bucket(60, [0.0, 0.0])
+    bucket.take(180, 60.0)
+    assert bucket.wait_seconds(1, 60.0) == pytest.approx(121.0)
+
+
+def test_a_clock_that_is_behind_pays_nothing_back() -> None:
+    bucket = Bucket(60, [0.0, 0.0])
+    bucket.take(60, 10.0)
+    assert bucket.wait_seconds(1, 9.5) == pytest.approx(1.0)
+    assert bucket.wait_seconds(1, 11.0) == 0
 
 
 @pytest.mark.anyio
