@@ -41,6 +41,8 @@ class Upstream(Section):
     """vllm: adapters can be loaded and token ids asked for. The local model server speaks vllm."""
     api_key_env: str | None = None
     """Environment variable that holds the key; without it the client's own key is passed on."""
+    tls_ca_file: Path | None = None
+    """PEM file of the only authorities trusted, as of an internal CA; empty: the system's."""
     connect_timeout_seconds: float = Field(5.0, gt=0)
     """For the TCP and TLS handshake of a new connection."""
     first_byte_timeout_seconds: float = Field(120.0, gt=0)
@@ -275,6 +277,9 @@ class Service(BaseSettings):
                 raise ValueError(
                     f"upstreams.{name}.fallback {upstream.fallback!r} is not an upstream: {known}"
                 )
+            if upstream.tls_ca_file is not None:
+                resolved = (self.root / upstream.tls_ca_file).resolve()
+                self.upstreams[name] = upstream.model_copy(update={"tls_ca_file": resolved})
         return self
 
     @property

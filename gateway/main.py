@@ -18,6 +18,7 @@ import uvloop
 from everlearn.config import Service
 from everlearn.errors import ConfigError
 from everlearn.task import Task
+from everlearn.tls import tls_context
 from gateway.counters import LIMITS_FILE, SharedCounters
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ class Where(NamedTuple):
 
 def run(service: Service, tasks: dict[str, Task]) -> None:
     """Serve until SIGTERM."""
+    for upstream in service.upstreams.values():
+        if upstream.tls_ca_file is not None:
+            tls_context(upstream)  # said once, before there are workers
     if service.gateway.workers == 1:
         work(service, tasks, 0, None)
         return

@@ -7,11 +7,10 @@ pause, another attempt) is `send`.
 import asyncio
 import os
 import random
-import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from everlearn import config
+from everlearn import config, tls
 from gateway.balance import Breaker, RetryBudget, backoff_seconds, choose
 from gateway.channel import Answer, AnswerHead, Channel, Done, UpstreamFailure
 from gateway.heads import Head, Heads
@@ -46,14 +45,14 @@ class Begun(NamedTuple):
 class Replica:
     """One address of an upstream."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: config.Upstream) -> None:
         parts = urlsplit(address)
         assert parts.hostname is not None
         self.address = address
         self.prefix = parts.path.encode()
         self.host = parts.netloc.rpartition("@")[2].encode()
         self.breaker = Breaker()
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = tls.tls_context(settings) if parts.scheme == "https" else None
         self._where = (parts.hostname, parts.port or (443 if self._tls else 80))
         self._idle: list[Channel] = []
         self._heads = Heads[AnswerHead]()
@@ -84,8 +83,7 @@ class Replica:
             message = f"no connection within {connect_seconds:g} s"
             raise UpstreamFailure("connect", message) from None
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise UpstreamFailure("connect", f"cannot be reached: {reason}") from None
+            raise UpstreamFailure("connect", f"cannot be reached: {tls.reason(error)}") from None
         self.channels.add(channel)
         return channel
 
@@ -117,7 +115,7 @@ class Upstream:
     def __init__(self, name: str, settings: config.Upstream) -> None:
         self.name = name
         self.settings = settings
-        self.replicas = [Replica(address) for address in settings.addresses]
+        self.replicas = [Replica(address, settings) for address in settings.addresses]
         self._breakers = [replica.breaker for replica in self.replicas]
         self._budget = RetryBudget()
         self._now = asyncio.get_running_loop().time

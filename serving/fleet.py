@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from everlearn import tls
 from everlearn.config import Upstream
 from everlearn.errors import ServingError
 
@@ -31,6 +32,7 @@ class Fleet:
         self._client = httpx.Client(
             headers=authorization(upstream),
             timeout=httpx.Timeout(LOAD_TIMEOUT_SECONDS, connect=connect),
+            verify=tls.verify(upstream),
         )
 
     def __enter__(self) -> "Fleet":

@@ -7,6 +7,7 @@ must be among the replica's best with the trainer's logprob: then it was a tie, 
 """
 
 import math
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -58,6 +59,7 @@ def verify(
     *,
     tolerance: float = TOLERANCE,
     headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | bool = True,
 ) -> Verification:
     """Ask the replica at `address` (up to /v1) every probe and compare.
 
@@ -66,7 +68,7 @@ def verify(
     if not probes:
         return Verification(False, "there are no probes to compare", 0.0)
     comparisons = []
-    with httpx.Client(headers=dict(headers or {}), timeout=TIMEOUT_SECONDS) as client:
+    with httpx.Client(headers=dict(headers or {}), timeout=TIMEOUT_SECONDS, verify=tls) as client:
         for number, probe in enumerate(probes):
             answer = _ask(client, address, model_name, probe)
             if isinstance(answer, str):

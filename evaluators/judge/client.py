@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from everlearn import tls
 from everlearn.config import Service, Upstream
 from everlearn.errors import ConfigError, GraderError
 from everlearn.task import LabelModel, ScoreModel
@@ -100,7 +101,10 @@ class Judge:
                 self._spec.timeout_seconds, connect=self._upstream.connect_timeout_seconds
             )
             self._client = httpx.AsyncClient(
-                base_url=self._upstream.base_url, headers=headers, timeout=timeout
+                base_url=self._upstream.base_url,
+                headers=headers,
+                timeout=timeout,
+                verify=tls.verify(self._upstream),
             )
         return self._client
 

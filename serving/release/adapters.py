@@ -1,10 +1,11 @@
 """Adapters of a task's arms on the model servers: loaded, verified, kept there."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from everlearn.config import Service
+from everlearn import tls
+from everlearn.config import Service, Upstream
 from everlearn.errors import ServingError
 from everlearn.task import Task
 from gateway.routes import ArmRoute
@@ -43,18 +44,18 @@ def prepare(
         _make_room(fleet, task, traffic)
         fleet.load(name, path)
         for address in fleet.addresses:
-            problem = _verify(address, name, probes, authorization(upstream))
+            problem = _verify(address, name, probes, upstream)
             if problem is not None:
                 fleet.unload(name)
                 return problem
     return None
 
 
-def _verify(
-    address: str, name: str, probes: Sequence[Probe], headers: Mapping[str, str]
-) -> str | None:
+def _verify(address: str, name: str, probes: Sequence[Probe], upstream: Upstream) -> str | None:
     try:
-        found = verify(address, name, probes, headers=headers)
+        found = verify(
+            address, name, probes, headers=authorization(upstream), tls=tls.verify(upstream)
+        )
     except (KeyError, TypeError, IndexError) as error:
         return f"{name}: probes.json or the answer of {address} is malformed: {error!r}"
     return None if found.ok else f"{name} does not verify: {found.reason}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ Reply = Callable[[Call, asyncio.StreamWriter], Awaitable[None]]
 class Backend:
     """Answers with `reply`, remembers every call."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, tls: ssl.SSLContext | None = None) -> None:
         self.reply = reply
+        self._tls = tls
         self.calls: list[Call] = []
         self.port = 0
         self.connections = 0
@@ -39,10 +41,11 @@ class Backend:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/v1"
 
     async def start(self, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -160,9 +163,11 @@ async def plain(call: Call, writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def backend(reply: Reply = plain) -> AsyncIterator[Backend]:
+async def backend(
+    reply: Reply = plain, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Backend]:
     """A running backend."""
-    server = Backend(reply)
+    server = Backend(reply, tls)
     await server.start()
     try:
         yield server
