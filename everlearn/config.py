@@ -5,11 +5,20 @@ and why its default.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from everlearn.errors import ConfigError
@@ -94,6 +103,16 @@ class Capture(Section):
     """drop_newest counts and goes on serving; reject answers 503."""
     mask: tuple[str, ...] = ()
     """Regular expressions; matches are replaced by [masked] before the first write."""
+
+    @field_validator("mask")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return patterns
 
 
 class Gateway(Section):

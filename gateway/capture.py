@@ -6,24 +6,21 @@ A failure to capture is counted and logged, never shown to the user (`on_full: r
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from everlearn.config import Capture
 from everlearn.events import Completion, Event, Feedback, Status, encode
 from everlearn.telemetry import Telemetry
 from everlearn.wal import WalStats, WalWriter
 from gateway.heads import Request
+from gateway.masking import Masker
 
 log = logging.getLogger(__name__)
 
 Then = Callable[[], None]
 
-MASKED = b"[masked]"
 REJECTED_BODY_BYTES = 16 * 2**10
 """Kept of a rejected request's body."""
 
@@ -38,7 +35,7 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._telemetry = telemetry
         self._wal = WalWriter(root, worker, settings)
-        self._masks = masks(settings.mask)
+        self._masker = Masker(settings.mask) if settings.mask else None
         self._rejects = settings.on_full == "reject"
         self._gathered: list[tuple[bytes, Then | None]] = []
         self.errors = 0
@@ -62,9 +59,7 @@ class Recorder:
         promises, or lost (and counted): the answer goes out either way."""
         body = request.body
         if status == "rejected":
-            body = body[:REJECTED_BODY_BYTES]
-        if self._masks:
-            body, response = mask(body, self._masks), mask(response, self._masks)
+            body = self._head(body)
         draft.status, draft.http_status = status, http_status
         draft.latency_ms = request.elapsed_ms()
         draft.request, draft.response = body, response
@@ -72,15 +67,6 @@ class Recorder:
 
     async def feedback(self, events: Sequence[Feedback]) -> None:
         """Append feedback; returns when it is as safe as the config promises."""
-        if self._masks:
-            events = [
-                msgspec.structs.replace(
-                    event,
-                    value_text=_masked_text(event.value_text, self._masks),
-                    comment=_masked_text(event.comment, self._masks),
-                )
-                for event in events
-            ]
         done = self._loop.create_future()
         for event in events[:-1]:
             self._append(event, None)
@@ -99,9 +85,16 @@ class Recorder:
         if self._telemetry is not None:
             self._telemetry.close()
 
+    def _head(self, body: bytes) -> bytes:
+        if self._masker is None or len(body) <= REJECTED_BODY_BYTES:
+            return body[:REJECTED_BODY_BYTES]
+        return self._masker.head(body, REJECTED_BODY_BYTES)
+
     def _append(self, event: Event, then: Then | None, traceparent: bytes | None = None) -> None:
         payload = b""
         try:
+            if self._masker is not None:
+                event = self._masker.event(event)
             payload = encode(event)
             if self._telemetry is not None:
                 self._telemetry.event(event, traceparent)
@@ -141,19 +134,3 @@ def _call_all(waiting: Sequence[Then]) -> None:
 def _settle(done: "asyncio.Future[None]") -> None:
     if not done.done():
         done.set_result(None)
-
-
-def masks(patterns: Sequence[str]) -> tuple[re.Pattern[bytes], ...]:
-    """Compiled for the bytes of a body."""
-    return tuple(re.compile(pattern.encode()) for pattern in patterns)
-
-
-def mask(body: bytes, patterns: Sequence[re.Pattern[bytes]]) -> bytes:
-    """`body` with every match replaced."""
-    for pattern in patterns:
-        body = pattern.sub(MASKED, body)
-    return body
-
-
-def _masked_text(text: str | None, patterns: Sequence[re.Pattern[bytes]]) -> str | None:
-    return mask(text.encode(), patterns).decode("utf-8", "replace") if text else text
