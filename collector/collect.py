@@ -56,6 +56,8 @@ class Collector:
         self._source, self._lake, self._limits = source, lake, limits
         self._highest: dict[str, int] = {}
         """Per gateway: numbers up to here may stand in the lake already."""
+        self._gathered_at = 0.0
+        """When the last batch was closed."""
         lake.commit(_fence)
         source.seek(positions(lake))
 
@@ -104,6 +106,8 @@ class Collector:
         return done
 
     def _gather(self, timeout_seconds: float) -> tuple[list[Record], float]:
+        """A batch and how long it gathered. Batches are closed `max_batch_seconds` apart, so that
+        what came during a commit does not wait as long again."""
         limits, records, size = self._limits, list[Record](), 0
         started = time.monotonic()
         deadline = started + timeout_seconds
@@ -113,12 +117,14 @@ class Collector:
             found = self._source.poll(rows, room, left)
             if found and not records:
                 started = time.monotonic()
-                deadline = started + min(limits.max_batch_seconds, timeout_seconds)
+                due = max(started, self._gathered_at + limits.max_batch_seconds)
+                deadline = min(due, started + timeout_seconds)
             records += found
             size += sum(len(record.payload) for record in found)
             if time.monotonic() >= deadline and not (found and timeout_seconds == 0):
                 break
-        return records, time.monotonic() - started
+        self._gathered_at = time.monotonic()
+        return records, self._gathered_at - started
 
     def _write(
         self, transaction: Transaction, records: Sequence[Record], reached: dict[str, int]

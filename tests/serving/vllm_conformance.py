@@ -4,6 +4,8 @@ Not part of the ordinary run: vLLM needs an environment of its own and two minut
 `make test-vllm` makes the environment and runs this file; $VLLM_PYTHON names its interpreter.
 """
 
+import asyncio
+import json
 import os
 import signal
 import socket
@@ -21,6 +23,7 @@ from everlearn.config import Upstream
 from everlearn.errors import ServingError
 from serving.fleet import Fleet
 from serving.verify import verify
+from tests.gateway.door import door
 from tests.serving.conftest import Server, wait_until
 from tests.serving.test_local_http import events
 from tests.serving.test_verify import greedy_probes
@@ -245,3 +248,31 @@ def test_the_fleet_loads_and_unloads_on_vllm(
         with pytest.raises(ServingError, match="loading empty"):
             fleet.load("empty", tmp_path)
         assert "empty" not in fleet.loaded()[vllm]
+
+
+@pytest.mark.anyio
+async def test_vllms_benchmark_client_works_through_the_gateway(
+    vllm: str, base: Path, tmp_path: Path
+) -> None:
+    async with door(tmp_path, vllm) as gate:
+        result = tmp_path / "result.json"
+        process = await asyncio.create_subprocess_exec(
+            *(os.environ["VLLM_PYTHON"], "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *("--backend", "openai-chat", "--base-url", gate.url),
+            *("--endpoint", "/v1/chat/completions", "--model", "text2sql"),
+            *("--tokenizer", str(base), "--dataset-name", "random", "--num-prompts", "20"),
+            *("--random-input-len", "16", "--random-output-len", "8", "--ignore-eos"),
+            *("--save-result", "--result-filename", str(result)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        )
+        async with asyncio.timeout(300):
+            said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()[-3000:]
+        measured = json.loads(result.read_text())
+        assert measured["completed"] == 20
+        assert measured["total_output_tokens"] == 160
+        captured = [event for event in gate.completions() if event.stream]
+        assert len(captured) >= 20
+        assert {event.status for event in captured} == {"ok"}
