@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ SPARE = "spare"
 ZEROS = bytes(2**20)
 JOIN_SECONDS = 30.0
 AS_IT_IS = -1
+FORCE_SECONDS = 5.0
+"""How long an answer waits for a disk that hangs."""
 
 
 class Job(NamedTuple):
@@ -45,6 +48,7 @@ class GroupCommit:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._forced = 0
         self._busy = False
+        self._started = 0.0
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._preparing: threading.Thread | None = None
@@ -83,6 +87,14 @@ class GroupCommit:
         if not self._busy:
             self._start()
 
+    def release_overdue(self) -> None:
+        """Let go who has waited for too long: a disk that hangs must not hold up users."""
+        if self._waiting and time.monotonic() - self._started > FORCE_SECONDS:
+            log.critical("capture: the disk hangs; answers go out that a power loss would lose")
+            waiting, self._waiting = self._waiting, deque()
+            for _, then in waiting:
+                then()
+
     def close(self, handle: int, size: int) -> None:
         """Force the rest and end the threads."""
         if self._preparing is not None:
@@ -97,7 +109,7 @@ class GroupCommit:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="wal-force", daemon=True)
             self._thread.start()
-        self._busy = True
+        self._busy, self._started = True, time.monotonic()
         left, self._left = self._left, []
         self._jobs.put(Job(asyncio.get_running_loop(), *self._newest(), left))
 

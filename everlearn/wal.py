@@ -153,6 +153,11 @@ class WalWriter:
         else:
             self._commit.when(seq, then)
 
+    def release_overdue(self) -> None:
+        """To be called now and then: nobody waits for ever for a disk that hangs."""
+        if self._commit is not None:
+            self._commit.release_overdue()
+
     async def durable(self, seq: int) -> None:
         """Return once `seq` is as safe as the config promises."""
         done = asyncio.get_running_loop().create_future()

@@ -78,6 +78,10 @@ class Recorder:
         """State of the log."""
         return self._wal.stats()
 
+    def sweep(self) -> None:
+        """To be called now and then: lets go what has waited too long."""
+        self._wal.release_overdue()
+
     def close(self) -> None:
         """Write what is gathered and close the log."""
         self._write()

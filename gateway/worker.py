@@ -163,6 +163,7 @@ async def serve(
 
 
 def _sweep(parts: Parts) -> None:
+    parts.recorder.sweep()
     now = asyncio.get_running_loop().time()
     for upstream in parts.upstreams.values():
         upstream.sweep(now)

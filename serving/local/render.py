@@ -67,6 +67,7 @@ class Rendering:
             "total_tokens": prompt_tokens + self.completion_tokens,
             "completion_tokens": self.completion_tokens,
             "prompt_tokens_details": None,
+            "completion_tokens_details": None,
         }
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.wal_source import WalSource
+from everlearn import group_commit
 from everlearn.config import Capture
 from everlearn.identity import read_counts
 from everlearn.segments import Damage, Entry, entries, pack, segments
@@ -397,6 +399,29 @@ def test_a_growing_record_hides_what_a_client_wrote_into_it() -> None:
     cut = whole[:-5]
     assert list(entries(cut, 0, 0, growing=True)) == []
     assert [item.seq for item in entries(whole, 0, 0) if isinstance(item, Entry)] == [1]
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_hangs_holds_nobody_up_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = open_wal(tmp_path, durability="fsync")
+    works = threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda handle: works.wait(20))
+    monkeypatch.setattr(group_commit, "FORCE_SECONDS", 0.2)
+    seq = wal.append(b"a")
+    assert seq == 1
+    waits = asyncio.ensure_future(wal.durable(seq))
+    await asyncio.sleep(0.05)
+    wal.release_overdue()
+    await asyncio.sleep(0)
+    assert not waits.done()
+    await asyncio.sleep(0.2)
+    wal.release_overdue()
+    await asyncio.wait_for(waits, 1)
+    works.set()
+    wal.close()
+    assert read_all(tmp_path) == [(1, b"a")]
 
 
 @pytest.mark.anyio
