@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GATEWAY_CORE, LOAD_CORE = 0, 1
+GATEWAY_PYTHON = os.environ.get("GATEWAY_PYTHON", sys.executable)
+"""Interpreter of the gateway: another build of the same version runs the same packages."""
 BODIES = [
     b'{"messages":[{"role":"system","content":"You write SQL for an orders table with the columns '
     b'id, customer, status, amount, created_at."},{"role":"user","content":"how many orders are '
@@ -140,15 +142,10 @@ def everlearn(
         "task: text2sql\nbase_model: base\nupstream: local\n"
         "graders: [{name: thumbs, type: feedback}]\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "everlearn",
-        "gateway",
-        "--config",
-        str(home / "everlearn.yaml"),
-    ]
-    with _process(command, GATEWAY_CORE, home / "log") as process:
+    command = [GATEWAY_PYTHON, "-m", "everlearn", "gateway", "--config"]
+    command.append(str(home / "everlearn.yaml"))
+    packages = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with _process(command, GATEWAY_CORE, home / "log", packages) as process:
         _wait(f"http://127.0.0.1:{port}/ready")
         yield Running(f"everlearn ({durability})", port, process.pid)
 

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
+from gateway.client import Client
 from gateway.heads import Request
-from gateway.server import Client
 from gateway.wire import HOP_BY_HOP, header_lines
 
 Scope = MutableMapping[str, Any]

@@ -20,12 +20,12 @@ from gateway import shadow
 from gateway.assignment import assign
 from gateway.body import read_body, with_model
 from gateway.channel import Answer, UpstreamFailure
+from gateway.client import Client
 from gateway.heads import Request
 from gateway.keys import Holder
 from gateway.metrics import FALLBACKS
 from gateway.parts import Parts
 from gateway.routes import TaskRoute
-from gateway.server import Client
 from gateway.stream import Outcome, Relay
 from gateway.targets import Target, Targets
 from gateway.upstream import Begun, Upstream, suffix_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from gateway.channel import Channel, UpstreamFailure
-from gateway.server import Client
+from gateway.client import Client
 from gateway.wire import error_body
 
 _END = re.compile(

@@ -16,6 +16,7 @@ from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
 from gateway import app, asgi
 from gateway.capture import Recorder
+from gateway.client import Client, Limits
 from gateway.counters import LIMITS_FILE, SharedCounters
 from gateway.heads import Request
 from gateway.hot import ENDPOINTS, Hot
@@ -23,7 +24,7 @@ from gateway.keys import Keyring
 from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.parts import Parts
-from gateway.server import Client, Limits, Server
+from gateway.server import Server
 from gateway.table import RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
 from gateway.wire import Refusal

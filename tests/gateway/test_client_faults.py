@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.server import Limits
+from gateway.client import Limits
 from tests.gateway.backend import Call, answer, backend, chat_body, plain
 from tests.gateway.door import CHAT, Door, door
 from tests.gateway.raw import post, wire

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.channel import UpstreamFailure
-from gateway.server import Client
+from gateway.client import Client
 from gateway.stream import Relay
 from tests.gateway.backend import Call, backend, chat_chunk, plain
 from tests.gateway.door import door
