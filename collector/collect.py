@@ -58,6 +58,10 @@ class Collector:
         """Per gateway: numbers up to here may stand in the lake already."""
         self._gathered_at = 0.0
         """When the last batch was closed."""
+        self._reached: dict[str, int] = {}
+        """Per source: where our last commit left it."""
+        self._ahead = False
+        """The source has handed out what is not stored: it must be set back first."""
         lake.commit(_fence)
         source.seek(positions(lake))
 
@@ -69,39 +73,38 @@ class Collector:
             except LakeError as error:
                 log.error("%s; going on from what is stored", error)
                 time.sleep(RETRY_SECONDS)
-                self._again()
         while self.step(0.0, stored):
             pass
 
     def step(self, timeout_seconds: float, stored: Callable[[Stored], None]) -> bool:
         """Gather one batch and write it; whether there was any.
 
-        1. Gather until a limit of rows, bytes or seconds is met.
-        2. Write rows, dead letters and positions in one transaction.
-        3. Tell the source, which may now free space.
+        1. After a failure, set the source back to what is stored.
+        2. Gather until a limit of rows, bytes or seconds is met.
+        3. Write rows, dead letters and positions in one transaction.
+        4. Tell the source, which may now free space.
         """
+        if self._ahead:
+            self._source.seek(positions(self._lake))
+        self._ahead = True
         records, seconds = self._gather(timeout_seconds)
-        if not records:
+        done = self.store(records) if records else None
+        self._ahead = False
+        if done is None:
             return False
-        done = self.store(records)
         stored(done._replace(oldest_seconds=seconds))
         return True
 
-    def _again(self) -> None:
-        try:
-            self._source.seek(positions(self._lake))
-        except LakeError as error:
-            log.error("%s", error)
-
     def store(self, records: Sequence[Record]) -> Stored:
-        """Write one batch (steps 2 and 3)."""
+        """Write one batch (steps 3 and 4)."""
         reached: dict[str, int] = {}
         for record in records:
-            reached[record.source] = record.position + 1
+            reached[record.source] = max(record.position + 1, reached.get(record.source, 0))
         done = self._lake.commit(lambda transaction: self._write(transaction, records, reached))
         for record in records:
             if record.seq > self._highest.get(record.gateway_id, 0):
                 self._highest[record.gateway_id] = record.seq
+        self._reached |= reached
         self._source.committed(reached)
         return done
 
@@ -130,6 +133,9 @@ class Collector:
         self, transaction: Transaction, records: Sequence[Record], reached: dict[str, int]
     ) -> Stored:
         before = _positions(transaction.query, list(reached))
+        if any(before.get(source, 0) != self._reached.get(source, 0) for source in reached):
+            # What another collector has stored may be sent here again.
+            self._highest.clear()
         fresh = [item for item in records if item.position >= before.get(item.source, 0)]
         fresh = self._unseen(transaction, fresh)
         batch = Batch(fresh)
@@ -157,7 +163,10 @@ class Collector:
         unseen = []
         for record in records:
             key = (record.gateway_id, record.seq)
-            if record.seq <= 0 or key not in held:
+            if record.seq <= 0:
+                # Without a number, but a partition that comes back within a batch is read again.
+                key = (record.source, record.position)
+            if key not in held:
                 unseen.append(record)
                 held.add(key)
         return unseen

@@ -26,9 +26,26 @@ def binaries() -> Path:
 class Postgres:
     """A running server."""
 
-    def __init__(self, port: int, user: str | None) -> None:
-        self.port, self._user = port, user
+    def __init__(self, folder: Path, user: str | None) -> None:
+        (self.port,) = free_ports(1)
+        self._folder, self._user = folder, user
         self._databases = 0
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off"
+        options += " -c unix_socket_directories="
+        self._control("-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop at once, as a crash would; what was committed is there at the next start."""
+        self._control("-m", "immediate", "stop")
+
+    def _control(self, *arguments: str) -> None:
+        command = [str(binaries() / "pg_ctl"), "-D", str(self._folder / "data"), "-w", *arguments]
+        subprocess.run(
+            command, check=True, capture_output=True, user=self._user, cwd="/", timeout=60
+        )
 
     def database(self) -> str:
         """A new database's name."""
@@ -57,16 +74,12 @@ def postgres() -> Iterator[Postgres]:
     data = folder / "data"
     initdb = [str(binaries() / "initdb"), "-D", str(data), "-U", "everlearn", "-A", "trust", "-N"]
     subprocess.run(initdb, check=True, capture_output=True, user=user, cwd="/", timeout=60)
-    (port,) = free_ports(1)
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-    control = [str(binaries() / "pg_ctl"), "-D", str(data), "-w"]
-    start = [*control, "-l", str(folder / "log"), "-o", options, "start"]
-    subprocess.run(start, check=True, capture_output=True, user=user, cwd="/", timeout=60)
+    server = Postgres(folder, user)
+    server.start()
     try:
-        yield Postgres(port, user)
+        yield server
     finally:
-        stop = [*control, "-m", "immediate", "stop"]
-        subprocess.run(stop, check=True, capture_output=True, user=user, cwd="/", timeout=60)
+        server.stop()
         shutil.rmtree(folder)
 
 
