@@ -1,6 +1,7 @@
 """The distributed event log: a topic whose partitions the collectors of a group share.
 
 - Kafka's group only says who reads what; where to go on is asked of the lake at every assignment.
+- The group is told how far the lake is, so that Kafka's tools show the true lag; we never ask it.
 - A broker that is away, or a group that has forgotten us, is waited for; nothing is lost by it.
 - A message without our headers is handed over with `error`: a dead letter, not a stop.
 """
@@ -8,16 +9,21 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
 
 from collector.topic import client_name, client_settings
 from everlearn.bus import Record
 from everlearn.config import Bus
 
 log = logging.getLogger(__name__)
+
+LEAVE_MS = 2000
+"""How long the broker may take when we leave the group."""
 
 Positions = Callable[[], Mapping[str, int]]
 
@@ -28,6 +34,8 @@ class KafkaSource:
     def __init__(self, bus: Bus, stored: Positions) -> None:
         self._bus, self._stored = bus, stored
         self._consumer: KafkaConsumer | None = None
+        self._reached: dict[str, int] = {}
+        """How far the lake is, as we last heard."""
 
     def poll(self, max_records: int, max_bytes: int, timeout_seconds: float) -> Sequence[Record]:
         """The next messages of the assigned partitions; empty on timeout."""
@@ -47,16 +55,36 @@ class KafkaSource:
             self._seek(self._consumer, self._consumer.assignment(), positions)
 
     def committed(self, positions: Mapping[str, int]) -> None:
-        """Retention frees space, not we."""
+        """Tell the group, without waiting; retention frees space, not we."""
+        self._reached |= positions
+        if self._consumer is not None:
+            with suppress(kafka_errors.KafkaError):
+                self._consumer.commit_async(self._offsets(self._consumer), callback=_told)
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group; it hears of the last batch before."""
         if self._consumer is not None:
             try:
-                self._consumer.close(autocommit=False, timeout_ms=2000)
+                self._consumer.commit(self._offsets(self._consumer), timeout_ms=LEAVE_MS)
+            except kafka_errors.KafkaError as error:
+                log.info("the group does not know how far the lake is: %s", error)
+            try:
+                self._consumer.close(autocommit=False, timeout_ms=LEAVE_MS)
             except kafka_errors.KafkaError as error:
                 log.info("leaving the group: %s", error)
             self._consumer = None
+
+    def _offsets(self, consumer: KafkaConsumer) -> dict[TopicPartition, OffsetAndMetadata]:
+        """How far the lake is in what is ours now."""
+        reached = {
+            partition: self._reached.get(source_of(partition.topic, partition.partition))
+            for partition in consumer.assignment()
+        }
+        return {
+            partition: OffsetAndMetadata(position)
+            for partition, position in reached.items()
+            if position is not None
+        }
 
     def _open(self) -> KafkaConsumer:
         consumer = KafkaConsumer(**consumer_settings(self._bus))
@@ -69,12 +97,18 @@ class KafkaSource:
         self._seek(consumer, partitions, self._stored())
 
     def _seek(self, consumer: KafkaConsumer, partitions: Any, positions: Mapping[str, int]) -> None:
+        self._reached |= positions
         for partition in partitions:
             position = positions.get(source_of(partition.topic, partition.partition))
             if position is None:
                 consumer.seek_to_beginning(partition)
             else:
                 consumer.seek(partition, position)
+
+
+def _told(_: object, answer: object) -> None:
+    if isinstance(answer, Exception):
+        log.debug("the group was not told: %s", answer)
 
 
 class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
