@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from everlearn import __version__
 from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
 from gateway.keys import Holder
-from gateway.metrics import FEEDBACK
+from gateway.metrics import DROPPED, FEEDBACK
 from gateway.parts import Parts
 from gateway.wire import ERROR_TYPES, Refusal, error_body
 
@@ -63,7 +63,11 @@ def _feedback(parts: Parts) -> Any:
             events.append(event)
             seen.put(item.idempotency_key, event.feedback_id)
             answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
-        await parts.recorder.feedback(events)
+        kept = await parts.recorder.feedback(events)
+        if kept < len(events):
+            # Dropping is for answers, which users need all the same: "accepted" must be true.
+            seen.forget(event.idempotency_key for event in events[kept:])
+            raise full()
         for answer in answers:
             parts.metrics.count(FEEDBACK, answer.status)
         return answers if isinstance(sent, list) else answers[0]
@@ -73,7 +77,7 @@ def _feedback(parts: Parts) -> Any:
 
 def full() -> Refusal:
     """The answer to what could not be captured."""
-    message = "Capture is full, and the policy is to refuse."
+    message = "Capture is full: nothing more can be recorded now."
     return Refusal(503, message, "capture_full", retry_after_seconds=1)
 
 
@@ -117,12 +121,14 @@ def _row(name: str) -> dict[str, Any]:
 def _state(app: FastAPI, parts: Parts) -> None:
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Alive, and the state of capture."""
+        """Alive, and this worker's state of capture; the warning of drops is of all workers."""
         stats = parts.recorder.stats()
+        parts.observe()
+        dropped = int(parts.metrics.total(DROPPED))
         warnings = [
             text
             for wrong, text in (
-                (stats.dropped > 0, f"{stats.dropped} events were dropped"),
+                (dropped > 0, f"{dropped} events were dropped: the log or the disk was full"),
                 (parts.recorder.errors > 0, f"{parts.recorder.errors} events failed to encode"),
                 (not stats.accepting, "capture is full: requests are refused"),
                 (parts.table.error is not None, f"routes kept as they were: {parts.table.error}"),

@@ -59,20 +59,30 @@ class Recorder:
         promises, or lost (and counted): the answer goes out either way."""
         body = request.body
         if status == "rejected":
+            if not self.accepting:
+                # The room that is left is for the answers in flight.
+                if then is not None:
+                    self._loop.call_soon(then)
+                return
             body = self._head(body)
         draft.status, draft.http_status = status, http_status
         draft.latency_ms = request.elapsed_ms()
         draft.request, draft.response = body, response
         self._append(draft, then, request.head.known.get(b"traceparent"))
 
-    async def feedback(self, events: Sequence[Feedback]) -> None:
-        """Append feedback; returns when it is as safe as the config promises."""
-        done = self._loop.create_future()
-        for event in events[:-1]:
-            self._append(event, None)
-        for event in events[-1:]:
-            self._append(event, partial(_settle, done))
-            await done
+    async def feedback(self, events: Sequence[Feedback]) -> int:
+        """Append feedback until there is no room; how many pieces were kept, and are as safe as the
+        config promises."""
+        kept = last = 0
+        for event in events:
+            payload = self._encoded(event)
+            number = self._wal.append(payload) if payload else None
+            if number is None:
+                break
+            kept, last = kept + 1, number
+        if last:
+            await self._wal.durable(last)
+        return kept
 
     def stats(self) -> WalStats:
         """State of the log."""
@@ -94,19 +104,24 @@ class Recorder:
             return body[:REJECTED_BODY_BYTES]
         return self._masker.head(body, REJECTED_BODY_BYTES)
 
-    def _append(self, event: Event, then: Then | None, traceparent: bytes | None = None) -> None:
-        payload = b""
+    def _append(self, event: Event, then: Then | None, traceparent: bytes | None) -> None:
+        if not self._gathered:
+            self._loop.call_soon(self._write)
+        self._gathered.append((self._encoded(event, traceparent), then))
+
+    def _encoded(self, event: Event, traceparent: bytes | None = None) -> bytes:
+        """The masked event's bytes, none if something went wrong: a user's answer never depends on
+        capture."""
         try:
             if self._masker is not None:
                 event = self._masker.event(event)
             payload = encode(event)
             if self._telemetry is not None:
                 self._telemetry.event(event, traceparent)
-        except Exception as error:  # a user's answer never depends on capture
+        except Exception as error:
             self._failed(error)
-        if not self._gathered:
-            self._loop.call_soon(self._write)
-        self._gathered.append((payload, then))
+            return b""
+        return payload
 
     def _write(self) -> None:
         """Write what this turn of the event loop has gathered."""
@@ -134,7 +149,3 @@ def _call_all(waiting: Sequence[Then]) -> None:
         except Exception:  # one request's error is not the others'
             log.exception("after capture")
 
-
-def _settle(done: "asyncio.Future[None]") -> None:
-    if not done.done():
-        done.set_result(None)

@@ -7,6 +7,7 @@ of idempotency keys.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -168,6 +169,12 @@ class Seen:
         self._ids[key] = feedback_id
         if len(self._ids) > self._size:
             self._ids.popitem(last=False)
+
+    def forget(self, keys: Iterable[str | None]) -> None:
+        """What came with these keys was not kept."""
+        for key in keys:
+            if key is not None:
+                self._ids.pop(key, None)
 
 
 def explain(errors: list[Any]) -> str:

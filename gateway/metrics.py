@@ -32,6 +32,7 @@ TOKEN_USAGE = "gen_ai_client_token_usage"
 REQUESTS = "everlearn_gateway_requests"
 FEEDBACK = "everlearn_gateway_feedback"
 FALLBACKS = "everlearn_gateway_fallbacks"
+DROPPED = "everlearn_capture_dropped"
 
 COUNTERS = {
     REQUESTS: (
@@ -63,7 +64,7 @@ GAUGES = {
     "everlearn_gateway_connections": "Client connections.",
     "everlearn_gateway_retries": "Requests sent to an upstream once more.",
     "everlearn_capture_acknowledged": "Events in the write-ahead log since it exists.",
-    "everlearn_capture_dropped": "Events lost to a full log or disk since it exists.",
+    DROPPED: "Events lost to a full log or disk since it exists.",
     "everlearn_capture_errors": "Events lost to an unexpected error in this run.",
     "everlearn_capture_bytes": "Bytes of the log that still stand here.",
 }
@@ -146,13 +147,19 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text of a scrape, over all workers."""
-        self.publish()
-        snapshots = [self._own]
-        if self._folder is not None:
-            snapshots = [_read(path) for path in sorted(self._folder.glob("*.metrics"))]
         registry = CollectorRegistry()
-        registry.register(_Families(_sum(snapshots)))
+        registry.register(_Families(self._all()))
         return generate_latest(registry)
+
+    def total(self, gauge: str) -> float:
+        """A gauge over all workers, by its whole name."""
+        return self._all().gauges.get(gauge, 0.0)
+
+    def _all(self) -> Snapshot:
+        if self._folder is None:
+            return self._own
+        self.publish()
+        return _sum([_read(path) for path in sorted(self._folder.glob("*.metrics"))])
 
 
 class _Families(Collector):
