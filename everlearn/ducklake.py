@@ -76,6 +76,9 @@ class DuckLake:
         self._attach(data)
         if not self._is_complete():
             self._create()
+        if read_only:
+            self._connection.execute("DETACH lake")
+            self._attach(data, "READ_ONLY")
 
     def read(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
         """Run one query; LakeError with the reason when it cannot."""

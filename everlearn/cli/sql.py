@@ -17,7 +17,7 @@ def command(query: str, as_json: bool, config_path: str | None) -> None:
 
     from everlearn.config import load
     from everlearn.ducklake import open_lake
-    from everlearn.errors import InputError
+    from everlearn.errors import InputError, LakeError
 
     try:
         kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
@@ -26,7 +26,12 @@ def command(query: str, as_json: bool, config_path: str | None) -> None:
     if kinds not in (["SELECT"], ["EXPLAIN"]):
         raise InputError(f"one SELECT is allowed, received {', '.join(kinds) or 'nothing'}")
     lake = open_lake(load(config_path), read_only=True)
-    table = lake.read(query)
+    try:
+        table = lake.read(query)
+    except LakeError as error:
+        if isinstance(error.__cause__, (duckdb.ProgrammingError, duckdb.DataError)):
+            raise InputError(f"the query cannot run: {error}") from error
+        raise
     if as_json:
         click.echo(json.dumps(table.to_pylist(), default=str, ensure_ascii=False))
     else:
