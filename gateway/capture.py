@@ -148,4 +148,3 @@ def _call_all(waiting: Sequence[Then]) -> None:
             then()
         except Exception:  # one request's error is not the others'
             log.exception("after capture")
-

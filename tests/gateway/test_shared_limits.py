@@ -18,7 +18,7 @@ from gateway.wire import Refusal
 from tests.builders import sha256
 from tests.gateway.backend import Call, answer, backend, chat_body, plain
 from tests.gateway.door import CHAT
-from tests.gateway.test_process import process
+from tests.gateway.processes import process
 
 anyio = pytest.mark.anyio
 HEADERS = {"authorization": "Bearer secret-1"}
