@@ -56,7 +56,7 @@ class Collector:
         self._source, self._lake, self._limits = source, lake, limits
         self._highest: dict[str, int] = {}
         """Per gateway: numbers up to here may stand in the lake already."""
-        self._gathered_at = 0.0
+        self._gathered_at = time.monotonic()
         """When the last batch was closed."""
         self._reached: dict[str, int] = {}
         """Per source: where our last commit left it."""
