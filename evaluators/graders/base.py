@@ -1,5 +1,6 @@
 """What every grader has: a name, a version, nothing to release unless it says so."""
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from evaluators.definition import content_hash
@@ -10,7 +11,7 @@ from everlearn.task import Grader
 Spec = TypeVar("Spec", bound=Grader)
 
 
-class Base(Generic[Spec]):
+class Base(ABC, Generic[Spec]):
     """Base of the graders."""
 
     needs_reference = False
@@ -25,9 +26,9 @@ class Base(Generic[Spec]):
         self.name: str = spec.name
         self.version = content_hash(spec)
 
+    @abstractmethod
     async def __call__(self, sample: Sample, item: Item) -> Score:
         """The verdict; GraderError when there is none."""
-        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Nothing to release."""

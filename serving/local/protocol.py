@@ -4,6 +4,7 @@ Unknown fields are ignored, as vLLM does. A known field that would change the an
 honoured is refused: silence would look like obedience.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -55,7 +56,7 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = False
 
 
-class Generation(Body):
+class Generation(Body, ABC):
     """Fields of both completion routes."""
 
     model: str | None = None
@@ -94,9 +95,9 @@ class Generation(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    @abstractmethod
     def logprob_count(self) -> int | None:
         """None: no logprobs asked for."""
-        raise NotImplementedError
 
     def limit(self, room: int, defaults: Defaults) -> int:
         """Tokens the answer may have, `room` being what the context leaves."""

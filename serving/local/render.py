@@ -1,6 +1,7 @@
 """Answers as vLLM writes them: chat and text completions, whole and in chunks."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -41,7 +42,7 @@ class TokenTexts:
         return ""
 
 
-class Rendering:
+class Rendering(ABC):
     """What the pieces of one request turn into; the two subclasses differ in the choice only."""
 
     prefix: str
@@ -110,11 +111,13 @@ class Rendering:
             chunk["usage"] = self.usage()
         return chunk
 
+    @abstractmethod
     def choice(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+        """One choice of an answer that is not streamed."""
 
+    @abstractmethod
     def delta(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+        """One choice of a chunk."""
 
     def _ending(self, piece: Piece) -> dict[str, Any]:
         return {"finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
