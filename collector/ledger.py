@@ -80,7 +80,7 @@ def ledger(service: Service, lake: Lake) -> list[GatewayLedger]:
     reached = positions(lake)
     if service.bus.kind == "kafka":
         from collector.backlog import read_backlog
-        from collector.ship import shipped_positions
+        from collector.shipped import shipped_positions
 
         left = shipped_positions(service.wal_path)
         logs = {**_published(service), **_local(service, left)}

@@ -8,7 +8,6 @@
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
+from collector.shipped import Shipped, shipped_positions
 from collector.topic import client_name, client_settings, message, partition_of, topic_limit
 from collector.wal_source import WalSource
 from everlearn.bus import EventSource, Record
@@ -42,8 +42,8 @@ class Shipper:
     def __init__(self, root: Path, bus: Bus, source: EventSource | None = None) -> None:
         self._root, self._bus = root, bus
         self._source = source or WalSource(root)
-        self._positions = shipped_positions(root)
-        self._source.seek(self._positions)
+        self._shipped = Shipped(root)
+        self._source.seek(self._shipped.positions)
         self._producer: KafkaProducer | None = None
 
     def step(self, timeout_seconds: float) -> int:
@@ -56,16 +56,15 @@ class Shipper:
         records = self._source.poll(BATCH_RECORDS, BATCH_BYTES, timeout_seconds)
         if not records:
             return 0
+        reached = {record.source: record.position + 1 for record in records}
         try:
-            self._send(records)
+            self._send(records, reached)
         except kafka_errors.KafkaError as error:
             log.warning("Kafka: %s: %s; sending again", type(error).__name__, error)
             self._again()
             return 0
-        for record in records:
-            self._positions[record.source] = record.position + 1
-        note_shipped(self._root, self._positions)
-        self._source.committed(self._positions)
+        self._shipped.acknowledged(reached)
+        self._source.committed(self._shipped.positions)
         return len(records)
 
     def close(self) -> None:
@@ -74,10 +73,11 @@ class Shipper:
             self._producer.close(timeout=5)
         self._source.close()
 
-    def _send(self, records: Sequence[Record]) -> None:
+    def _send(self, records: Sequence[Record], reached: Mapping[str, int]) -> None:
         producer = self._producer = self._producer or open_producer(self._bus)
-        partitions = len(producer.partitions_for(self._bus.topic))
-        futures = [self._queue(producer, record, partitions) for record in records]
+        spread = self._shipped.spread(reached, len(producer.partitions_for(self._bus.topic)))
+        self._shipped.sending(reached)
+        futures = [self._queue(producer, record, spread[record.source]) for record in records]
         deadline = time.monotonic() + SEND_SECONDS
         producer.flush(timeout=SEND_SECONDS)
         for future in futures:
@@ -106,7 +106,7 @@ class Shipper:
             with suppress(kafka_errors.KafkaError):
                 self._producer.close(timeout=1)
             self._producer = None
-        self._source.seek(self._positions)
+        self._source.seek(self._shipped.positions)
         time.sleep(0.2)
 
 
@@ -131,29 +131,6 @@ def open_producer(bus: Bus) -> KafkaProducer:
         **client_settings(bus),
     }
     return KafkaProducer(**settings)
-
-
-def shipped_positions(root: Path) -> dict[str, int]:
-    """Per worker folder, the first sequence number that Kafka has not acknowledged."""
-    found = {}
-    for folder in worker_folders(root):
-        try:
-            found[f"wal/{folder.name}"] = int((folder / "shipped").read_text())
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def note_shipped(root: Path, positions: Mapping[str, int]) -> None:
-    """Write the positions down; on a full disk they are noted later, at worst sent twice."""
-    for source, position in positions.items():
-        folder = root / source.removeprefix("wal/")
-        temporary = folder / ".shipped"
-        try:
-            temporary.write_text(str(position))
-            os.replace(temporary, folder / "shipped")
-        except OSError as error:
-            log.warning("%s: shipped up to %d, not noted: %s", folder.name, position, error)
 
 
 def publish_counts(root: Path, state: State) -> None:

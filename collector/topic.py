@@ -99,7 +99,7 @@ def message_key(record: Record) -> bytes:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Where a key goes: the same on every shipper, as long as the topic is not resized."""
+    """Where a key goes: the same on every shipper that counts as many partitions."""
     return crc32(key) % partitions
 
 

@@ -15,7 +15,8 @@ from collector.backlog import UNKNOWN, read_backlog
 from collector.collect import Collector, Stored, positions
 from collector.kafka_source import KafkaSource
 from collector.ledger import ledger
-from collector.ship import Shipper, open_producer, publish_counts, shipped_positions
+from collector.ship import Shipper, open_producer, publish_counts
+from collector.shipped import shipped_positions
 from collector.topic import ensure_topic, message_key, partition_of
 from everlearn.bus import Record
 from everlearn.config import Service
