@@ -18,6 +18,9 @@ SMALL_BYTES = 8 * 2**20
 """Files up to this size are merged while collecting: larger ones are left to `maintain`, so that
 no byte is rewritten again and again."""
 LARGE_BYTES = 256 * 2**20
+GRACE_HOURS = 25
+"""How long files stand that nothing names any more, for queries that began before. A catalog in
+SQLite compares the days alone: there it is an hour at least."""
 
 
 class Compaction:
@@ -51,7 +54,7 @@ def compact(lake: DuckLake, max_file_bytes: int) -> None:
 def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     """Merge files, expire snapshots older than `keep_hours`, delete files that nothing names.
 
-    Snapshots that a frozen dataset names are kept.
+    Snapshots that a frozen dataset names are kept. With `keep_hours` 0 nothing may be reading.
     """
     compact(lake, LARGE_BYTES)
     frozen = lake.read("SELECT DISTINCT lake_snapshot FROM snapshots").column(0).to_pylist()
@@ -64,5 +67,8 @@ def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     old = sorted(set(rows.column(0).to_pylist()) - set(frozen))
     if old:
         lake.call(f"CALL ducklake_expire_snapshots('lake', versions => {old})")
-    deleted = lake.call("CALL ducklake_cleanup_old_files('lake', cleanup_all => true)")
+    which = f"older_than => now() - INTERVAL {GRACE_HOURS} HOURS"
+    if not keep_hours:
+        which = "cleanup_all => true"
+    deleted = lake.call(f"CALL ducklake_cleanup_old_files('lake', {which})")
     return {"snapshots_expired": len(old), "files_deleted": deleted}

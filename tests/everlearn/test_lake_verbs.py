@@ -155,9 +155,11 @@ def test_maintain_merges_files_expires_snapshots_and_changes_no_row(service: Ser
     assert files(lake) == 4
     assert column(lake, "SELECT count(*) FROM ducklake_snapshots('lake')")[0] > 4
     lake.close()
-    assert answer(service, "maintain") == {"snapshots_expired": 0, "files_deleted": 4}
+    # A query that began before may still read what was merged.
+    assert answer(service, "maintain") == {"snapshots_expired": 0, "files_deleted": 0}
     done = answer(service, "maintain", "--keep-hours", "0")
     assert done["snapshots_expired"] > 4
+    assert done["files_deleted"] >= 4
     lake = open_lake(service)
     assert files(lake) == 1
     assert lake.read("SELECT * FROM completions ORDER BY seq") == before
