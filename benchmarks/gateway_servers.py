@@ -144,7 +144,8 @@ def everlearn(
     )
     command = [GATEWAY_PYTHON, "-m", "everlearn", "gateway", "--config"]
     command.append(str(home / "everlearn.yaml"))
-    packages = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ours = [str(Path.cwd()), *(path for path in sys.path if path.endswith("site-packages"))]
+    packages = {"PYTHONPATH": os.pathsep.join(ours)}
     with _process(command, GATEWAY_CORE, home / "log", packages) as process:
         _wait(f"http://127.0.0.1:{port}/ready")
         yield Running(f"everlearn ({durability})", port, process.pid)

@@ -45,6 +45,7 @@ class Stored(NamedTuple):
     repeated: int
     """Dropped because they stood in the lake already."""
     dead_letters: int
+    payload_bytes: int
     oldest_seconds: float
     """How long the batch gathered."""
 
@@ -143,7 +144,8 @@ class Collector:
             transaction.append(name, rows)
         _move(transaction, before, reached)
         repeated = len(records) - len(fresh)
-        return Stored(len(records), batch.rows, repeated, batch.dead_letters, 0.0)
+        size = sum(len(record.payload) for record in fresh)
+        return Stored(len(records), batch.rows, repeated, batch.dead_letters, size, 0.0)
 
     def _unseen(self, transaction: Transaction, records: Sequence[Record]) -> list[Record]:
         """Without those that the lake holds; only numbers not above the highest are looked up."""

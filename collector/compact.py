@@ -14,6 +14,9 @@ from everlearn.errors import LakeError
 log = logging.getLogger(__name__)
 
 EVERY_COMMITS = 50
+EVERY_BYTES = 16 * 2**20
+"""Of payload: merging so much takes half a second, which the next rows wait, and makes one file
+that is no longer small."""
 SMALL_BYTES = 8 * 2**20
 """Files up to this size are merged while collecting: larger ones are left to `maintain`, so that
 no byte is rewritten again and again."""
@@ -24,15 +27,18 @@ SQLite compares the days alone: there it is an hour at least."""
 
 
 class Compaction:
-    """Merges small files after every so many commits."""
+    """Merges small files after every so many commits or bytes, whichever comes first."""
 
-    def __init__(self, lake: DuckLake, every: int = EVERY_COMMITS) -> None:
-        self._lake, self._every, self._commits = lake, every, 0
+    def __init__(self, lake: DuckLake) -> None:
+        self._lake = lake
+        self._commits = self._bytes = 0
 
-    def after_commit(self) -> None:
+    def after_commit(self, payload_bytes: int) -> None:
         """Count one commit; compact when it is time."""
         self._commits += 1
-        if self._commits % self._every == 0:
+        self._bytes += payload_bytes
+        if self._commits >= EVERY_COMMITS or self._bytes >= EVERY_BYTES:
+            self._commits = self._bytes = 0
             compact(self._lake, SMALL_BYTES)
 
 

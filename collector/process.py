@@ -55,7 +55,7 @@ def run(service: Service, *, once: bool = False) -> None:
 
         def stored(batch: Stored) -> None:
             _count(batch)
-            compaction.after_commit()
+            compaction.after_commit(batch.payload_bytes)
 
         collector = Collector(source, lake, service.collector)
         log.info("collecting from %s", service.bus.kind)

@@ -5,6 +5,8 @@
   no file. Measured on 2 cores over SQLite: commit of 100 completions 30-45 ms; a read 10-25 ms
   after 1,000 commits when compacted every 50, 150 ms and growing without.
 - Measured: without `journal_mode=WAL` in the SQLite catalog any open reader blocks every commit.
+- Measured at 500 rows/s with a reader beside: a row is queryable after 0.6 s (p99) with the locks
+  that `_stay` holds, after 1.4 to 2.4 s without.
 """
 
 import fcntl
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -47,6 +50,8 @@ VIEW_HASHES = {
     name: hashlib.sha256(query.encode()).hexdigest()[:16] for name, (_, query) in VIEWS.items()
 }
 _SPECS = {table.name: table for table in TABLES}
+_OPEN_DATABASE, _OPEN_INDEX = (0x40000002, 510), (128, 1)
+"""Bytes that SQLite locks while a database is open, and in the index of its log: start, length."""
 _RETRIED = ("database is locked", "conflict", "busy", "could not serialize")
 
 
@@ -68,6 +73,7 @@ class DuckLake:
         if kind == "sqlite":
             Path(place).parent.mkdir(parents=True, exist_ok=True)
         self._gate = Path(f"{place}.lock") if kind == "sqlite" else None
+        self._held: list[int] = []
         self._connection = _connect(config, kind, data)
         if threads is not None:
             self._connection.execute(f"SET threads = {threads}")
@@ -112,6 +118,8 @@ class DuckLake:
     def close(self) -> None:
         """Detach."""
         self._connection.close()
+        while self._held:
+            os.close(self._held.pop())
 
     def _count(self, sql: str) -> int:
         # Asking these functions for an Arrow result crashes DuckDB 1.5.5.
@@ -198,6 +206,26 @@ class DuckLake:
         deadline = time.monotonic() + RETRY_SECONDS
         with self._alone(deadline):
             self._retried(lambda: self._connection.execute(sql), deadline)
+        if self._gate is not None:
+            self._stay(str(self._gate.with_suffix("")))
+
+    def _stay(self, catalog: str) -> None:
+        """Hold the locks that SQLite holds while a catalog is open.
+
+        DuckDB opens the catalog for every transaction. Whoever leaves as the last one deletes
+        SQLite's log and its index, and who comes meanwhile sleeps a whole second, as that build of
+        SQLite knows no shorter sleep. With somebody who stays, nobody is the last.
+        """
+        if self._held or not hasattr(fcntl, "F_OFD_SETLK"):
+            return
+        with suppress(OSError):
+            self._held.append(_hold(catalog, *_OPEN_DATABASE))
+            # Makes the index, which then stays.
+            self._retried(
+                lambda: self._connection.execute("FROM ducklake_current_snapshot('lake')"),
+                time.monotonic() + RETRY_SECONDS,
+            )
+            self._held.append(_hold(f"{catalog}-shm", *_OPEN_INDEX))
 
     def _is_complete(self) -> bool:
         have = self._columns()
@@ -302,6 +330,19 @@ def _json(value: Any) -> str:
 
 
 _CONVERT: dict[Kind, Callable[[Any], Any]] = {"time": _time, "json": _json}
+
+
+def _hold(path: str, start: int, length: int) -> int:
+    """A handle that holds a shared lock of the open file (OFD) on these bytes. It outlives what
+    DuckDB closes in this process, as SQLite's own locks would not."""
+    handle = os.open(path, os.O_RDONLY)
+    lock = struct.pack("hhqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, lock)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 @cache

@@ -1,6 +1,7 @@
 """The lake: tables on first use, transactions, two processes at once, feedback that counts."""
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,20 @@ def test_a_preference_keeps_the_answer_that_lost(lake: DuckLake) -> None:
     store(lake, better, worse, make_feedback(**ids, kind="preference", value_bool=None))
     (row,) = joined(lake)
     assert row["other_completion_id"] == worse.completion_id
+
+
+def test_the_catalog_stays_open_while_a_lake_is_and_no_longer(tmp_path: Path) -> None:
+    lake = open_lake(make_service(tmp_path))
+    catalog = tmp_path / ".everlearn" / "lake" / "catalog.sqlite"
+    for name in ("a", "b", "c"):
+        row = {"snapshot_id": name}
+        lake.commit(partial(DuckTransaction.append, table="snapshots", rows=[row]))
+        # Nobody was the last one: SQLite's log and its index are where they were.
+        assert catalog.with_name("catalog.sqlite-wal").exists()
+        assert catalog.with_name("catalog.sqlite-shm").exists()
+    reader = open_lake(make_service(tmp_path), read_only=True)
+    reader.close()
+    assert lake.read("SELECT count(*) AS n FROM snapshots")["n"].to_pylist() == [3]
+    lake.close()
+    locks = Path("/proc/locks").read_text()
+    assert f":{catalog.stat().st_ino} " not in locks
