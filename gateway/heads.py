@@ -2,7 +2,8 @@
 
 A client sends the same head with every request, and an upstream with every answer; only the length
 of the body differs. The parser checks a head the first time, and a lookup replaces it from then on
-(0.5 us instead of 8). Only a message with a length that came in one segment is looked up.
+(taking in a request costs 2.4 us instead of 6.1). Only a message with a length that came in one
+segment is looked up.
 """
 
 import time
