@@ -1,7 +1,6 @@
 """What Kafka's tools say of the collectors' group; the lake's positions stay the truth."""
 
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,15 +23,7 @@ COUNT = "SELECT count(*) FROM completions"
 
 @pytest.fixture
 def service(tmp_path: Path, broker: Broker) -> Service:
-    name = uuid.uuid4().hex[:8]
-    bus = {
-        "kind": "kafka",
-        "bootstrap_servers": [broker.address],
-        "topic": f"events-{name}",
-        "group": f"group-{name}",
-        "partitions": 3,
-    }
-    service = make_service(tmp_path, bus=bus)
+    service = make_service(tmp_path, bus=broker.bus(partitions=3))
     assert ensure_topic(service.bus, lambda: False)
     return service
 

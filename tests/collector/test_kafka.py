@@ -2,10 +2,8 @@
 
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -47,21 +45,10 @@ def nothing(batch: Stored) -> None:
     """Take note of nothing."""
 
 
-def bus_of(broker: Broker, **overrides: Any) -> dict[str, Any]:
-    return {
-        "kind": "kafka",
-        "bootstrap_servers": [broker.address],
-        "topic": f"events-{uuid.uuid4().hex[:8]}",
-        "group": f"group-{uuid.uuid4().hex[:8]}",
-        "partitions": 3,
-        **overrides,
-    }
-
-
 @pytest.fixture
 def service(tmp_path: Path, broker: Broker) -> Service:
     service = make_service(
-        tmp_path, bus=bus_of(broker), gateway={"capture": {"segment_bytes": 4096}}
+        tmp_path, bus=broker.bus(partitions=3), gateway={"capture": {"segment_bytes": 4096}}
     )
     assert ensure_topic(service.bus, never)
     return service
@@ -177,7 +164,7 @@ def test_garbage_in_the_topic_becomes_dead_letters(
 def test_a_record_larger_than_the_topic_takes_does_not_stop_the_rest(
     tmp_path: Path, broker: Broker, lake: DuckLake
 ) -> None:
-    service = make_service(tmp_path, bus=bus_of(broker))
+    service = make_service(tmp_path, bus=broker.bus(partitions=3))
     admin = KafkaAdminClient(bootstrap_servers=[broker.address])
     limits = {"max.message.bytes": "20000"}
     created = NewTopic(
@@ -198,7 +185,7 @@ def test_a_record_larger_than_the_topic_takes_does_not_stop_the_rest(
 
 
 def test_a_topic_that_does_not_exist_and_may_not_be_created(tmp_path: Path, broker: Broker) -> None:
-    service = make_service(tmp_path, bus=bus_of(broker, create_topic=False))
+    service = make_service(tmp_path, bus={**broker.bus(partitions=3), "create_topic": False})
     with pytest.raises(ConfigError, match=r"does not exist and bus\.create_topic is false"):
         ensure_topic(service.bus, never)
 
@@ -251,11 +238,15 @@ def credentials(password: str) -> dict[str, str]:
 def test_wrong_credentials_are_a_config_error_and_right_ones_pass_through(
     tmp_path: Path, guarded: Broker
 ) -> None:
-    right = make_service(tmp_path, bus=bus_of(guarded, client=credentials("right")))
+    right = make_service(
+        tmp_path, bus={**guarded.bus(partitions=3), "client": credentials("right")}
+    )
     assert ensure_topic(right.bus, never)
     fill_wal(right, completions(3))
     assert ship(right) == 3
-    wrong = make_service(tmp_path, bus=bus_of(guarded, client=credentials("wrong")))
+    wrong = make_service(
+        tmp_path, bus={**guarded.bus(partitions=3), "client": credentials("wrong")}
+    )
     with pytest.raises(ConfigError, match="refuses"):
         ensure_topic(wrong.bus, never)
 

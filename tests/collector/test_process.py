@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -113,15 +112,7 @@ def test_the_collectors_port_counts_rows_dead_letters_and_commits(
 def test_the_shippers_port_counts_what_kafka_acknowledged_and_the_collectors_what_is_repeated(
     tmp_path: Path, broker: Broker, ports: tuple[int, int], lake: DuckLake
 ) -> None:
-    name = uuid.uuid4().hex[:8]
-    bus = {
-        "kind": "kafka",
-        "bootstrap_servers": [broker.address],
-        "topic": f"events-{name}",
-        "group": f"group-{name}",
-        "partitions": 2,
-    }
-    service = make_service(tmp_path, **settings(ports, **bus))
+    service = make_service(tmp_path, **settings(ports, **broker.bus(partitions=2)))
     gateway = fill_wal(service, completions(20))
     with ExitStack() as stack:
         stack.enter_context(process(service, "collect"))

@@ -1,7 +1,6 @@
 """A topic that grows while events are sent twice: each has one partition, and one row."""
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,15 +25,7 @@ BEFORE, AFTER = 2, 7
 
 @pytest.fixture
 def service(tmp_path: Path, broker: Broker) -> Service:
-    name = uuid.uuid4().hex[:8]
-    bus = {
-        "kind": "kafka",
-        "bootstrap_servers": [broker.address],
-        "topic": f"events-{name}",
-        "group": f"group-{name}",
-        "partitions": BEFORE,
-    }
-    service = make_service(tmp_path, bus=bus)
+    service = make_service(tmp_path, bus=broker.bus(partitions=BEFORE))
     assert ensure_topic(service.bus, lambda: False)
     return service
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -61,14 +60,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> WalLog:
     if request.param == "wal":
         return WalLog(make_service(tmp_path))
     broker: Broker = request.getfixturevalue("broker")
-    bus = {
-        "kind": "kafka",
-        "bootstrap_servers": [broker.address],
-        "topic": f"events-{uuid.uuid4().hex[:8]}",
-        "group": f"group-{uuid.uuid4().hex[:8]}",
-        "partitions": 3,
-    }
-    service = make_service(tmp_path, bus=bus)
+    service = make_service(tmp_path, bus=broker.bus(partitions=3))
     assert ensure_topic(service.bus, lambda: False)
     return KafkaLog(service)
 

@@ -5,8 +5,10 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from everlearn import broker as kafka
 
@@ -30,6 +32,17 @@ class Broker:
         self._properties.write_text("\n".join([*base, *lines]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
         self._java("kafka.tools.StorageTool", "format", "-t", kafka.CLUSTER_ID, "-c")
+
+    def bus(self, partitions: int) -> dict[str, Any]:
+        """The `bus` section for a topic and a group of their own."""
+        name = uuid.uuid4().hex[:8]
+        return {
+            "kind": "kafka",
+            "bootstrap_servers": [self.address],
+            "topic": f"events-{name}",
+            "group": f"group-{name}",
+            "partitions": partitions,
+        }
 
     def start(self) -> None:
         """Start, and return once it answers."""
