@@ -117,9 +117,13 @@ class DuckLake:
 
     def close(self) -> None:
         """Detach."""
+        if self._held:
+            while self._held:
+                os.close(self._held.pop())
+            # Whoever leaves as the last one folds SQLite's log into the catalog.
+            with suppress(duckdb.Error):
+                self._connection.execute("FROM ducklake_current_snapshot('lake')")
         self._connection.close()
-        while self._held:
-            os.close(self._held.pop())
 
     def _count(self, sql: str) -> int:
         # Asking these functions for an Arrow result crashes DuckDB 1.5.5.

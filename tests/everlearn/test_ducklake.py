@@ -238,5 +238,6 @@ def test_the_catalog_stays_open_while_a_lake_is_and_no_longer(tmp_path: Path) ->
     reader.close()
     assert lake.read("SELECT count(*) AS n FROM snapshots")["n"].to_pylist() == [3]
     lake.close()
+    assert not catalog.with_name("catalog.sqlite-wal").exists()
     locks = Path("/proc/locks").read_text()
     assert f":{catalog.stat().st_ino} " not in locks
