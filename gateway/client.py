@@ -335,7 +335,7 @@ class Client(asyncio.Protocol):
             work = self._handle(request, self)
             if work is not None:
                 self.run(work)
-        except Exception:
+        except Exception:  # logged; one request's error is not the others'
             self.failed()
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -344,7 +344,7 @@ class Client(asyncio.Protocol):
         except asyncio.CancelledError:
             self.abort()
             self.finished()
-        except Exception:
+        except Exception:  # logged; one request's error is not the others'
             self.failed()
         else:
             self.finished()
