@@ -53,14 +53,16 @@ class GroupCommit:
         self._thread: threading.Thread | None = None
         self._preparing: threading.Thread | None = None
 
+    def begin(self, folder: Path) -> None:
+        """Make the first spare segment: at the start, so that no request waits for it."""
+        prepare(folder / SPARE, self._segment_bytes)
+
     def open_segment(self, path: Path) -> int:
         """A handle of a new segment: the spare file under its name, an empty one if there is none.
 
         Raises OSError when the disk takes neither.
         """
         spare = path.parent / SPARE
-        if self._preparing is None:
-            prepare(spare, self._segment_bytes)
         try:
             spare.rename(path)
             handle = os.open(path, os.O_WRONLY)

@@ -240,6 +240,8 @@ class WalWriter:
         self._view[RESERVED] = max(start, counts.reserved if same_boot else start)
         self._counters.boot(boot_id())
         self._next, self.gateway_id, self._full = start, folder.name, False
+        if self._commit is not None:
+            self._commit.begin(folder)
 
     @property
     def _over(self) -> bool:
