@@ -4,7 +4,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import uvloop
 
@@ -13,72 +15,68 @@ from everlearn.config import Capture
 from everlearn.wal import WalWriter
 
 PAYLOAD = os.urandom(2048)
-EVENTS = 7000
-ROUNDS = 5
+EVENTS = 2000
 BATCH = 50
+ROUNDS = 60
+"""Of each of the two in turn: what the machine or its disk does meanwhile, it does to both."""
 
 
-def best_us(work: Callable[[], None], count: int) -> float:
-    """Microseconds per event, of the quickest round: the others say what else the machine does."""
-    times = []
+def by_turns(*works: Callable[[], None]) -> list[list[float]]:
+    """Microseconds per event of every round, sorted, for each of `works`."""
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times) / count * 1e6
+        for took, work in zip(times, works, strict=True):
+            started = time.perf_counter()
+            work()
+            took.append((time.perf_counter() - started) / EVENTS * 1e6)
+    return [sorted(took) for took in times]
 
 
-def append(folder: Path) -> float:
-    wal = WalWriter(folder, 0, Capture())
-
-    def work() -> None:
-        for _ in range(EVENTS):
-            wal.append(PAYLOAD)
-
-    took = best_us(work, EVENTS)
-    wal.close()
-    return took
+def plain(file: int, *, forced: bool) -> None:
+    """A round by os.write, with fsync after every batch if `forced`."""
+    for number in range(EVENTS):
+        os.write(file, PAYLOAD)
+        if forced and number % BATCH == BATCH - 1:
+            os.fsync(file)
 
 
-def append_forced(folder: Path) -> float:
-    wal = WalWriter(folder, 0, Capture(durability="fsync"))
+def append(wal: WalWriter) -> None:
+    """A round, event by event."""
+    for _ in range(EVENTS):
+        wal.append(PAYLOAD)
+
+
+def append_forced(wal: WalWriter) -> None:
+    """A round in batches, each awaited until it stands on the disk."""
 
     async def batches() -> None:
-        for _ in range(40):
+        for _ in range(EVENTS // BATCH):
             await wal.durable(wal.append_all([PAYLOAD] * BATCH))
 
-    took = best_us(lambda: uvloop.run(batches()), 40 * BATCH)
+    uvloop.run(batches())
+
+
+def compare(folder: Path, *, forced: bool) -> None:
+    """Measure and print one figure."""
+    file = os.open(folder / f"plain-{forced}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    wal = WalWriter(folder / f"wal-{forced}", 0, Capture(durability="fsync" if forced else "write"))
+    work = partial(append_forced if forced else append, wal)
+    peer, took = by_turns(partial(plain, file, forced=forced), work)
     wal.close()
-    return took
-
-
-def plain(path: Path, *, forced: bool) -> float:
-    """The same bytes by os.write, with fsync after every batch if `forced`."""
-    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-
-    def work() -> None:
-        for number in range(40 * BATCH):
-            os.write(file, PAYLOAD)
-            if forced and number % BATCH == BATCH - 1:
-                os.fsync(file)
-
-    took = best_us(work, 40 * BATCH)
     os.close(file)
-    return took
+    figure(
+        "wal_append_2kb_fsync_50" if forced else "wal_append_2kb_write",
+        median(took), "us/event", goal=5,
+        best=round(took[0], 2), worst=round(took[-1], 2),
+        plain=round(median(peer), 2), ratio=round(median(took) / median(peer), 2),
+    )  # fmt: skip
 
 
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
-        folder = Path(name)
-        peer = plain(folder / "plain", forced=False)
-        took = append(folder / "wal")
-        figure("wal_append_2kb_write", took, "us/event", goal=5, plain_write=round(peer, 2))
-        peer = plain(folder / "forced", forced=True)
-        took = append_forced(folder / "wal-forced")
-        figure(
-            "wal_append_2kb_fsync_50", took, "us/event", goal=5, plain_write_fsync=round(peer, 2)
-        )
+        for forced in False, True:
+            compare(Path(name), forced=forced)
 
 
 if __name__ == "__main__":

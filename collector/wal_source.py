@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from everlearn.bus import Record
 from everlearn.errors import CaptureError

@@ -12,7 +12,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 HEADER = struct.Struct(">IIQ")
 SEQ = struct.Struct(">Q")
