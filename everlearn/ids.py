@@ -8,22 +8,26 @@ _LETTERS = bytes(_ALPHABET[byte % 32] for byte in range(256))
 _RANDOM_LETTERS = 13
 _BATCH = 256
 
-_random = ""
+_random: list[str] = []
 """Letters for the next ids: the system's generator is asked once for many of them."""
-_used = 0
 _now = ("", 0)
 """The first letters of an id, and the milliseconds that they stand for."""
 
 
 def new_id(prefix: str) -> str:
     """`prefix_`, 9 characters of milliseconds, 13 random ones (65 bits): sorts by creation."""
-    global _random, _used
-    start = _used
-    if start >= len(_random):
-        _random = os.urandom(_RANDOM_LETTERS * _BATCH).translate(_LETTERS).decode()
-        start = 0
-    _used = start + _RANDOM_LETTERS
-    return f"{prefix}_{_time()}{_random[start:_used]}"
+    try:
+        letters = _random.pop()
+    except IndexError:
+        letters = _refill()
+    return f"{prefix}_{_time()}{letters}"
+
+
+def _refill() -> str:
+    letters = os.urandom(_RANDOM_LETTERS * _BATCH).translate(_LETTERS).decode()
+    starts = range(_RANDOM_LETTERS, len(letters), _RANDOM_LETTERS)
+    _random.extend(letters[start : start + _RANDOM_LETTERS] for start in starts)
+    return letters[:_RANDOM_LETTERS]
 
 
 def _time() -> str:
@@ -35,10 +39,5 @@ def _time() -> str:
     return _now[0]
 
 
-def _forget() -> None:
-    global _random
-    _random = ""
-
-
 # A forked process must not give out its parent's ids.
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_random.clear)

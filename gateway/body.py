@@ -53,23 +53,22 @@ def with_model(raw: bytes, model: str, was: str | None = None) -> bytes:
 
     `was`: the value that stands there, which saves looking for its end.
     """
-    at = raw.find(_KEY)
     match = None
-    if at >= 0 and raw.find(_KEY, at + 1) < 0 and _ESCAPED not in raw:
+    if raw.count(_KEY) == 1 and _ESCAPED not in raw:
         if was is not None:
-            for old, new in zip(_members(was), _members(model), strict=True):
-                if raw.startswith(old, at):
-                    return b"".join((raw[:at], new, raw[at + len(old) :]))
-        match = _VALUE.match(raw, at + len(_KEY))
+            for old, new in _members(was, model):
+                if old in raw:
+                    return raw.replace(old, new)
+        match = _VALUE.match(raw, raw.index(_KEY) + len(_KEY))
     start, end = match.span(1) if match is not None else _model_span(raw)
     return b"".join((raw[:start], msgspec.json.encode(model), raw[end:]))
 
 
 @lru_cache(maxsize=1024)
-def _members(model: str) -> tuple[bytes, bytes]:
-    """The member as JSON writers write it, without and with a space."""
-    value = msgspec.json.encode(model)
-    return b'"model":' + value, b'"model": ' + value
+def _members(was: str, model: str) -> list[tuple[bytes, bytes]]:
+    """The member as JSON writers write it, without and with a space; what replaces it."""
+    old, new = msgspec.json.encode(was), msgspec.json.encode(model)
+    return [(_KEY + colon + old, _KEY + colon + new) for colon in (b":", b": ")]
 
 
 def _model_span(raw: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from gateway.heads import Heads, split
+from gateway.heads import Heads
 from gateway.wire import NOT_TO_CLIENT, Headers, header, header_lines
 
 Kind = Literal["connect", "reset", "timeout", "garbage", "unavailable"]
@@ -79,10 +79,13 @@ class Channel(asyncio.Protocol):
         settled: Callable[["Channel"], None],
         lost: Callable[["Channel"], None],
         heads: Heads[AnswerHead],
+        replica: int,
     ) -> None:
         self._settled = settled
         self._lost = lost
         self._heads = heads
+        self.replica = replica
+        """Index of the replica it leads to."""
         self._now = asyncio.get_running_loop().time
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -184,14 +187,13 @@ class Channel(asyncio.Protocol):
 
     def _seen_before(self, data: bytes) -> bool:
         """Take a whole answer whose head is known; False if it must be parsed."""
-        cut = split(data)
-        head = self._heads.find(cut.key) if cut is not None else None
-        if cut is None or head is None:
+        found = self._heads.find(data)
+        if found is None:
             return False
         done, self._done = self._done, None
         self._settle()
         if done is not None:
-            done(Answer(head, data[cut.start :]))
+            done(Answer(found[0], data[found[1] :]))
         return True
 
     def _parse(self, data: bytes) -> None:

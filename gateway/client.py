@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from gateway.heads import Head, Request, split
+from gateway.heads import Head, Request
 from gateway.wire import UPGRADE, Refusal, header_lines, status_line
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Client(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._limits = server.limits
+        self._body_limit = server.limits.body_bytes
         self._handle = server.handle
         self._heads = server.heads
         self._parser = httptools.HttpRequestParser(self)
@@ -109,15 +110,13 @@ class Client(asyncio.Protocol):
             return
         plain = self._in_head and self._request is None and self._head_bytes == 0
         if plain and self._current is None:
-            cut = split(data)
-            if cut is not None and cut.length <= self._limits.body_bytes:
-                head = self._heads.find(cut.key)
-                if head is not None:
-                    request = Request(head)
-                    request.body = data[cut.start :]
-                    request.refusal = self._server.early(request)
-                    self._begin(request)
-                    return
+            found = self._heads.find(data)
+            if found is not None and len(data) - found[1] <= self._body_limit:
+                request = Request(found[0])
+                request.body = data[found[1] :]
+                request.refusal = self._server.early(request)
+                self._begin(request)
+                return
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -188,7 +187,7 @@ class Client(asyncio.Protocol):
         if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
             return
-        if self._announced > self._limits.body_bytes:
+        if self._announced > self._body_limit:
             self._refuse_now(self._too_large())
             return
         request.refusal = self._server.early(request)
@@ -197,7 +196,7 @@ class Client(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
-        if self._body_bytes > self._limits.body_bytes:
+        if self._body_bytes > self._body_limit:
             self._refuse_now(self._too_large())
         elif self._request is not None and self._request.refusal is None:
             self._body.append(data)
@@ -321,7 +320,7 @@ class Client(asyncio.Protocol):
         return request.keep_alive and not self._server.draining and not self._discarding
 
     def _too_large(self) -> Refusal:
-        limit = self._limits.body_bytes
+        limit = self._body_limit
         return Refusal(413, f"The request's body is larger than {limit} bytes.", "body_too_large")
 
     def _begin(self, request: Request) -> None:

@@ -7,7 +7,7 @@ segment is looked up.
 """
 
 import time
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gateway.wire import Refusal
 
@@ -73,19 +73,9 @@ class Request:
         return (time.perf_counter() - self.started) * 1000
 
 
-class Split(NamedTuple):
-    """A message cut at its length."""
-
-    key: bytes
-    """Its head without the digits of the length."""
-    start: int
-    """Offset of the body."""
-    length: int
-    """Of the body as announced, in bytes."""
-
-
-def split(data: bytes) -> Split | None:
-    """Cut a message whose body is all of the rest of `data`; None for any other."""
+def split(data: bytes) -> tuple[bytes, int, int] | None:
+    """A message whose body is all of the rest of `data`: its head without the digits of the length,
+    offset and length of its body in bytes. None for any other."""
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     at = data.find(_NAMES[0], 0, end)
     if at < 0:
@@ -100,7 +90,7 @@ def split(data: bytes) -> Split | None:
     length = int(digits)
     if end + 4 + length != len(data):
         return None
-    return Split(data[:at] + data[stop:end], end + 4, length)
+    return data[:at] + data[stop:end], end + 4, length
 
 
 class Heads(Generic[Known]):
@@ -108,18 +98,26 @@ class Heads(Generic[Known]):
 
     def __init__(self) -> None:
         self._known: dict[bytes, Known] = {}
-        self.find = self._known.get
+
+    def find(self, data: bytes) -> tuple[Known, int] | None:
+        """The head of a whole message and the offset of its body; None if it must be parsed."""
+        cut = split(data)
+        if cut is None:
+            return None
+        known = self._known.get(cut[0])
+        return None if known is None else (known, cut[1])
 
     def learn(self, data: bytes, length: int, head: Known) -> None:
         """Remember the head of `data`, a message of one segment that the parser took whole, with a
         body of `length` bytes."""
         cut = split(data)
-        if cut is None or cut.length != length:
+        if cut is None or cut[2] != length:
             return
-        at = cut.key.find(_NAMES[0])
-        at = cut.key.find(_NAMES[1]) if at < 0 else at
-        if cut.key[at - 3 : at].lower() != b"\r\nc":
+        key = cut[0]
+        at = key.find(_NAMES[0])
+        at = key.find(_NAMES[1]) if at < 0 else at
+        if key[at - 3 : at].lower() != b"\r\nc":
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[cut.key] = head
+        self._known[key] = head

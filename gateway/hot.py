@@ -19,7 +19,7 @@ from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
 from gateway.body import read_body, with_model
-from gateway.channel import Answer, UpstreamFailure
+from gateway.channel import Answer, Channel, UpstreamFailure
 from gateway.client import Client
 from gateway.heads import Request
 from gateway.keys import Holder
@@ -28,7 +28,7 @@ from gateway.parts import Parts
 from gateway.routes import TaskRoute
 from gateway.stream import Outcome, Relay
 from gateway.targets import Target, Targets
-from gateway.upstream import Begun, Upstream, suffix_of
+from gateway.upstream import Upstream, suffix_of
 from gateway.wire import Refusal
 
 ENDPOINTS = {f"/v1/{name}".encode(): name for name in OPERATIONS}
@@ -81,7 +81,7 @@ class Exchange:
         self._holder: Holder | None = None
         self._entered = False
         self._targets: list[Target] = []
-        self._begun: Begun | None = None
+        self._begun: Channel | None = None
         self._lines = b""
         """Header lines that tell the client who answered."""
         self._recorded = False
@@ -144,7 +144,7 @@ class Exchange:
     def _left(self) -> None:
         """The client went away while the upstream works."""
         if self._begun is not None:
-            self._begun.channel.abort()
+            self._begun.abort()
         self._aborted()
         self._leave(0)
 

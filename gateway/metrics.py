@@ -91,6 +91,8 @@ class Metrics:
     def __init__(self, worker: int = 0, folder: Path | None = None) -> None:
         """`folder`: where the workers of one gateway leave their numbers for each other."""
         self._own = Snapshot({}, {}, {})
+        self._known: dict[tuple[str | int | None, ...], tuple[Key, list[float]]] = {}
+        """Counter and durations of the requests seen so far, by what they have in common."""
         self._folder = folder
         self._file = folder / f"{worker}.metrics" if folder is not None else None
 
@@ -99,25 +101,21 @@ class Metrics:
         counters = self._own.counters
         counters[key] = counters.get(key, 0.0) + 1.0
 
-    def observe(self, key: Key, bounds: tuple[float, ...], value: float) -> None:
-        """Add a value to a histogram."""
-        cells = self._own.histograms.get(key)
-        if cells is None:
-            cells = self._own.histograms[key] = [0.0] * (len(bounds) + 2)
-        cells[bisect_left(bounds, value)] += 1.0
-        cells[-1] += value
-
     def completed(self, event: Completion) -> None:
         """Count one captured request."""
-        task, arm, code = event.task or "", event.arm or "", str(event.http_status)
-        counters = self._own.counters
-        key = (REQUESTS, event.endpoint, task, arm, event.status, code)
-        counters[key] = counters.get(key, 0.0) + 1.0
-        operation = OPERATIONS.get(event.endpoint, "")
-        self.observe((DURATION, operation, task, arm), SECONDS, event.latency_ms / 1000)
+        task, arm = event.task, event.arm
+        row = (event.endpoint, task, arm, event.status, event.http_status)
+        known = self._known.get(row)
+        if known is None:
+            code, operation = str(event.http_status), OPERATIONS.get(event.endpoint, "")
+            key = (REQUESTS, event.endpoint, task or "", arm or "", event.status, code)
+            known = self._known[row] = key, self._cells(SECONDS, DURATION, operation, task, arm)
+            self._own.counters[key] = 0.0
+        self._own.counters[known[0]] += 1.0
+        _add(known[1], SECONDS, event.latency_ms / 1000)
         if event.first_token_ms is not None:
-            seconds = event.first_token_ms / 1000
-            self.observe((FIRST_TOKEN, operation, task, arm), SECONDS, seconds)
+            cells = self._cells(SECONDS, FIRST_TOKEN, OPERATIONS.get(event.endpoint, ""), task, arm)
+            _add(cells, SECONDS, event.first_token_ms / 1000)
 
     def usage(self, response: bytes, task: str | None, arm: str | None) -> int:
         """Count the tokens that the upstream names at the end of its answer; their sum."""
@@ -129,9 +127,18 @@ class Metrics:
         total = 0
         for kind, digits in last.items():
             tokens = int(digits)
-            self.observe((TOKEN_USAGE, kind, task or "", arm or ""), TOKENS, tokens)
+            _add(self._cells(TOKENS, TOKEN_USAGE, kind, task, arm), TOKENS, tokens)
             total += tokens
         return total
+
+    def _cells(
+        self, bounds: tuple[float, ...], name: str, kind: str, task: str | None, arm: str | None
+    ) -> list[float]:
+        key = (name, kind, task or "", arm or "")
+        cells = self._own.histograms.get(key)
+        if cells is None:
+            cells = self._own.histograms[key] = [0.0] * (len(bounds) + 2)
+        return cells
 
     def gauge(self, **values: float) -> None:
         """Set gauges, named without their `everlearn_`."""
@@ -160,6 +167,11 @@ class Metrics:
             return self._own
         self.publish()
         return _sum([_read(path) for path in sorted(self._folder.glob("*.metrics"))])
+
+
+def _add(cells: list[float], bounds: tuple[float, ...], value: float) -> None:
+    cells[bisect_left(bounds, value)] += 1.0
+    cells[-1] += value
 
 
 class _Families(Collector):

@@ -7,7 +7,6 @@ pause, another attempt) is `send`.
 import asyncio
 import os
 import random
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from everlearn import config, tls
@@ -34,20 +33,13 @@ MAX_IDLE = 256
 """Kept connections per replica."""
 
 
-class Begun(NamedTuple):
-    """A request that is on its way."""
-
-    replica: int
-    """Index of the replica asked."""
-    channel: Channel
-
-
 class Replica:
     """One address of an upstream."""
 
-    def __init__(self, address: str, settings: config.Upstream) -> None:
+    def __init__(self, index: int, address: str, settings: config.Upstream) -> None:
         parts = urlsplit(address)
         assert parts.hostname is not None
+        self.index = index
         self.address = address
         self.prefix = parts.path.encode()
         self.host = parts.netloc.rpartition("@")[2].encode()
@@ -75,7 +67,7 @@ class Replica:
         try:
             async with asyncio.timeout(connect_seconds):
                 _, channel = await loop.create_connection(
-                    lambda: Channel(self._settled, self._lost, self._heads),
+                    lambda: Channel(self._settled, self._lost, self._heads, self.index),
                     *self._where,
                     ssl=self._tls,
                 )
@@ -115,7 +107,9 @@ class Upstream:
     def __init__(self, name: str, settings: config.Upstream) -> None:
         self.name = name
         self.settings = settings
-        self.replicas = [Replica(address, settings) for address in settings.addresses]
+        self.replicas = [
+            Replica(index, address, settings) for index, address in enumerate(settings.addresses)
+        ]
         self._breakers = [replica.breaker for replica in self.replicas]
         self._budget = RetryBudget()
         self._now = asyncio.get_running_loop().time
@@ -124,10 +118,10 @@ class Upstream:
         """Header value that replaces the client's; None: the client's own is passed on."""
         self.retries = 0
 
-    def begin(self, head: Head, body: bytes, done: Done, *, own_key: bool) -> Begun | None:
+    def begin(self, head: Head, body: bytes, done: Done, *, own_key: bool) -> Channel | None:
         """POST as the client did, over a kept connection; None if that is not possible at once.
 
-        `done` gets what became of it; then `settle` must be called.
+        `done` gets what became of it; then `settle` must be called with the channel's `replica`.
         """
         index = choose(self._breakers, (), self._now())
         if index is None:
@@ -150,7 +144,7 @@ class Upstream:
             settings.chunk_timeout_seconds,
             done,
         )
-        return Begun(index, channel)
+        return channel
 
     def settle(self, replica: int, outcome: Answer | UpstreamFailure) -> None:
         """Count what an attempt came to for or against its replica."""

@@ -96,11 +96,12 @@ def test_a_message_is_cut_into_its_head_and_a_body_of_the_length_it_names(
     cut = split(data)
     if cut is None:
         return
-    assert data[cut.start :] == body
-    assert cut.length == len(body)
-    missing = len(head) - len(cut.key)
+    key, start, length = cut
+    assert data[start:] == body
+    assert length == len(body)
+    missing = len(head) - len(key)
     assert any(
-        cut.key == head[:at] + head[at + missing :] and int(head[at : at + missing]) == len(body)
+        key == head[:at] + head[at + missing :] and int(head[at : at + missing]) == len(body)
         for at in range(len(head))
         if head[at : at + missing].isdigit()
     )
