@@ -54,10 +54,10 @@ def with_model(raw: bytes, model: str, was: str | None = None) -> bytes:
     `was`: the value that stands there, which saves looking for its end.
     """
     match = None
-    if raw.count(_KEY) == 1 and _ESCAPED not in raw:
+    if raw.count(_KEY) == 1 and raw.find(_ESCAPED) < 0:
         if was is not None:
             for old, new in _members(was, model):
-                if old in raw:
+                if raw.find(old) >= 0:
                     return raw.replace(old, new)
         match = _VALUE.match(raw, raw.index(_KEY) + len(_KEY))
     start, end = match.span(1) if match is not None else _model_span(raw)

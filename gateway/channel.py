@@ -100,6 +100,8 @@ class Channel(asyncio.Protocol):
         self._complete = False
         self._until_close = False
         self._heard = False
+        self._alive = False
+        """Something has come since the last sweep."""
         self._stays = False
         self._paused = False
         self._failure: UpstreamFailure | None = None
@@ -107,7 +109,7 @@ class Channel(asyncio.Protocol):
         self._uses = 0
         self._gap_seconds = 60.0
         self.busy = False
-        self.deadline = NEVER
+        self._deadline = NEVER
 
     @property
     def closed(self) -> bool:
@@ -120,9 +122,9 @@ class Channel(asyncio.Protocol):
         """Send a request; `done` is called once, unless the channel is aborted before."""
         assert self._transport is not None
         self.busy, self._uses = True, self._uses + 1
-        self._heard = self._complete = self._until_close = False
+        self._heard = self._alive = self._complete = self._until_close = False
         self._gap_seconds, self._done = gap_seconds, done
-        self.deadline = self._now() + first_byte_seconds
+        self._deadline = self._now() + first_byte_seconds
         self._transport.write(payload)
 
     def stream_to(self, sink: Sink) -> None:
@@ -140,13 +142,13 @@ class Channel(asyncio.Protocol):
         """Read no more for now: who takes the pieces is slower than who sends them."""
         if self._transport is not None:
             self._transport.pause_reading()
-            self._paused, self.deadline = True, NEVER
+            self._paused, self._deadline = True, NEVER
 
     def resume(self) -> None:
         """Read on."""
         if self._transport is not None:
             self._transport.resume_reading()
-            self._paused, self.deadline = False, self._now() + self._gap_seconds
+            self._paused, self._deadline = False, self._now() + self._gap_seconds
 
     def abort(self) -> None:
         """Close at once; the upstream sees that nobody waits for its answer."""
@@ -155,10 +157,16 @@ class Channel(asyncio.Protocol):
             self._transport.abort()
         self._settle()
 
-    def expired(self) -> None:
-        """The deadline has passed."""
-        what = "no further chunk" if self._heard else "no answer"
-        self._fail(UpstreamFailure("timeout", f"{what} from the upstream in time"))
+    def sweep(self, now: float) -> None:
+        """To be called now and then: fail if the deadline has passed, set the next one if something
+        has come since."""
+        if self._alive:
+            self._alive = False
+            if self._deadline is not NEVER:
+                self._deadline = now + self._gap_seconds
+        elif self._deadline < now:
+            what = "no further chunk" if self._heard else "no answer"
+            self._fail(UpstreamFailure("timeout", f"{what} from the upstream in time"))
 
     # The transport's side.
 
@@ -209,13 +217,11 @@ class Channel(asyncio.Protocol):
                 return
             if self._transport is not None:
                 self._transport.close()
-        else:
-            plain = self._complete and self._stays and not self._streaming
-            if first and plain and self._head is not None:
+        self._alive = True
+        if self._complete:
+            if first and self._stays and not self._streaming and self._head is not None:
                 self._heads.learn(data, sum(map(len, self._pieces)), self._head)
-        if self.deadline is not NEVER:
-            self.deadline = self._now() + self._gap_seconds
-        self._arrived()
+            self._arrived()
 
     # The parser's side.
 
@@ -253,9 +259,7 @@ class Channel(asyncio.Protocol):
     # Inside.
 
     def _arrived(self) -> None:
-        """Something of the answer has come."""
-        if not self._complete:
-            return
+        """All of the answer has come."""
         if not self._streaming:
             done, self._done = self._done, None
             pieces, head = self._pieces, self._head
@@ -290,5 +294,5 @@ class Channel(asyncio.Protocol):
         if self.busy:
             if self._paused:
                 self.resume()
-            self.busy, self.deadline = False, NEVER
+            self.busy, self._deadline = False, NEVER
             self._settled(self)

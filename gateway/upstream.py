@@ -82,8 +82,7 @@ class Replica:
     def sweep(self, now: float) -> None:
         """Fail what is overdue."""
         for channel in tuple(self.channels):
-            if channel.deadline < now:
-                channel.expired()
+            channel.sweep(now)
 
     def close(self) -> None:
         """Close every connection."""
