@@ -22,9 +22,6 @@ from everlearn.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-PUBLISH_SECONDS = 1.0
-"""How often a shipper tells other machines what its gateways have counted."""
-
 LAKE_THREADS = 1
 """One stream of rows keeps one thread busy: of more, the others only spin, 7 us an event."""
 
@@ -64,9 +61,8 @@ def run(service: Service, *, once: bool = False) -> None:
 
 def ship(service: Service) -> None:
     """Move the WAL to Kafka until SIGTERM or SIGINT, then what is still there."""
-    from collector.ship import Shipper, publish_counts
+    from collector.ship import Announcer, Shipper
     from collector.ship import run as ship_until
-    from everlearn.state import open_state
 
     if service.bus.kind != "kafka":
         raise ConfigError(f"bus.kind = {service.bus.kind!r}: nothing to ship; kafka is needed")
@@ -77,22 +73,18 @@ def ship(service: Service) -> None:
         if not first or not _topic_is_there(service, stopped.is_set):
             return
         shipper = Shipper(service.wal_path, service.bus)
-        state, published = open_state(service), 0.0
+        announcer = Announcer(service)
 
         def shipped(count: int) -> None:
-            nonlocal published
             SHIPPED.inc(count)
-            if time.monotonic() - published > PUBLISH_SECONDS:
-                published = time.monotonic()
-                publish_counts(service.wal_path, state)
+            announcer.tell()
 
         log.info("shipping to %s", service.bus.topic)
         try:
             ship_until(shipper, stopped.is_set, shipped)
         finally:
             shipper.close()
-            publish_counts(service.wal_path, state)
-            state.close()
+            announcer.close()
 
 
 def open_source(service: Service, lake: DuckLake) -> EventSource:

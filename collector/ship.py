@@ -21,10 +21,10 @@ from collector.shipped import Shipped, shipped_positions
 from collector.topic import client_name, client_settings, message, partition_of, topic_limit
 from collector.wal_source import WalSource
 from everlearn.bus import EventSource, Record
-from everlearn.config import Bus
-from everlearn.errors import CaptureError
+from everlearn.config import Bus, Service
+from everlearn.errors import CaptureError, StateError
 from everlearn.identity import read_counts, worker_folders
-from everlearn.state import State, StateConflict
+from everlearn.state import State, StateConflict, open_state
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ BATCH_RECORDS = 10_000
 BATCH_BYTES = 32 * 2**20
 SEND_SECONDS = 30.0
 """How long one batch may take before it is sent again by a new producer."""
+PUBLISH_SECONDS = 1.0
+"""How often other machines are told what this one's gateways have counted."""
+AWAY_SECONDS = 30.0
+"""How long a state store that is away is left alone."""
 STUB_BYTES = 4 * 1024
 """Of a refused record, how much goes into its dead letter."""
 
@@ -131,6 +135,39 @@ def open_producer(bus: Bus) -> KafkaProducer:
         **client_settings(bus),
     }
     return KafkaProducer(**settings)
+
+
+class Announcer:
+    """Tells other machines, once a second, what this one's gateways have counted.
+
+    A state store that is away stops no shipping: it is said, and tried again after a pause.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._state: State | None = None
+        self._next = 0.0
+
+    def tell(self) -> None:
+        """To be called now and then."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + PUBLISH_SECONDS
+        try:
+            if self._state is None:
+                self._state = open_state(self._service)
+            publish_counts(self._service.wal_path, self._state)
+        except StateError as error:
+            self._next = time.monotonic() + AWAY_SECONDS
+            log.warning("other machines are not told of this one's counts: %s", error)
+
+    def close(self) -> None:
+        """Tell the last state."""
+        self._next = 0.0
+        self.tell()
+        if self._state is not None:
+            self._state.close()
 
 
 def publish_counts(root: Path, state: State) -> None:

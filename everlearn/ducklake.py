@@ -31,6 +31,7 @@ import pyarrow as pa
 from everlearn.columns import TABLES, Kind, TableSpec
 from everlearn.config import LakeConfig, Service
 from everlearn.errors import InputError, LakeError
+from everlearn.redact import without_passwords
 from everlearn.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class DuckLake:
         threads: int | None = None,
     ) -> None:
         self._catalog = config.catalog or f"sqlite:{folder / 'lake' / 'catalog.sqlite'}"
+        self._shown = without_passwords(self._catalog)
         self._read_only = read_only
         self._lock = RLock()
         kind, _, place = self._catalog.partition(":")
@@ -93,7 +95,7 @@ class DuckLake:
     def commit(self, work: Callable[["DuckTransaction"], T]) -> T:
         """Run `work` in one transaction; repeated as a whole on a locked catalog or a conflict."""
         if self._read_only:
-            raise LakeError(f"{self._catalog}: opened for reading only")
+            raise LakeError(f"{self._shown}: opened for reading only")
         deadline = time.monotonic() + RETRY_SECONDS
         with self._lock:
             return self._retried(lambda: self._transact(work, deadline), deadline)
@@ -166,7 +168,9 @@ class DuckLake:
                 return work()
             except duckdb.Error as error:
                 if not _passes(error) or time.monotonic() > deadline:
-                    raise LakeError(f"{self._catalog}: {_reason(error)}") from error
+                    # The error's own text names the catalog with its password.
+                    reason = _reason(error)
+                    raise LakeError(f"{self._shown}: {reason}") from type(error)(reason)
             time.sleep(random.uniform(wait / 2, wait))
             wait = min(wait * 2, 1.0)
 
@@ -406,7 +410,7 @@ def _passes(error: duckdb.Error) -> bool:
 
 
 def _reason(error: duckdb.Error) -> str:
-    return " ".join(str(error).split())[:500]
+    return without_passwords(" ".join(str(error).split()))[:500]
 
 
 def open_lake(service: Service, read_only: bool = False, threads: int | None = None) -> DuckLake:

@@ -7,6 +7,7 @@ EverlearnError
  ├─ NotFound(LookupError)            exit 2: no such task, version, snapshot or release
  ├─ CaptureError(OSError)            the WAL refused or lost an append
  ├─ LakeError(OSError)               the lake could not be attached, read or committed
+ ├─ StateError(OSError)              the state store could not be opened, read or written
  ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
  ├─ RegistryError(OSError)           MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
@@ -52,6 +53,10 @@ class CaptureError(EverlearnError, OSError):
 
 class LakeError(EverlearnError, OSError):
     """The lake could not be attached, read or committed."""
+
+
+class StateError(EverlearnError, OSError):
+    """The state store could not be opened, read or written."""
 
 
 class GraderError(EverlearnError, RuntimeError):

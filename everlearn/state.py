@@ -5,12 +5,20 @@ never overwrite each other unseen.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from everlearn.config import Service
-from everlearn.errors import EverlearnError
+from everlearn.errors import ConfigError, EverlearnError, StateError
+from everlearn.redact import without_passwords
+
+CONNECT_SECONDS = 10
+"""How long a server may take to answer."""
+BUSY_SECONDS = 30
+"""How long another writer of a SQLite file is waited for."""
 
 _metadata = sa.MetaData()
 _documents = sa.Table(
@@ -31,21 +39,33 @@ class State:
     """Documents by (kind, key), each with a revision that counts its writes."""
 
     def __init__(self, url: str) -> None:
-        arguments = {"timeout": 30} if url.startswith("sqlite") else {}
-        self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
-        _metadata.create_all(self._engine)
+        """StateError if it cannot be reached, ConfigError if `url` is no address."""
+        sqlite = url.startswith("sqlite")
+        arguments = {"timeout": BUSY_SECONDS} if sqlite else {"connect_timeout": CONNECT_SECONDS}
+        self._shown = without_passwords(url)
+        try:
+            self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            example = "postgresql+psycopg://USER@HOST/DATABASE"
+            reason = f"{without_passwords(str(error))}; write {example}"
+            raise ConfigError(f"state.url = {self._shown!r}: {reason}") from None
+        try:
+            self._create()
+        except StateError:
+            # Of processes that start together, each may be the first to create the table.
+            self._create()
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], int] | None:
         """The document and its revision, or None."""
         where = (_documents.c.kind == kind) & (_documents.c.key == key)
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             row = connection.execute(sa.select(_documents).where(where)).one_or_none()
         return None if row is None else (json.loads(row.body), row.revision)
 
     def put(self, kind: str, key: str, document: dict[str, Any], revision: int = 0) -> int:
         """Write over `revision` (0 = must be new), return the next one; StateConflict otherwise."""
         body = json.dumps(document, allow_nan=False)
-        with self._engine.begin() as connection:
+        with self._connected() as connection:
             if revision == 0:
                 try:
                     connection.execute(
@@ -69,12 +89,27 @@ class State:
     def all(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """Every document of a kind with its key, in the order of the keys."""
         query = sa.select(_documents).where(_documents.c.kind == kind).order_by(_documents.c.key)
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return [(row.key, json.loads(row.body)) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Drop the connections."""
         self._engine.dispose()
+
+    def _create(self) -> None:
+        with self._connected() as connection:
+            _metadata.create_all(connection)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """A transaction."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            reason = without_passwords(" ".join(str(cause).split()))
+            raise StateError(f"state store {self._shown}: {reason}") from error
 
 
 def open_state(service: Service) -> State:

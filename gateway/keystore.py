@@ -53,7 +53,7 @@ class KeyStore:
             try:
                 keys, unreadable = self._read()
             except Exception as error:  # whatever a database driver raises
-                self._tell(self._failed, f"state store: {type(error).__name__}")
+                self._tell(self._failed, error)
             else:
                 self._tell(self._took, keys, unreadable)
             if self._stop.wait(POLL_SECONDS):
@@ -82,7 +82,9 @@ class KeyStore:
         self._keyring.take(valid, ever=bool(keys or unreadable), error=error)
         self._first.set()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, error: Exception) -> None:
+        # Anybody may ask for the gateway's health; where its state stands is for the log.
+        reason = f"state store: {type(error).__name__}"
         if self._keyring.error != reason:
-            log.error("keys kept as they were: %s", reason)
+            log.error("keys kept as they were: %s", error)
         self._keyring.error = reason

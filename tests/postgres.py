@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 from tests.kafka.broker import free_ports
 
 
@@ -46,6 +48,17 @@ class Postgres:
         subprocess.run(
             command, check=True, capture_output=True, user=self._user, cwd="/", timeout=60
         )
+
+    def demand(self, password: str) -> None:
+        """Let nobody in without that password from now on."""
+        with psycopg.connect(
+            f"host=127.0.0.1 port={self.port} user=everlearn dbname=postgres"
+        ) as c:
+            c.execute(psycopg.sql.SQL("ALTER ROLE everlearn PASSWORD {}").format(password))
+        access = self._folder / "data" / "pg_hba.conf"
+        access.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        self.stop()
+        self.start()
 
     def database(self) -> str:
         """A new database's name."""

@@ -25,6 +25,7 @@ def command() -> None:
 def check(file: str | None, config_path: str | None) -> None:
     """Print the resolved config and the tasks, defaults and environment included."""
     from everlearn.config import load
+    from everlearn.redact import without_passwords
     from everlearn.task import load_tasks
 
     service = load(file or config_path)
@@ -34,7 +35,8 @@ def check(file: str | None, config_path: str | None) -> None:
         **service.model_dump(mode="json"),
         "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
     }
-    click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=1000)
+    click.echo(without_passwords(text).rstrip())
 
 
 def _check_graders(tasks: "Iterable[Task]", service: "Service") -> None:

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
@@ -290,7 +289,7 @@ def _forever(service: Service, task: Task, stop: threading.Event, crashes: list[
             try:
                 loop.reload()
                 loop.tick()
-            except (EverlearnError, OSError, SQLAlchemyError) as error:
+            except (EverlearnError, OSError) as error:
                 log.error("%s: %s", task.task, error)
             stop.wait(service.releases.tick_seconds)
         loop.close()
