@@ -43,8 +43,11 @@ class KafkaSource:
             consumer = self._consumer = self._consumer or self._open()
             batches = consumer.poll(int(timeout_seconds * 1000), max_records)
         except kafka_errors.KafkaError as error:
-            log.warning("Kafka: %s: %s; connecting again", type(error).__name__, error)
-            self.close()
+            log.warning("Kafka: %s: %s; trying again", type(error).__name__, error)
+            # A consumer that stays comes back as the member it was; for a new one the group waits
+            # until the old one's session has ended.
+            if not error.retriable:
+                self.close()
             time.sleep(min(timeout_seconds, 1.0))
             return []
         return [to_record(item) for items in batches.values() for item in items]

@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 BATCH_RECORDS = 10_000
 BATCH_BYTES = 32 * 2**20
+FIRST_SEND_SECONDS = 5.0
 SEND_SECONDS = 30.0
-"""How long one batch may take before it is sent again by a new producer."""
+"""How long a batch may take before a new producer sends it again: a producer whose broker went away
+may not notice that it is back. Twice as long after every failure, up to the second."""
 PUBLISH_SECONDS = 1.0
 """How often other machines are told what this one's gateways have counted."""
 AWAY_SECONDS = 30.0
@@ -49,6 +51,7 @@ class Shipper:
         self._shipped = Shipped(root)
         self._source.seek(self._shipped.positions)
         self._producer: KafkaProducer | None = None
+        self._patience = FIRST_SEND_SECONDS
 
     def step(self, timeout_seconds: float) -> int:
         """Ship what is there, how many records.
@@ -61,12 +64,15 @@ class Shipper:
         if not records:
             return 0
         reached = {record.source: record.position + 1 for record in records}
+        started = time.monotonic()
         try:
             self._send(records, reached)
         except kafka_errors.KafkaError as error:
             log.warning("Kafka: %s: %s; sending again", type(error).__name__, error)
             self._again()
             return 0
+        if time.monotonic() - started < FIRST_SEND_SECONDS / 2:
+            self._patience = FIRST_SEND_SECONDS
         self._shipped.acknowledged(reached)
         self._source.committed(self._shipped.positions)
         return len(records)
@@ -78,12 +84,14 @@ class Shipper:
         self._source.close()
 
     def _send(self, records: Sequence[Record], reached: Mapping[str, int]) -> None:
-        producer = self._producer = self._producer or open_producer(self._bus)
+        if self._producer is None:
+            self._producer = open_producer(self._bus, self._patience)
+        producer = self._producer
         spread = self._shipped.spread(reached, len(producer.partitions_for(self._bus.topic)))
         self._shipped.sending(reached)
         futures = [self._queue(producer, record, spread[record.source]) for record in records]
-        deadline = time.monotonic() + SEND_SECONDS
-        producer.flush(timeout=SEND_SECONDS)
+        deadline = time.monotonic() + self._patience
+        producer.flush(timeout=self._patience)
         for future in futures:
             future.get(timeout=max(0.001, deadline - time.monotonic()))
 
@@ -110,12 +118,14 @@ class Shipper:
             with suppress(kafka_errors.KafkaError):
                 self._producer.close(timeout=1)
             self._producer = None
+            self._patience = min(2 * self._patience, SEND_SECONDS)
         self._source.seek(self._shipped.positions)
         time.sleep(0.2)
 
 
-def open_producer(bus: Bus) -> KafkaProducer:
-    """The idempotent producer; `bus.client` may override what it says.
+def open_producer(bus: Bus, seconds: float) -> KafkaProducer:
+    """The idempotent producer, which gives a batch up after so many seconds; `bus.client` may
+    override what it says.
 
     It refuses a message that the topic would not take: the broker's refusal would break the
     sequence of a whole batch.
@@ -128,9 +138,9 @@ def open_producer(bus: Bus) -> KafkaProducer:
         "linger_ms": 5,
         "batch_size": min(256 * 1024, limit // 2),
         "max_request_size": limit,
-        "delivery_timeout_ms": int(SEND_SECONDS * 1000),
-        "request_timeout_ms": int(SEND_SECONDS * 500),
-        "max_block_ms": int(SEND_SECONDS * 1000),
+        "delivery_timeout_ms": int(seconds * 1000),
+        "request_timeout_ms": int(seconds * 500),
+        "max_block_ms": int(seconds * 1000),
         "allow_auto_create_topics": False,
         **client_settings(bus),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaConnectionError
 from kafka.structs import OffsetAndMetadata
 
 from collector.collect import Collector, positions
@@ -46,12 +47,15 @@ def ship(service: Service, count: int) -> None:
 def collect_until(service: Service, lake: DuckLake, count: int) -> KafkaSource:
     """Collect until so many completions are stored; the source still stands in the group."""
     source = KafkaSource(service.bus, lambda: positions(lake))
-    collector = Collector(source, lake, service.collector)
+    step_until(Collector(source, lake, service.collector), lake, count)
+    return source
+
+
+def step_until(collector: Collector, lake: DuckLake, count: int) -> None:
     deadline = time.monotonic() + 30
     while column(lake, COUNT) != [count]:
         assert time.monotonic() < deadline, column(lake, COUNT)
         collector.step(0.5, lambda batch: None)
-    return source
 
 
 def told(admin: KafkaAdminClient, service: Service) -> dict[str, int]:
@@ -105,3 +109,47 @@ def test_what_the_group_says_never_moves_a_collector(
     collect_until(service, lake, 50).close()
     assert column(lake, "SELECT count(DISTINCT seq) FROM completions") == [50]
     assert told(admin, service) == positions(lake)
+
+
+def members(broker: Broker, service: Service) -> list[str]:
+    client = KafkaAdminClient(bootstrap_servers=broker.address)
+    try:
+        group = client.describe_groups([service.bus.group])[service.bus.group]
+        return [member["member_id"] for member in group["members"]]
+    finally:
+        client.close()
+
+
+def test_a_broker_that_comes_back_finds_the_collector_still_a_member(
+    tmp_path: Path, lake: DuckLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new member would have to wait until the session of the old one has ended."""
+    broker = Broker(tmp_path / "kafka")
+    broker.start()
+    try:
+        service = make_service(tmp_path, bus=broker.bus(partitions=3))
+        assert ensure_topic(service.bus, lambda: False)
+        source = KafkaSource(service.bus, lambda: positions(lake))
+        collector = Collector(source, lake, service.collector)
+        ship(service, 20)
+        step_until(collector, lake, 20)
+        before = members(broker, service)
+        broker.kill()
+        with monkeypatch.context() as patch:
+            # As it does now and then, depending on what it was about to do.
+            patch.setattr(KafkaConsumer, "poll", refused)
+            assert not collector.step(0.1, lambda batch: None)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert not collector.step(0.5, lambda batch: None)
+        broker.start()
+        ship(service, 10)
+        step_until(collector, lake, 30)
+        assert members(broker, service) == before
+        source.close()
+    finally:
+        broker.kill()
+
+
+def refused(*_: object, **__: object) -> None:
+    raise KafkaConnectionError("111 ECONNREFUSED")

@@ -13,7 +13,7 @@ from collector.backlog import UNKNOWN, read_backlog
 from collector.collect import Collector, Stored, positions
 from collector.kafka_source import KafkaSource
 from collector.ledger import ledger
-from collector.ship import Shipper, open_producer, publish_counts
+from collector.ship import SEND_SECONDS, Shipper, open_producer, publish_counts
 from collector.shipped import shipped_positions
 from collector.topic import ensure_topic, message_key, partition_of
 from everlearn.bus import Record
@@ -141,7 +141,7 @@ def test_a_shipper_that_forgot_how_far_it_was_doubles_nothing(
 def test_garbage_in_the_topic_becomes_dead_letters(
     service: Service, lake: DuckLake, collector: Collector
 ) -> None:
-    producer = open_producer(service.bus)
+    producer = open_producer(service.bus, SEND_SECONDS)
     topic = service.bus.topic
     ours = [("gateway", b"gw-x-w0"), ("seq", b"1")]
     producer.send(topic, b"\xff\x00 not ours")
