@@ -127,6 +127,23 @@ def against_litellm(report: Report, folder: Path, ours: Running, theirs: Running
     )  # fmt: skip
 
 
+def two_workers(report: Report, folder: Path, one: Running, two: Running, turns: int) -> None:
+    """Two workers on the core that one had: what they cost each other.
+
+    Two cores for them are twice this ratio; here load and upstream need the other core.
+    """
+    rates: dict[int, float] = {}
+    for _ in range(turns):
+        for running in (one, two):
+            wrk(folder, running.port, 1)
+            got = wrk(folder, running.port, 3)["per_second"]
+            rates[running.port] = max(got, rates.get(running.port, 0.0))
+    report.add(
+        "two workers against one, on the same core", ">= 0.9 (1.8 / 2)",
+        ratio=rates[two.port] / rates[one.port], two=rates[two.port], one=rates[one.port],
+    )  # fmt: skip
+
+
 def added_latency(report: Report, rivals: Sequence[Running], turns: int, seconds: float) -> None:
     """Median at 1,000 requests/s above that of the upstream asked directly."""
     medians: dict[str, list[float]] = {one.name: [] for one in rivals}
@@ -235,6 +252,8 @@ def measure(report: Report, folder: Path, *, quick: bool) -> None:
         ]
         added_latency(report, rivals, turns, seconds)
         closed_loop(report, folder, rivals, turns)
+        two = stack.enter_context(servers.everlearn(folder, 19105, [up.port], workers=2))
+        two_workers(report, folder, rivals[2], two, turns)
     with contextlib.ExitStack() as stack:
         up = stack.enter_context(servers.streamer(folder, 19111))
         proxy = stack.enter_context(servers.nginx(folder, "nginx", 19112, up.port))

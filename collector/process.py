@@ -74,14 +74,9 @@ def ship(service: Service) -> None:
             return
         shipper = Shipper(service.wal_path, service.bus)
         announcer = Announcer(service)
-
-        def shipped(count: int) -> None:
-            SHIPPED.inc(count)
-            announcer.tell()
-
         log.info("shipping to %s", service.bus.topic)
         try:
-            ship_until(shipper, stopped.is_set, shipped)
+            ship_until(shipper, stopped.is_set, SHIPPED.inc)
         finally:
             shipper.close()
             announcer.close()

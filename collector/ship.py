@@ -8,6 +8,7 @@
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from collector.topic import client_name, client_settings, message, partition_of,
 from collector.wal_source import WalSource
 from everlearn.bus import EventSource, Record
 from everlearn.config import Bus, Service
-from everlearn.errors import CaptureError, StateError
+from everlearn.errors import CaptureError, EverlearnError
 from everlearn.identity import read_counts, worker_folders
 from everlearn.state import State, StateConflict, open_state
 
@@ -38,6 +39,7 @@ PUBLISH_SECONDS = 1.0
 """How often other machines are told what this one's gateways have counted."""
 AWAY_SECONDS = 30.0
 """How long a state store that is away is left alone."""
+CLOSE_SECONDS = 5.0
 STUB_BYTES = 4 * 1024
 """Of a refused record, how much goes into its dead letter."""
 
@@ -150,34 +152,36 @@ def open_producer(bus: Bus, seconds: float) -> KafkaProducer:
 class Announcer:
     """Tells other machines, once a second, what this one's gateways have counted.
 
-    A state store that is away stops no shipping: it is said, and tried again after a pause.
+    In a thread of its own: a state store that hangs or is away stops no shipping. It is said, and
+    tried again after a pause.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._state: State | None = None
-        self._next = 0.0
-
-    def tell(self) -> None:
-        """To be called now and then."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + PUBLISH_SECONDS
-        try:
-            if self._state is None:
-                self._state = open_state(self._service)
-            publish_counts(self._service.wal_path, self._state)
-        except StateError as error:
-            self._next = time.monotonic() + AWAY_SECONDS
-            log.warning("other machines are not told of this one's counts: %s", error)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Tell the last state."""
-        self._next = 0.0
-        self.tell()
-        if self._state is not None:
-            self._state.close()
+        """Tell the last counts, if the state store takes them soon."""
+        self._stopped.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        state: State | None = None
+        last = False
+        while not last:
+            last, pause = self._stopped.is_set(), PUBLISH_SECONDS
+            try:
+                state = state or open_state(self._service)
+                publish_counts(self._service.wal_path, state)
+            except EverlearnError as error:
+                pause = AWAY_SECONDS
+                log.warning("other machines are not told of this one's counts: %s", error)
+            if not last:
+                self._stopped.wait(pause)
+        if state is not None:
+            state.close()
 
 
 def publish_counts(root: Path, state: State) -> None:

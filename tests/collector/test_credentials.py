@@ -1,8 +1,9 @@
 """Wrong credentials of the lake, its files and the state store: a clear error that names no secret,
 and nothing lost. Kafka's are in test_kafka.py."""
 
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,24 +116,29 @@ def test_what_s3_refuses_is_stored_once_it_no_longer_does(on_s3: Service) -> Non
 def test_counts_are_told_once_the_state_store_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collector.ship.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("collector.ship.AWAY_SECONDS", 0.1)
     with postgres() as server:
         service = make_service(tmp_path, state={"url": server.url(server.database())})
+        state = open_state(service)
         gateway = fill_wal(service, completions(4))
         server.stop()
         announcer = Announcer(service)
-        announcer.tell()
-        assert "not told" in caplog.text
+        eventually(lambda: "not told" in caplog.text)
         server.start()
-        announcer.tell()
-        state = open_state(service)
+        eventually(lambda: state.get("gateway", gateway) is not None)
+        fill_wal(service, completions(3))
+        announcer.close()
         found = state.get("gateway", gateway)
         assert found is not None
-        assert found[0]["acknowledged"] == 4
+        assert found[0]["acknowledged"] == 7
         state.close()
-        server.stop()
-        announcer.close()
-        server.start()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @given(st.text("ABC123!$%&*+-_.", min_size=4))
