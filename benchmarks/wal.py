@@ -1,5 +1,6 @@
 """Appending to the write-ahead log, beside the same bytes written to a plain file."""
 
+import asyncio
 import os
 import tempfile
 import time
@@ -46,22 +47,23 @@ def append(wal: WalWriter) -> None:
         wal.append(PAYLOAD)
 
 
-def append_forced(wal: WalWriter) -> None:
+def append_forced(wal: WalWriter, runner: asyncio.Runner) -> None:
     """A round in batches, each awaited until it stands on the disk."""
 
     async def batches() -> None:
         for _ in range(EVENTS // BATCH):
             await wal.durable(wal.append_all([PAYLOAD] * BATCH))
 
-    uvloop.run(batches())
+    runner.run(batches())
 
 
 def compare(folder: Path, *, forced: bool) -> None:
     """Measure and print one figure."""
     file = os.open(folder / f"plain-{forced}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     wal = WalWriter(folder / f"wal-{forced}", 0, Capture(durability="fsync" if forced else "write"))
-    work = partial(append_forced if forced else append, wal)
-    peer, took = by_turns(partial(plain, file, forced=forced), work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        work = partial(append_forced, wal, runner) if forced else partial(append, wal)
+        peer, took = by_turns(partial(plain, file, forced=forced), work)
     wal.close()
     os.close(file)
     figure(

@@ -29,6 +29,8 @@ from everlearn.config import Service
 from everlearn.errors import EverlearnError
 
 START_SECONDS = 180.0
+MAX_STARTS = 4
+"""Of a process that does not answer yet."""
 STOP_SECONDS = 40
 
 
@@ -234,11 +236,15 @@ class Supervisor:
                 raise
 
     def _await(self, process: Process, cancelled: Callable[[], bool]) -> None:
+        pids = {0}
+
         def answers() -> bool:
             if cancelled():
                 return True
             state = self.states()[process.name]
-            if state["statename"] == "FATAL":
+            pids.add(state["pid"])
+            # One that ends a little later each time is started again without end.
+            if state["statename"] == "FATAL" or len(pids) > MAX_STARTS + 1:
                 raise EverlearnError(
                     f"{process.name} does not stay up:\n{self._tail(process.name)}"
                 )

@@ -57,6 +57,22 @@ def test_a_process_that_does_not_stay_up_is_named_with_its_last_words(tmp_path: 
         supervisor.start(lambda process: None)
 
 
+def test_a_process_that_ends_before_it_answers_is_not_awaited_for_long(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """It runs long enough to count as started, as one does whose port is taken."""
+    code = "import time; time.sleep(1.2); raise SystemExit('address already in use')"
+    address = f"http://127.0.0.1:{free_port()}"
+    broken = Process("broken", (sys.executable, "-c", code), 0, address, address)
+    started = time.monotonic()
+    with (
+        Supervisor([broken], tmp_path) as supervisor,
+        pytest.raises(EverlearnError, match="address already in use"),
+    ):
+        supervisor.start(lambda process: None)
+    assert time.monotonic() - started < 60
+
+
 def test_an_interrupted_start_stops_what_it_started(
     tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
