@@ -215,6 +215,8 @@ class Channel(asyncio.Protocol):
             if not self._complete:
                 self._fail(UpstreamFailure("garbage", "the upstream's answer is not HTTP/1.1"))
                 return
+            # What follows the answer is none: no head is learned from it, and nothing more is read.
+            self._stays = False
             if self._transport is not None:
                 self._transport.close()
         self._alive = True
