@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -162,7 +163,8 @@ def added_latency(report: Report, rivals: Sequence[Running], turns: int, seconds
 
 
 def paced_streams(report: Report, rivals: Sequence[Running], turns: int, count: int) -> None:
-    """CPU of 100 paced chunks, and the time to the first."""
+    """CPU of 100 paced chunks, and the time to the first. The CPU changes by the second with what
+    else the machine does, so the median of the turns' ratios stands beside that of the best."""
     costs: dict[str, list[float]] = {one.name: [] for one in rivals}
     firsts: dict[str, list[float]] = {one.name: [] for one in rivals}
     for _ in range(turns):
@@ -172,12 +174,12 @@ def paced_streams(report: Report, rivals: Sequence[Running], turns: int, count: 
             assert got["errors"] == 0, (one.name, got)
             costs[one.name].append((one.cpu_seconds() - before) / count * 1000)
             firsts[one.name].append(got["first_p50_ms"])
-    best = {name: min(values) for name, values in costs.items()}
+    ours, nginx = costs["everlearn (write)"], costs["nginx"]
     first = {name: min(values) for name, values in firsts.items()}
     report.add(
         f"CPU per stream of 100 chunks ({count} at once)", "<= 1.25 nginx",
-        ratio=best["everlearn (write)"] / best["nginx"], everlearn_ms=best["everlearn (write)"],
-        nginx_ms=best["nginx"],
+        ratio=min(ours) / min(nginx), everlearn_ms=min(ours), nginx_ms=min(nginx),
+        median_ratio=statistics.median(a / b for a, b in zip(ours, nginx, strict=True)),
     )  # fmt: skip
     report.add(
         "added time to first chunk, p50", "<= 0.3 ms",
@@ -258,7 +260,7 @@ def measure(report: Report, folder: Path, *, quick: bool) -> None:
         up = stack.enter_context(servers.streamer(folder, 19111))
         proxy = stack.enter_context(servers.nginx(folder, "nginx", 19112, up.port))
         ours = stack.enter_context(servers.everlearn(folder, 19113, [up.port]))
-        paced_streams(report, [up, proxy, ours], turns, 100 if quick else 200)
+        paced_streams(report, [up, proxy, ours], 2 * turns, 100 if quick else 200)
         many_streams(report, ours, 500 if quick else 5000)
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(servers.nginx(folder, "one", 19121, None))

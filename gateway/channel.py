@@ -34,6 +34,14 @@ class Sink(Protocol):
         """Bytes of the body, as they arrived."""
         ...
 
+    def passing(self, channel: "Channel") -> "Passing | None":
+        """What may take the next segment, which begins a chunk, unparsed; None: it is parsed."""
+        ...
+
+    def flush(self) -> None:
+        """No piece has come yet, or all that had come have been handed on."""
+        ...
+
     def ended(self) -> None:
         """The body is whole."""
         ...
@@ -41,6 +49,17 @@ class Sink(Protocol):
     def failed(self, failure: UpstreamFailure) -> None:
         """The body will not be whole."""
         ...
+
+
+class Passing(asyncio.Protocol):
+    """Takes the bytes of a connection instead of its channel, from the begin of a chunk on, and
+    gives those that are not for it back (`Channel.take_back`)."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self) -> None:
+        self.heard = True
+        """Something has come since the last sweep."""
 
 
 class AnswerHead:
@@ -102,6 +121,10 @@ class Channel(asyncio.Protocol):
         self._heard = False
         self._alive = False
         """Something has come since the last sweep."""
+        self._between = False
+        """All chunks so far are whole."""
+        self._passing: Passing | None = None
+        """Takes the answer's bytes instead."""
         self._stays = False
         self._paused = False
         self._failure: UpstreamFailure | None = None
@@ -131,8 +154,9 @@ class Channel(asyncio.Protocol):
         """Hand the body of a streamed answer to `sink`, what has arrived already first."""
         self._sink = sink
         pieces, self._pieces = self._pieces, []
-        for data in pieces:
-            sink.piece(data)
+        if pieces:
+            sink.piece(b"".join(pieces))
+        sink.flush()
         if self._failure is not None:
             sink.failed(self._failure)
         elif self._complete:
@@ -160,13 +184,23 @@ class Channel(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """To be called now and then: fail if the deadline has passed, set the next one if something
         has come since."""
-        if self._alive:
+        passing = self._passing
+        if self._alive or (passing is not None and passing.heard):
             self._alive = False
+            if passing is not None:
+                passing.heard = False
             if self._deadline is not NEVER:
                 self._deadline = now + self._gap_seconds
         elif self._deadline < now:
             what = "no further chunk" if self._heard else "no answer"
             self._fail(UpstreamFailure("timeout", f"{what} from the upstream in time"))
+
+    def take_back(self, data: bytes) -> None:
+        """Parse on, from the begin of a chunk: the bytes are not for `Passing`."""
+        self._passing = None
+        if self._transport is not None:
+            self._transport.set_protocol(self)
+            self.data_received(data)
 
     # The transport's side.
 
@@ -206,6 +240,7 @@ class Channel(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         first, self._heard = not self._heard, True
+        self._between = False
         if first:
             self._headers, self._pieces, self._head, self._failure = [], [], None, None
             self._streaming = False
@@ -220,10 +255,16 @@ class Channel(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
         self._alive = True
-        if self._complete:
+        if self._streaming and self._done is not None and self._head is not None:
+            done, self._done = self._done, None
+            done(Answer(self._head, b"", self))
+        elif self._complete:
             if first and self._stays and not self._streaming and self._head is not None:
                 self._heads.learn(data, sum(map(len, self._pieces)), self._head)
             self._arrived()
+        # Of the first bytes of a chunk's head no callback tells.
+        if self._between and self._sink is not None and data.endswith(b"\r\n"):
+            self._pass()
 
     # The parser's side.
 
@@ -242,9 +283,6 @@ class Channel(asyncio.Protocol):
             header(self._headers, b"content-length") is None
             and header(self._headers, b"transfer-encoding") is None
         )
-        if self._streaming and self._done is not None:
-            done, self._done = self._done, None
-            done(Answer(self._head, b"", self))
 
     def on_body(self, data: bytes) -> None:
         if self._sink is not None:
@@ -252,13 +290,26 @@ class Channel(asyncio.Protocol):
         else:
             self._pieces.append(data)
 
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
+
     def on_message_complete(self) -> None:
+        self._between = False
         if self._parser.get_status_code() < 200:
             self._headers = []
             return
         self._complete = True
 
     # Inside.
+
+    def _pass(self) -> None:
+        assert self._sink is not None
+        self._passing = self._sink.passing(self)
+        if self._passing is not None and self._transport is not None:
+            self._transport.set_protocol(self._passing)
 
     def _arrived(self) -> None:
         """All of the answer has come."""

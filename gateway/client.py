@@ -12,7 +12,6 @@ several times that of the work done here.
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -27,10 +26,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Work = Coroutine[Any, Any, bool | None]
+"""Answers a request; True: callbacks go on with the answer, and end in `Client.finished`."""
+
 MAX_PIPELINED = 16
 LINGER_SECONDS = 3.0
 """How long what a refused client still sends is read and thrown away before the close: a close
 with unread bytes would reset the connection and lose the answer."""
+
+
+_NO_HEAD = Head()
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,11 @@ class Client(asyncio.Protocol):
         self._body_limit = server.limits.body_bytes
         self._handle = server.handle
         self._heads = server.heads
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None
+        """Made for the first head that must be parsed."""
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
-        self._head = Head()
+        self._head = _NO_HEAD
         """Of the request being parsed."""
         self._url = b""
         self._body: list[bytes] = []
@@ -75,19 +81,21 @@ class Client(asyncio.Protocol):
         """Length of the body by its header."""
         self._in_head = True
         self._body_until = 0.0
-        self._waiting: deque[Request] = deque()
+        self._waiting: list[Request] = []
         self._current: Request | None = None
         self.task: asyncio.Task[None] | None = None
         """Answers the current request."""
         self._discarding = False
         self._chunked = False
+        self._unsent = b""
+        """Head of a streamed answer that waits for its first piece."""
         self._plain = False
         """The request being parsed may be looked up next time."""
         self.deadline = server.now() + self._limits.head_seconds
         self.flow: Callable[[bool], None] | None = None
         """Told False when the client cannot take more for now, True when it can again."""
         self.left: Callable[[], None] | None = None
-        """Called when the client goes away while no task answers it."""
+        """Called when the client goes away while callbacks answer it."""
 
     # The transport's side.
 
@@ -119,6 +127,8 @@ class Client(asyncio.Protocol):
                 return
         if self._in_head:
             self._head_bytes += len(data)
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -171,16 +181,17 @@ class Client(asyncio.Protocol):
             self._head.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        request = self._request
+        request, parser = self._request, self._parser
         assert request is not None
-        if self._parser.should_upgrade():
+        assert parser is not None
+        if parser.should_upgrade():
             return
         self._in_head, self._head_bytes = False, 0
         head = self._head
-        head.method = self._parser.get_method()
+        head.method = parser.get_method()
         head.path, _, head.query = self._url.partition(b"?")
-        head.http10 = self._parser.get_http_version() == "1.0"
-        head.keep_alive = request.keep_alive = self._parser.should_keep_alive()
+        head.http10 = parser.get_http_version() == "1.0"
+        head.keep_alive = request.keep_alive = parser.should_keep_alive()
         self._body_until = self._server.now() + self._limits.body_seconds
         head.known = known = dict(head.headers)
         self._plain = not known.keys() & {b"expect", b"transfer-encoding", b"upgrade"}
@@ -203,7 +214,10 @@ class Client(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request = self._request
-        if request is None or self._discarding or self._parser.should_upgrade():
+        if request is None or self._discarding:
+            return
+        assert self._parser is not None
+        if self._parser.should_upgrade():
             return
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._request, self._body, self._in_head = None, [], True
@@ -238,7 +252,7 @@ class Client(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     def start(self, status: int, lines: bytes) -> None:
-        """The head of a streamed answer."""
+        """The head of a streamed answer, sent with its first piece or by `flush`."""
         request = self._current
         if self._transport is None or request is None:
             return
@@ -248,33 +262,48 @@ class Client(asyncio.Protocol):
         more = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         if not self._stays(request):
             more += b"connection: close\r\n"
-        self._transport.write(b"%b%b%b\r\n" % (status_line(status), lines, more))
+        self._unsent = b"%b%b%b\r\n" % (status_line(status), lines, more)
+
+    def flush(self) -> None:
+        """Send the head of a streamed answer, if it still waits for a piece."""
+        head, self._unsent = self._unsent, b""
+        if head and self._transport is not None:
+            self._transport.write(head)
 
     def write(self, piece: bytes) -> None:
         """A piece of a streamed answer, sent at once."""
         if self._transport is not None:
             if self._chunked:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-            self._transport.write(piece)
+            self._transport.write(self._unsent + piece)
+            self._unsent = b""
+
+    def passing(self) -> Callable[[bytes], None] | None:
+        """Sends pieces that are chunks already; None if the answer is not chunked."""
+        return self._transport.write if self._chunked and self._transport is not None else None
 
     def end(self, piece: bytes = b"") -> None:
         """The last piece and the end of a streamed answer."""
         if self._transport is None:
             return
         if self._chunked:
-            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n"
-            self._transport.write(last)
-        elif piece:
-            self._transport.write(piece)
+            piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n"
+        self._transport.write(self._unsent + piece)
+        self._unsent = b""
 
     def cut(self) -> None:
         """End a streamed answer so that the client sees that it is not whole."""
         if self._transport is not None:
             self._transport.abort()
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Answer the current request in a task, which `work` ends."""
+    def run(self, work: Work) -> None:
+        """Answer the current request in a task."""
         self.task = self._server.loop.create_task(self._run(work))
+
+    def go_on(self, left: Callable[[], None]) -> None:
+        """Callbacks answer the current request from now on; `left` is called if the client goes
+        away."""
+        self.task, self.left = None, left
 
     def failed(self) -> None:
         """An error of ours, in an `except` clause: one request's error is not the others'."""
@@ -337,16 +366,17 @@ class Client(asyncio.Protocol):
         except Exception:  # logged; one request's error is not the others'
             self.failed()
 
-    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, work: Work) -> None:
         try:
-            await work
+            goes_on = await work
         except asyncio.CancelledError:
             self.abort()
             self.finished()
         except Exception:  # logged; one request's error is not the others'
             self.failed()
         else:
-            self.finished()
+            if not goes_on:
+                self.finished()
 
     def _next(self, request: Request) -> None:
         """After an answer: close, take the next pipelined request, or wait for one."""
@@ -354,7 +384,7 @@ class Client(asyncio.Protocol):
         if not self._stays(request):
             self._linger()
         elif self._waiting:
-            self._begin(self._waiting.popleft())
+            self._begin(self._waiting.pop(0))
             with contextlib.suppress(RuntimeError):
                 self._transport.resume_reading()
         else:
@@ -366,8 +396,9 @@ class Client(asyncio.Protocol):
         """Upgrades are not offered: parse the request again as if none had been asked for. The
         parser takes what follows an upgrade's head for another protocol; Java's client asks for
         h2c with every first request and sends a body."""
-        request = self._request
-        method = self._parser.get_method()
+        request, parser = self._request, self._parser
+        assert parser is not None
+        method = parser.get_method()
         if request is None or method == b"CONNECT":
             self._refuse_now(Refusal(400, "CONNECT is not offered."))
             return

@@ -4,14 +4,13 @@ A request walks: key -> body -> task and arm -> upstream -> capture -> last byte
 fails before the first byte is replaced by the champion, an upstream by its fallback.
 
 What needs no waiting happens in the callbacks of the two connections: a request goes out in the
-turn of the event loop in which it came, and so does its answer. All else (a new connection,
-another attempt, a stream, a forced write) is a task.
+turn of the event loop in which it came, and so do its answer and every chunk of a stream. All else
+(a new connection, another attempt) is a task.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from everlearn.events import Arm, Completion, Status
 from everlearn.ids import new_id
@@ -20,7 +19,7 @@ from gateway import shadow
 from gateway.assignment import assign
 from gateway.body import read_body, with_model
 from gateway.channel import Answer, Channel, UpstreamFailure
-from gateway.client import Client
+from gateway.client import Client, Work
 from gateway.heads import Request
 from gateway.keys import Holder
 from gateway.metrics import FALLBACKS
@@ -45,9 +44,7 @@ class Hot:
         self.targets = Targets(parts)
         self.shadows: set[asyncio.Task[None]] = set()
 
-    def answer(
-        self, request: Request, client: Client, endpoint: str
-    ) -> Coroutine[Any, Any, None] | None:
+    def answer(self, request: Request, client: Client, endpoint: str) -> Work | None:
         """Answer one request and capture it."""
         return Exchange(self, request, client, endpoint).start()
 
@@ -61,7 +58,7 @@ class Exchange:
 
     __slots__ = (
         "_begun", "_client", "_draft", "_entered", "_holder", "_hot", "_lines", "_parts",
-        "_recorded", "_request", "_targets",
+        "_recorded", "_request", "_targets", "_tokens",
     )  # fmt: skip
 
     def __init__(self, hot: Hot, request: Request, client: Client, endpoint: str) -> None:
@@ -85,8 +82,10 @@ class Exchange:
         self._lines = b""
         """Header lines that tell the client who answered."""
         self._recorded = False
+        self._tokens = 0
+        """Used by the answer, once it is whole."""
 
-    def start(self) -> Coroutine[Any, Any, None] | None:
+    def start(self) -> Work | None:
         """Send the request on at once if that is possible, else the work that does it."""
         parts = self._parts
         parts.in_flight += 1
@@ -104,7 +103,7 @@ class Exchange:
             self.refuse(refusal)
             return None
         except Exception:
-            self._leave(0)
+            self._leave()
             raise
         if self._begun is None:
             return self._in_task(None)
@@ -134,11 +133,13 @@ class Exchange:
             if type(outcome) is Answer and outcome.channel is None and outcome.status < 400:
                 give = partial(self._give, outcome.status, outcome.head.lines, outcome.body)
                 self._record(self._draft, "ok", outcome.status, outcome.body, give)
+            elif type(outcome) is Answer and outcome.status < 400:
+                self._stream(outcome)
             else:
                 client.left = None
                 client.run(self._in_task(None if stale else (begun.replica, outcome)))
         except Exception:
-            self._leave(0)
+            self._leave()
             client.failed()
 
     def _left(self) -> None:
@@ -146,29 +147,68 @@ class Exchange:
         if self._begun is not None:
             self._begun.abort()
         self._aborted()
-        self._leave(0)
-
-    # The same in a task.
+        self._leave()
 
     def _give(self, status: int, lines: bytes, body: bytes) -> None:
         """Send an answer that has been captured: the end of a request."""
         client = self._client
         client.respond(status, lines + self._identity(), body)
-        draft = self._draft
-        self._leave(self._parts.metrics.usage(body, draft.task, draft.arm))
+        self._count(body)
+        self._leave()
         client.finished()
+
+    # A stream.
+
+    def _stream(self, answer: Answer) -> None:
+        """Hand a stream on until its end, in callbacks."""
+        client, channel = self._client, answer.channel
+        assert channel is not None
+        self._draft.stream = True
+        client.start(answer.status, answer.head.lines + self._identity())
+        relay = Relay(
+            client, channel,
+            record=partial(self._record_stream, answer.status), first=self._first,
+            done=self._streamed,
+        )  # fmt: skip
+        if client.gone:
+            self._stream_left(relay)
+        else:
+            client.go_on(partial(self._stream_left, relay))
+            channel.stream_to(relay)
+
+    def _first(self) -> None:
+        self._draft.first_token_ms = self._request.elapsed_ms()
+
+    def _record_stream(
+        self, code: int, outcome: Outcome, response: bytes, error: str | None,
+        then: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._draft.error = error
+        self._count(response)
+        status = "upstream_error" if outcome == "ok" and code >= 400 else outcome
+        self._record(self._draft, status, code, response, then)
+
+    def _streamed(self) -> None:
+        self._leave()
+        self._client.finished()
+
+    def _stream_left(self, relay: Relay) -> None:
+        """The client went away before the end."""
+        relay.abort()
+        self._leave()
 
     # The same in a task.
 
-    async def _in_task(self, begun: tuple[int, Answer | UpstreamFailure] | None) -> None:
-        """Ask whoever is next, and give the answer."""
-        tokens = 0
+    async def _in_task(self, begun: tuple[int, Answer | UpstreamFailure] | None) -> bool:
+        """Ask whoever is next, and give the answer; whether it is a stream, which goes on."""
+        goes_on = False
         try:
             answer = await self._ask(begun)
             if answer.channel is not None:
-                tokens = await self._stream(answer)
+                self._stream(answer)
+                goes_on = True
             else:
-                tokens = await self._whole(answer)
+                await self._whole(answer)
         except UpstreamFailure as failure:
             await self._no_answer(failure)
         except Refusal as refusal:
@@ -177,14 +217,16 @@ class Exchange:
             self._aborted()
             raise
         finally:
-            self._leave(tokens)
+            if not goes_on:
+                self._leave()
+        return goes_on
 
-    async def _whole(self, answer: Answer) -> int:
-        """Give an answer that is all there; the tokens it cost."""
+    async def _whole(self, answer: Answer) -> None:
+        """Give an answer that is all there."""
         status: Status = "ok" if answer.status < 400 else "upstream_error"
         await self._captured(status, answer.status, answer.body)
         self._client.respond(answer.status, answer.head.lines + self._identity(), answer.body)
-        return self._parts.metrics.usage(answer.body, self._draft.task, self._draft.arm)
+        self._count(answer.body)
 
     async def _captured(self, status: Status, code: int, response: bytes) -> None:
         done = asyncio.get_running_loop().create_future()
@@ -232,35 +274,6 @@ class Exchange:
                 failed.error = f"{what}; the champion answered instead"
                 self._record(failed, _status(what), shadow.failure_code(what), b"")
         self._draft.fallback_from = target.name
-
-    async def _stream(self, answer: Answer) -> int:
-        """Hand a stream on until its end; the tokens it cost."""
-        channel, draft, client = answer.channel, self._draft, self._client
-        assert channel is not None
-        used = 0
-
-        def first() -> None:
-            draft.first_token_ms = self._request.elapsed_ms()
-
-        def record(
-            outcome: Outcome, response: bytes, error: str | None, then: Callable[[], None]
-        ) -> None:
-            nonlocal used
-            draft.error = error
-            status = "upstream_error" if outcome == "ok" and answer.status >= 400 else outcome
-            used = self._parts.metrics.usage(response, draft.task, draft.arm)
-            self._record(draft, status, answer.status, response, then)
-
-        draft.stream = True
-        relay = Relay(client, channel, record=record, first=first)
-        client.start(answer.status, answer.head.lines + self._identity())
-        try:
-            channel.stream_to(relay)
-            await relay.done
-        except asyncio.CancelledError:
-            relay.abort()
-            raise
-        return used
 
     async def _no_answer(self, failure: UpstreamFailure) -> None:
         """No target answered."""
@@ -364,12 +377,15 @@ class Exchange:
         if not self._recorded:
             self._record(self._draft, "client_abort", 499, b"")
 
-    def _leave(self, tokens: int) -> None:
+    def _count(self, response: bytes) -> None:
+        self._tokens = self._parts.metrics.usage(response, self._draft.task, self._draft.arm)
+
+    def _leave(self) -> None:
         if self._entered:
             self._entered = False
             self._parts.in_flight -= 1
         if self._holder is not None:
-            self._holder.leave(tokens)
+            self._holder.leave(self._tokens)
             self._holder = None
 
     def _record(

@@ -1,10 +1,10 @@
 """The listening side of one worker: accepts clients, sweeps what is overdue, drains."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from gateway.client import Client, Limits
+from gateway.client import Client, Limits, Work
+from gateway.every import Every
 from gateway.heads import Head, Heads, Request
 from gateway.wire import Refusal
 
@@ -19,7 +19,7 @@ class Handler(Protocol):
         """Refuse a request by its head, before its body is read."""
         ...
 
-    def handle(self, request: Request, client: "Client") -> Coroutine[Any, Any, None] | None:
+    def handle(self, request: Request, client: "Client") -> Work | None:
         """Answer through `client`: by a coroutine, cancelled when the client goes away, or (None)
         by callbacks, which end in `client.run` or `client.finished` and hear of a client that
         goes away through `client.left`."""
@@ -44,12 +44,12 @@ class Server:
         self.handle = handler.handle
         self.refuse = handler.refuse
         self._listener: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweeper: Every | None = None
 
     async def listen(self, **where: Any) -> None:
         """Accept connections; `where` as of `loop.create_server`."""
         self._listener = await self.loop.create_server(lambda: Client(self), **where)
-        self._sweeper = self.loop.create_task(self._sweep())
+        self._sweeper = Every(SWEEP_SECONDS, self._sweep)
 
     @property
     def port(self) -> int:
@@ -82,12 +82,10 @@ class Server:
         while self.clients and self.now() < until:
             await asyncio.sleep(0.01)
         if self._sweeper is not None:
-            self._sweeper.cancel()
+            self._sweeper.stop()
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            now = self.now()
-            for client in tuple(self.clients):
-                if client.deadline < now:
-                    client.expired()
+    def _sweep(self) -> None:
+        now = self.now()
+        for client in tuple(self.clients):
+            if client.deadline < now:
+                client.expired()

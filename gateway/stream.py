@@ -2,6 +2,8 @@
 
 - Bytes are handed on in the event-loop turn in which they arrive, up to the last line end: what
   follows it waits for its rest, so that an error can always be added in good form.
+- A segment that is one chunk with one event, as most are, goes out as it came, chunk's frame and
+  all: a look at its bytes instead of a parser's callbacks (0.5 us instead of 1.1).
 - The event is captured before the line that tells the client that the answer is complete.
 """
 
@@ -10,14 +12,22 @@ import re
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from gateway.channel import Channel, UpstreamFailure
+from gateway.channel import Channel, Passing, UpstreamFailure
 from gateway.client import Client
-from gateway.wire import error_body
+from gateway.wire import chunk_start, error_body
 
 _END = re.compile(
     rb"(?:^|[\r\n])(?:data: ?\[DONE\]|event: ?response\.(?:completed|incomplete|failed))"
 )
 _ERROR = re.compile(rb'(?:^|[\r\n])data: ?\{\s*"error"\s*:\s*[{"]')
+
+_OBJECT, _ENDS = b'data: {"', b"\n\n\r\n"
+"""How a chunk of one event begins and ends."""
+_E = ord("e")
+"""An event whose first name may be `error` is looked at."""
+
+MAX_LEARNT = 4096
+"""Bytes; the start of a longer chunk is worked out every time, so that the memory stays bounded."""
 
 Outcome = Literal["ok", "upstream_error", "timeout", "client_abort"]
 
@@ -33,7 +43,7 @@ class Record(Protocol):
 
 
 class Relay:
-    """One stream; `done` is resolved once all of it has been sent."""
+    """One stream; goes on in the callbacks of the two connections."""
 
     def __init__(
         self,
@@ -42,8 +52,10 @@ class Relay:
         *,
         record: Record,
         first: Callable[[], None],
+        done: Callable[[], None],
     ) -> None:
-        """`first` is called at the first piece."""
+        """The client has the head. `first` is called at the first piece, `done` once all of the
+        answer has been sent, unless it is aborted."""
         self._client = client
         self._write = client.write
         self._channel = channel
@@ -57,7 +69,7 @@ class Relay:
         self._recorded = False
         self._ended = False
         self._error: str | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done: Callable[[], None] | None = done
         client.flow = self._flow
 
     def piece(self, data: bytes) -> None:
@@ -80,6 +92,17 @@ class Relay:
             self._write(data)
         else:
             self._held.append(data)
+
+    def passing(self, channel: Channel) -> Passing | None:
+        """For as long as what comes needs nothing done; the first piece has come."""
+        write = self._client.passing()
+        if write is None or self._first is not None or self._recorded or self._partial:
+            return None
+        return _Events(channel, write, self._kept)
+
+    def flush(self) -> None:
+        """Let the answer's head go out."""
+        self._client.flush()
 
     def ended(self) -> None:
         """The upstream's answer is whole."""
@@ -105,7 +128,7 @@ class Relay:
 
     def abort(self) -> None:
         """The client is gone: tell the upstream, keep what was received."""
-        self._client.flow = None
+        self._client.flow = self._done = None
         if not self._ended:
             self._channel.abort()
         self._capture("client_abort")
@@ -130,29 +153,75 @@ class Relay:
         self._record(outcome, b"".join(self._kept), error or self._error, self._captured)
 
     def _captured(self) -> None:
-        held, self._held = self._held or [], None
-        for data in held:
-            self._client.write(data)
+        held, self._held = b"".join(self._held or ()), None
         if self._ended:
-            self._end()
+            self._end(held)
+        elif held:
+            self._write(held)
 
     def _forward(self, data: bytes) -> None:
         if self._held is not None:
             self._held.append(data)
         else:
-            self._client.write(data)
+            self._write(data)
 
-    def _end(self) -> None:
+    def _end(self, last: bytes = b"") -> None:
         self._ended = True
-        if self._held is None and not self.done.done():
-            self._client.end()
-            self.done.set_result(None)
+        if self._held is None and self._done is not None:
+            self._client.end(last)
+            done, self._done = self._done, None
+            done()
 
     def _flow(self, more: bool) -> None:
         if more:
             self._channel.resume()
         else:
             self._channel.pause()
+
+
+_STARTS: dict[int, tuple[bytes, int]] = {}
+"""By the length of a segment: how it starts if it is a chunk of one event; the event's offset."""
+
+
+def _learn(length: int) -> tuple[bytes, int]:
+    start = chunk_start(length)
+    found = start + _OBJECT, len(start)
+    if length < MAX_LEARNT:
+        _STARTS[length] = found
+    return found
+
+
+class _Events(Passing):
+    """Passes chunks of one event on as they are: one line, which is no error and no end."""
+
+    __slots__ = ("_channel", "_kept", "_write")
+
+    def __init__(self, channel: Channel, write: Callable[[bytes], None], kept: list[bytes]) -> None:
+        """`write` takes chunks, `kept` what is in them."""
+        super().__init__()
+        self._channel, self._write, self._kept = channel, write, kept
+
+    def data_received(self, data: bytes) -> None:
+        size = len(data)
+        try:
+            start, at = _STARTS[size]
+        except KeyError:
+            start, at = _learn(size)
+        if (
+            data.startswith(start)
+            and data.endswith(_ENDS)
+            and data[len(start)] != _E
+            and data.find(b"\n", at) == size - 4
+            and data.find(b"\r", at) == size - 2
+        ):
+            self.heard = True
+            self._kept.append(data[at:-2])
+            self._write(data)
+        else:
+            self._channel.take_back(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._channel.connection_lost(error)
 
 
 class Collected:
@@ -165,6 +234,12 @@ class Collected:
     def piece(self, data: bytes) -> None:
         """Bytes from the upstream."""
         self._kept.append(data)
+
+    def passing(self, channel: Channel) -> None:
+        """Nothing: only the body is wanted."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def ended(self) -> None:
         """The answer is whole."""

@@ -1,6 +1,5 @@
 """The live copy of `routes.json`: looked at twice a second, off the path of requests."""
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -43,12 +42,6 @@ class RouteTable:
             log.error("routes kept as they were: %s", self.error)
             return False
         return True
-
-    async def watch(self) -> None:
-        """Refresh for ever."""
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            self.refresh()
 
     def _take(self, routes: Routes) -> None:
         known = {name: route for name, route in routes.tasks.items() if name in self._base}

@@ -77,6 +77,15 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]], without: frozenset[byte
     return b"".join(lines)
 
 
+def chunk_start(length: int) -> bytes:
+    """What `length` bytes start with if they are one chunk of HTTP/1.1, and not the last."""
+    for digits in range(1, 9):
+        size = length - digits - 4
+        if size > 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size
+    return b"no chunk is so short"
+
+
 def request_start(target: bytes, host: bytes, lines: bytes, method: bytes = b"POST") -> bytes:
     """The head of a request to an upstream but for its length; `lines` are header lines."""
     start = b"%b %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n%b"

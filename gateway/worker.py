@@ -6,8 +6,8 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
 from gateway import app, asgi
 from gateway.capture import Recorder
-from gateway.client import Client, Limits
+from gateway.client import Client, Limits, Work
 from gateway.counters import LIMITS_FILE, SharedCounters
+from gateway.every import Every
 from gateway.heads import Request
 from gateway.hot import ENDPOINTS, Hot
 from gateway.keys import Keyring
@@ -25,7 +26,7 @@ from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.parts import Parts
 from gateway.server import Server
-from gateway.table import RouteTable
+from gateway.table import POLL_SECONDS, RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
 from gateway.wire import Refusal
 
@@ -64,7 +65,7 @@ class Gateway:
             return app.full()
         return None
 
-    def handle(self, request: Request, client: Client) -> Coroutine[Any, Any, None] | None:
+    def handle(self, request: Request, client: Client) -> Work | None:
         """Answer one request."""
         endpoint = ENDPOINTS.get(request.head.path)
         if endpoint is not None and request.head.method == b"POST":
@@ -125,10 +126,13 @@ async def running(
     where: dict[str, Any] = {"host": settings.host, "port": settings.port}
     if shared is not None:
         where = {"sock": shared.sock}
-    loops = [parts.table.watch, _every(SWEEP_SECONDS, lambda: _sweep(parts))]
-    loops.append(_every(OBSERVE_SECONDS, parts.observe))
-    loops += [upstream.watch for upstream in parts.upstreams.values()]
-    background = [asyncio.get_running_loop().create_task(start()) for start in loops]
+    repeated = [
+        Every(POLL_SECONDS, parts.table.refresh),
+        Every(SWEEP_SECONDS, partial(_sweep, parts)),
+        Every(OBSERVE_SECONDS, parts.observe),
+    ]
+    loop = asyncio.get_running_loop()
+    watches = [loop.create_task(upstream.watch()) for upstream in parts.upstreams.values()]
     keys = KeyStore(service, parts.keyring)
     try:
         await keys.start()
@@ -137,7 +141,9 @@ async def running(
     finally:
         await server.stop(settings.drain_seconds)
         await gateway.stop()
-        for task in background:
+        for one in repeated:
+            one.stop()
+        for task in watches:
             task.cancel()
         for upstream in parts.upstreams.values():
             upstream.close()
@@ -168,12 +174,3 @@ def _sweep(parts: Parts) -> None:
     now = asyncio.get_running_loop().time()
     for upstream in parts.upstreams.values():
         upstream.sweep(now)
-
-
-def _every(seconds: float, what: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:
-    async def run() -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            what()
-
-    return run
