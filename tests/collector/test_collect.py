@@ -252,6 +252,27 @@ def test_a_half_written_segment_is_read_on_as_it_grows(service: Service, lake: D
     assert column(lake, "SELECT seq FROM completions ORDER BY seq") == [1, 2]
 
 
+def test_in_a_record_that_is_being_written_no_other_is_looked_for(
+    service: Service, lake: DuckLake
+) -> None:
+    fill_wal(service, completions(1))
+    path = only_segments(service)[0][1]
+    forged = pack(3, encode(make_completion(completion_id="forged")))
+    record = pack(2, encode(make_completion(request=forged + b"x" * 100)))
+    with path.open("ab", buffering=0) as file:
+        file.write(record[:-50])
+        # Written just now, however long the collector takes to come.
+        os.utime(path, (0, time.time() + 60))
+        collector = Collector(WalSource(service.wal_path), lake, service.collector)
+        collector.step(0.0, nothing)
+        assert column(lake, "SELECT seq FROM completions") == [1]
+        file.write(record[-50:])
+    collector.step(0.0, nothing)
+    assert column(lake, "SELECT seq FROM completions ORDER BY seq") == [1, 2]
+    assert "forged" not in column(lake, IDS)
+    assert column(lake, REASONS) == []
+
+
 def test_a_deleted_segment_is_reported_as_missing(service: Service, lake: DuckLake) -> None:
     fill_wal(service, completions(2))
     collect(service, lake)

@@ -3,11 +3,13 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.client import Limits
-from tests.gateway.backend import Call, answer, backend, chat_body, plain
+from gateway.upstream import Upstream
+from tests.gateway.backend import STREAM_HEAD, Call, answer, backend, chat_body, plain
 from tests.gateway.door import CHAT, Door, door
 from tests.gateway.raw import post, wire
 
@@ -89,6 +91,18 @@ async def test_a_body_over_the_limit_is_413(tmp_path: Path, chunked: bool) -> No
         await still_works(gate)
 
 
+async def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(
+    tmp_path: Path,
+) -> None:
+    async with (
+        backend() as upstream,
+        door(tmp_path, upstream.url, limits=QUICK) as gate,
+        wire(gate) as line,
+    ):
+        await line.send(post(b"", "content-length: 5000"))
+        assert (await line.answer(0.5))[0] == 413
+
+
 async def test_headers_over_the_limit_are_431(tmp_path: Path) -> None:
     async with backend() as upstream, door(tmp_path, upstream.url, limits=QUICK) as gate:
         for data in (post(None, "x-big: " + "y" * 3000), b"GET /" + b"a" * 3000):
@@ -115,17 +129,24 @@ async def test_slow_headers_are_cut_off(tmp_path: Path) -> None:
         await still_works(gate)
 
 
-async def test_a_slow_body_is_cut_off_however_it_drips(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pause", "limit"), [(0.1, "body_seconds"), (30.0, "body_gap_seconds")])
+async def test_a_slow_body_is_cut_off_however_it_drips(
+    tmp_path: Path, pause: float, limit: str
+) -> None:
     async with (
         backend() as upstream,
         door(tmp_path, upstream.url, limits=QUICK) as gate,
         wire(gate) as line,
     ):
-        data = post()
+        data = post(json.dumps({**CHAT, "user": "u" * 100}).encode())
+        assert data.index(b"\r\n\r\n") < len(data) - 150
+        started = asyncio.get_running_loop().time()
         await line.send(data[:-100])
-        drip = asyncio.create_task(_drip(line.writer, data[-100:], 0.1))
+        drip = asyncio.create_task(_drip(line.writer, data[-100:], pause))
         status, _, _ = await line.answer()
+        took = asyncio.get_running_loop().time() - started
         assert status == 408
+        assert getattr(QUICK, limit) <= took < getattr(QUICK, limit) + 0.8
         drip.cancel()
         assert upstream.calls == []
         await still_works(gate)
@@ -328,6 +349,36 @@ async def test_a_client_that_goes_away_is_noticed_upstream(tmp_path: Path, strea
         assert event.response == (b'data: {"part": 1}\n\n' if stream else b"")
         upstream.reply = plain
         await still_works(gate)
+
+
+async def test_a_client_that_leaves_in_the_turn_in_which_its_stream_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never_ends(call: Call, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        await asyncio.wait_for(call.aborted.wait(), 5)
+
+    send = Upstream.send
+
+    async def send_and_leave(self: Upstream, *arguments: Any) -> Any:
+        found = await send(self, *arguments)
+        (client,) = gate.server.clients
+        client.connection_lost(None)
+        return found
+
+    monkeypatch.setattr(Upstream, "send", send_and_leave)
+    async with (
+        backend(never_ends) as upstream,
+        door(tmp_path, upstream.url) as gate,
+        wire(gate) as line,
+    ):
+        await line.send(post(json.dumps({**CHAT, "stream": True}).encode()))
+        while not upstream.calls:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(upstream.calls[0].aborted.wait(), 1)
+        [event] = gate.completions()
+        assert (event.status, event.response) == ("client_abort", b"")
+        assert (await gate.client.get("/health")).json()["status"] == "ok"
 
 
 async def test_overload_is_503_with_retry_after(tmp_path: Path) -> None:
