@@ -158,6 +158,15 @@ async def _drip(writer: asyncio.StreamWriter, data: bytes, seconds: float) -> No
         await asyncio.sleep(seconds)
 
 
+async def test_a_connection_that_sends_nothing_is_closed_quietly(tmp_path: Path) -> None:
+    async with (
+        backend() as upstream,
+        door(tmp_path, upstream.url, limits=QUICK) as gate,
+        wire(gate) as line,
+    ):
+        assert await line.rest(3) == b""
+
+
 async def test_an_idle_connection_is_closed_quietly(tmp_path: Path) -> None:
     async with (
         backend() as upstream,
