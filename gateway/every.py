@@ -5,11 +5,8 @@ from collections.abc import Callable
 
 
 class Every:
-    """Calls `what` every so many seconds, from now until it is stopped.
-
-    A timer and no task that sleeps: a third of its cost per turn, which an idle or a streaming
-    gateway would see.
-    """
+    """Calls `what` every so many seconds, from now until it is stopped; an error in it is logged by
+    the event loop and does not end the calls."""
 
     def __init__(self, seconds: float, what: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()

@@ -211,7 +211,7 @@ class _Events(Passing):
             data.startswith(start)
             and data.endswith(_ENDS)
             and data[len(start)] != _E
-            and data.find(b"\n", at) == size - 4
+            and data.find(b"\n", at) == size - 4  # no line end before those of `_ENDS`
             and data.find(b"\r", at) == size - 2
         ):
             self.heard = True
