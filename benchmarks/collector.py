@@ -18,8 +18,8 @@ from benchmarks.traffic import event, fill, temporary_service
 from collector.batch import Batch
 from collector.collect import Collector, Stored
 from collector.process import LAKE_THREADS, open_source
-from everlearn.bus import Record
-from everlearn.ducklake import open_lake
+from everlearn.lake.ducklake import open_lake
+from everlearn.log.bus import Record
 
 BATCHES = 4
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from benchmarks.traffic import event
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
-from everlearn.store import Lake
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import open_lake
+from everlearn.lake.store import Lake
+from everlearn.log.wal import WalWriter
 
 RATE = 500
 SECONDS = 20.0

@@ -15,8 +15,8 @@ from collector.process import LAKE_THREADS, open_source
 from collector.ship import Shipper
 from collector.topic import ensure_topic
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import open_lake
+from everlearn.log.wal import WalWriter
 from tests.kafka.broker import Broker, temporary_broker
 
 EVENTS = 60_000

@@ -8,7 +8,7 @@ from benchmarks.traffic import fill, temporary_service
 from collector.collect import Collector
 from collector.compact import maintain
 from collector.process import open_source
-from everlearn.ducklake import open_lake
+from everlearn.lake.ducklake import open_lake
 
 SAMPLE = 40_000
 ROWS = 10_000_000

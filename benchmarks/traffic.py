@@ -13,7 +13,7 @@ import yaml
 from everlearn.config import Service, load
 from everlearn.events import Completion, encode
 from everlearn.ids import new_id
-from everlearn.wal import WalWriter
+from everlearn.log.wal import WalWriter
 
 _DICE = random.Random(1)
 _WORDS = ["".join(_DICE.choices("abcdefghijklmnopqrstuvwxyz", k=2 + n % 8)) for n in range(3000)]

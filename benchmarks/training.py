@@ -26,7 +26,7 @@ import yaml
 
 from everlearn.config import Service, load
 from everlearn.ids import new_id
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from everlearn.task import Task, load_task
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "text2sql"
@@ -181,7 +181,7 @@ def command(
 ) -> None:
     """Print one JSON line per method."""
     from evaluators.run import evaluate
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from trainer.workbench import quiet
 
     quiet()

@@ -13,7 +13,7 @@ import uvloop
 
 from benchmarks.figures import figure
 from everlearn.config import Capture
-from everlearn.wal import WalWriter
+from everlearn.log.wal import WalWriter
 
 PAYLOAD = os.urandom(2048)
 EVENTS = 2000

@@ -12,10 +12,10 @@ from collector.decode import (
     completion_row,
     feedback_row,
 )
-from everlearn.bus import Record
-from everlearn.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, TableSpec
 from everlearn.events import Completion, decode
-from everlearn.schema import arrow_schema
+from everlearn.lake.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, TableSpec
+from everlearn.lake.schema import arrow_schema
+from everlearn.log.bus import Record
 
 CHUNK = 2048
 """Records decoded before they become Arrow: what Python and Arrow make of so many is written by the

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from collector.batch import Batch
-from everlearn.bus import EventSource, Record
 from everlearn.config import Collector as Limits
 from everlearn.errors import LakeError
-from everlearn.store import Lake, Transaction
+from everlearn.lake.store import Lake, Transaction
+from everlearn.log.bus import EventSource, Record
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ compacted every 50 commits (0.1 s of work) it stays at 10-25 ms.
 import logging
 from typing import Any
 
-from everlearn.columns import TABLES
-from everlearn.ducklake import APPENDED, MERGED, DuckLake
 from everlearn.errors import LakeError
+from everlearn.lake.columns import TABLES
+from everlearn.lake.ducklake import APPENDED, MERGED, DuckLake
 
 log = logging.getLogger(__name__)
 

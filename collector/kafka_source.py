@@ -17,8 +17,8 @@ from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
 from collector.topic import client_name, client_settings
-from everlearn.bus import Record
 from everlearn.config import Bus
+from everlearn.log.bus import Record
 
 log = logging.getLogger(__name__)
 

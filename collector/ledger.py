@@ -13,14 +13,15 @@ from typing import Any
 
 import msgspec
 
+from collector.backlog import NOTHING_WAITS, Backlog
 from collector.collect import positions
 from everlearn.config import Service
 from everlearn.errors import CaptureError
 from everlearn.events import Completion, decode
-from everlearn.identity import read_counts, read_identity, worker_folders
-from everlearn.segments import Entry, entries, segments
+from everlearn.lake.store import Lake
+from everlearn.log.identity import read_counts, read_identity, worker_folders
+from everlearn.log.segments import Entry, entries, segments
 from everlearn.state import open_state
-from everlearn.store import Lake
 
 _STORED = """
 SELECT gateway_id, count(*) AS rows, count(DISTINCT seq) AS stored,
@@ -67,26 +68,18 @@ class _Log:
     lag_seconds: float
 
 
-@dataclass(frozen=True)
-class Backlog:
-    """What is in Kafka and not in the lake; whose events these are is not known."""
-
-    records: int
-    lag_seconds: float
-
-
 def ledger(service: Service, lake: Lake) -> list[GatewayLedger]:
     """The account of every gateway worker that has a folder here or rows in the lake."""
     reached = positions(lake)
     if service.bus.kind == "kafka":
-        from collector.backlog import read_backlog
+        from collector.kafka_backlog import read_backlog
         from collector.shipped import shipped_positions
 
         left = shipped_positions(service.wal_path)
         logs = {**_published(service), **_local(service, left)}
         backlog = read_backlog(service.bus, reached)
     else:
-        logs, backlog = _local(service, reached), Backlog(0, 0.0)
+        logs, backlog = _local(service, reached), NOTHING_WAITS
     rows = {row["gateway_id"]: row for row in lake.read(_STORED).to_pylist()}
     names = sorted({*logs, *rows})
     return [_account(name, logs.get(name), rows.get(name), backlog) for name in names]

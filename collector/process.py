@@ -15,10 +15,10 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from collector.collect import Collector, Stored, positions
 from collector.compact import Compaction
 from collector.wal_source import WalSource
-from everlearn.bus import EventSource
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.errors import ConfigError
+from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.log.bus import EventSource
 
 log = logging.getLogger(__name__)
 

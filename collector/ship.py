@@ -21,10 +21,10 @@ from kafka import errors as kafka_errors
 from collector.shipped import Shipped, shipped_positions
 from collector.topic import client_name, client_settings, message, partition_of, topic_limit
 from collector.wal_source import WalSource
-from everlearn.bus import EventSource, Record
 from everlearn.config import Bus, Service
 from everlearn.errors import CaptureError, EverlearnError
-from everlearn.identity import read_counts, worker_folders
+from everlearn.log.bus import EventSource, Record
+from everlearn.log.identity import read_counts, worker_folders
 from everlearn.state import State, StateConflict, open_state
 
 log = logging.getLogger(__name__)

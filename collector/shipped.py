@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from everlearn.errors import CaptureError
-from everlearn.identity import read_counts, worker_folders
+from everlearn.log.identity import read_counts, worker_folders
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from everlearn.bus import Record
 from everlearn.config import Bus
 from everlearn.errors import ConfigError
 from everlearn.events import SCHEMA_VERSION
+from everlearn.log.bus import Record
 
 log = logging.getLogger(__name__)
 

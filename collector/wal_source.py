@@ -15,10 +15,10 @@ from pathlib import Path
 
 from isal.isal_zlib import crc32
 
-from everlearn.bus import Record
 from everlearn.errors import CaptureError
-from everlearn.identity import read_identity, worker_folders
-from everlearn.segments import HEADER, Damage, Entry, entries, segments
+from everlearn.log.bus import Record
+from everlearn.log.identity import read_identity, worker_folders
+from everlearn.log.segments import HEADER, Damage, Entry, entries, segments
 
 log = logging.getLogger(__name__)
 

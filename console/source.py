@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
+from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.task import Task, load_task, load_tasks
 
 TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from everlearn.errors import EverlearnError, InputError
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from everlearn.task import FeedbackGrader as Feedback
 from everlearn.task import ScoreModel, Task
 

@@ -15,8 +15,8 @@ from typing import Any
 from evaluators.graders.base import Base
 from evaluators.references import Reference
 from evaluators.types import Item, Sample
+from everlearn.lake.store import Lake
 from everlearn.prompts import last_user_text, prompt_key
-from everlearn.store import Lake
 
 MAX_FAILURES = 5
 RETRY_SECONDS = 15.0

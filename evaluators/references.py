@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from everlearn.lake.store import Lake
 from everlearn.prompts import prompt_key
-from everlearn.store import Lake
 
 _SQL = """
     SELECT f.kind, f.value_text, f.weight, f.author, c.messages, c.response_text

@@ -22,7 +22,7 @@ from evaluators.references import Reference, references
 from evaluators.types import Score
 from everlearn.config import Service
 from everlearn.errors import LakeError, NotFound
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from everlearn.task import Task
 
 __all__ = ["evaluate", "EvaluateReport", "GraderCounts", "grade", "grade_all"]

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 
 from everlearn import __version__
 from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
+from gateway.http.wire import ERROR_TYPES, Refusal, error_body
 from gateway.keys import Holder
 from gateway.metrics import DROPPED, FEEDBACK
 from gateway.parts import Parts
-from gateway.wire import ERROR_TYPES, Refusal, error_body
 
 JSON = "application/json"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from everlearn.config import Capture
 from everlearn.events import Completion, Event, Feedback, Status, encode
+from everlearn.log.wal import WalStats, WalWriter
 from everlearn.telemetry import Telemetry
-from everlearn.wal import WalStats, WalWriter
-from gateway.heads import Request
+from gateway.http.heads import Request
 from gateway.masking import Masker
 
 log = logging.getLogger(__name__)

@@ -17,18 +17,18 @@ from everlearn.ids import new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
-from gateway.body import read_body, with_model
-from gateway.channel import Answer, Channel, UpstreamFailure
-from gateway.client import Client, Work
-from gateway.heads import Request
+from gateway.http.body import read_body, with_model
+from gateway.http.channel import Answer, Channel, UpstreamFailure
+from gateway.http.client import Client, Work
+from gateway.http.heads import Request
+from gateway.http.stream import Outcome, Relay
+from gateway.http.wire import Refusal
 from gateway.keys import Holder
 from gateway.metrics import FALLBACKS
 from gateway.parts import Parts
 from gateway.routes import TaskRoute
-from gateway.stream import Outcome, Relay
 from gateway.targets import Target, Targets
 from gateway.upstream import Upstream, suffix_of
-from gateway.wire import Refusal
 
 ENDPOINTS = {f"/v1/{name}".encode(): name for name in OPERATIONS}
 _UNIT = b"x-everlearn-unit"

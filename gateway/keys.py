@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from everlearn.config import Key
 from everlearn.keys import PREFIX
 from gateway.counters import IN_FLIGHT, REQUESTS, TOKENS, Cells, Counters, LocalCounters
-from gateway.wire import Refusal
+from gateway.http.wire import Refusal
 
 _OURS = PREFIX.encode()
 

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from everlearn.events import Completion, Event, Feedback
-from gateway.sse import Events
+from gateway.http.sse import Events
 
 MASKED = "[masked]"
 TOKENS = frozenset({"logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"})

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from everlearn.config import Service
 from everlearn.task import Task
 from gateway.capture import Recorder
+from gateway.http.server import Server
 from gateway.keys import Keyring
 from gateway.metrics import Metrics
-from gateway.server import Server
 from gateway.table import RouteTable
 from gateway.upstream import Upstream
 

@@ -7,9 +7,9 @@ import msgspec
 from everlearn.events import Completion
 from everlearn.ids import new_id
 from gateway.assignment import fraction
-from gateway.channel import Answer, UpstreamFailure
+from gateway.http.channel import Answer, UpstreamFailure
+from gateway.http.stream import Collected
 from gateway.routes import TaskRoute
-from gateway.stream import Collected
 
 MAX_IN_FLIGHT = 64
 """Copies at a time; more are not sent: users come first, and memory stays bounded."""

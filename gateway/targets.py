@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from everlearn.events import Arm
+from gateway.http.wire import Refusal
 from gateway.parts import Parts
 from gateway.routes import ArmRoute, TaskRoute
 from gateway.upstream import Upstream
-from gateway.wire import Refusal
 
 CHALLENGER_FAILS = frozenset({404, 408, 429})
 """Beside 5xx: answers of a challenger that make the champion answer instead. 404: its adapter is

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from everlearn import config, tls
 from gateway.balance import Breaker, RetryBudget, backoff_seconds, choose
-from gateway.channel import Answer, AnswerHead, Channel, Done, UpstreamFailure
-from gateway.heads import Head, Heads
-from gateway.wire import (
+from gateway.http.channel import Answer, AnswerHead, Channel, Done, UpstreamFailure
+from gateway.http.heads import Head, Heads
+from gateway.http.wire import (
     NOT_TO_UPSTREAM,
     NOT_TO_UPSTREAM_WITH_KEY,
     Headers,

@@ -14,21 +14,22 @@ from typing import Any
 from everlearn.config import Service
 from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
-from gateway import app, asgi
+from gateway import app
 from gateway.capture import Recorder
-from gateway.client import Client, Limits, Work
 from gateway.counters import LIMITS_FILE, SharedCounters
 from gateway.every import Every
-from gateway.heads import Request
 from gateway.hot import ENDPOINTS, Hot
+from gateway.http import asgi
+from gateway.http.client import Client, Limits, Work
+from gateway.http.heads import Request
+from gateway.http.server import Server
+from gateway.http.wire import Refusal
 from gateway.keys import Keyring
 from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.parts import Parts
-from gateway.server import Server
 from gateway.table import POLL_SECONDS, RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
-from gateway.wire import Refusal
 
 log = logging.getLogger(__name__)
 

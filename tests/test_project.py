@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from everlearn.cli import VERBS, group
-from everlearn.columns import TABLES
 from everlearn.config import Service
+from everlearn.lake.columns import TABLES
 from everlearn.reference import render
 from everlearn.task import Task
 

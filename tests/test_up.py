@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.ducklake import open_lake
+from everlearn.lake.ducklake import open_lake
 from everlearn.supervise import Supervisor, processes
 from tests.builders import make_service
 

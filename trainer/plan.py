@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlearn.errors import NotEnoughEvidence
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from everlearn.task import Task
 from registry.lineage import lineage
 from registry.versions import Registry

@@ -14,7 +14,7 @@ from typing import Any
 
 from everlearn.errors import ConfigError, NotFound
 from everlearn.ids import new_id
-from everlearn.store import Lake, Transaction
+from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Execution, FeedbackGrader, JsonSchema, Task
 from trainer.admit import admit
 from trainer.judge import Judgement, judged, preferred

@@ -26,7 +26,7 @@ def command(
     """Score the completions of TASK that are not yet scored; idempotent."""
     from evaluators.run import evaluate
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)

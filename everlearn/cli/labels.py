@@ -91,7 +91,7 @@ def agreement(task: str, as_json: bool, config_path: str | None) -> None:
     """How far each grader agrees with the experts."""
     from evaluators.labels import agreements
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)
@@ -113,7 +113,7 @@ def agreement(task: str, as_json: bool, config_path: str | None) -> None:
 def _queue(task: str, limit: int, config_path: str | None) -> list[dict[str, Any]]:
     from evaluators.labels import queue
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)

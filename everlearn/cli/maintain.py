@@ -15,7 +15,7 @@ def command(keep_hours: float, as_json: bool, config_path: str | None) -> None:
 
     from collector.compact import maintain
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
 
     done = maintain(open_lake(load(config_path)), keep_hours)
     if as_json:

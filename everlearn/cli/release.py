@@ -38,7 +38,7 @@ def start(
     import sys
 
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from registry.versions import Registry
     from serving.release.outlook import outlook
@@ -72,8 +72,8 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     import msgspec
 
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
     from everlearn.errors import NotFound
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from serving.release.history import events
     from serving.release.verbs import Desk

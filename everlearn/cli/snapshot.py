@@ -14,7 +14,7 @@ from everlearn.cli import config_option, json_option
 def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     """Freeze TASK's judged and ordinary answers; `train --snapshot ID` trains on them."""
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)

@@ -16,8 +16,8 @@ def command(query: str, as_json: bool, config_path: str | None) -> None:
     import duckdb
 
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
     from everlearn.errors import InputError, LakeError
+    from everlearn.lake.ducklake import open_lake
 
     try:
         kinds = [statement.type.name for statement in duckdb.extract_statements(query)]

@@ -8,7 +8,7 @@ from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
     from everlearn.config import Service
-    from everlearn.store import Lake
+    from everlearn.lake.store import Lake
 
 
 @click.command("status")
@@ -19,7 +19,7 @@ def command(as_json: bool, config_path: str | None) -> None:
     import json
 
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
 
     service = load(config_path)
     lake = open_lake(service, read_only=True)

@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
     from everlearn.config import load
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)

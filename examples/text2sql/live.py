@@ -51,7 +51,7 @@ class Arrivals:
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
 
     def _run(self) -> None:
-        from everlearn.ducklake import open_lake
+        from everlearn.lake.ducklake import open_lake
 
         lake = open_lake(self._service, read_only=True)
         query = "SELECT completion_id FROM completions WHERE received_at > to_timestamp(?)"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def release_events(service: Service, task: str, started: float) -> list[dict[str, Any]]:
     """Every release event of the task, with `second` since `started`."""
-    from everlearn.ducklake import open_lake
+    from everlearn.lake.ducklake import open_lake
 
     lake = open_lake(service, read_only=True)
     query = (

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from everlearn.errors import InputError
+from everlearn.lake.store import Lake, Transaction
 from everlearn.state import State
-from everlearn.store import Lake, Transaction
 from registry.states import VersionState
 from registry.versions import Registry
 from serving.release.states import Event, Note, Traffic

@@ -21,8 +21,8 @@ import msgspec
 
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
 from everlearn.errors import ConfigError, EverlearnError, RegistryError, ServingError
+from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task, load_task, load_tasks
 from registry.versions import Registry

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 
 
 def events(lake: Lake, task: str, release_id: str | None = None) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
-from everlearn.store import Lake, Transaction
 from everlearn.task import FeedbackGrader, Multi, ScoreModel, Task
 from serving.release.analysis import Observation, propensity
 from serving.release.states import Release

@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from serving.release.decide import last_stage
 from serving.release.simulate import QUANTILES, Forecast, forecast
 from serving.release.states import Release

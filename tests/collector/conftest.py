@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
+from everlearn.lake.ducklake import DuckLake, open_lake
 from tests.builders import make_service
 
 

@@ -7,11 +7,11 @@ from collector.collect import Collector, Stored
 from collector.wal_source import WalSource
 from everlearn.config import Collector as Limits
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
 from everlearn.events import Completion, Feedback, encode
-from everlearn.identity import worker_folders
-from everlearn.segments import segments
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import DuckLake
+from everlearn.log.identity import worker_folders
+from everlearn.log.segments import segments
+from everlearn.log.wal import WalWriter
 from tests.builders import make_completion
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow as pa
 
 from collector.batch import CHUNK, Batch
-from everlearn.bus import Record
 from everlearn.events import Completion, Feedback, encode
+from everlearn.log.bus import Record
 from tests.builders import make_completion, make_feedback
 
 

@@ -10,14 +10,14 @@ import pytest
 from collector.collect import Collector, Stored, positions
 from collector.ledger import ledger, totals
 from collector.wal_source import WalSource
-from everlearn.bus import Record
 from everlearn.config import Collector as Limits
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.events import encode
-from everlearn.identity import worker_folders
-from everlearn.segments import pack, segments
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.log.bus import Record
+from everlearn.log.identity import worker_folders
+from everlearn.log.segments import pack, segments
+from everlearn.log.wal import WalWriter
 from tests.builders import make_completion, make_feedback, make_service
 from tests.collector.events import collect, column, completions, fill_wal, only_segments
 

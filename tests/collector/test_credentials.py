@@ -18,8 +18,8 @@ from collector.ship import Announcer
 from collector.wal_source import WalSource
 from everlearn.cli import group
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
 from everlearn.errors import ConfigError, LakeError, StateError
+from everlearn.lake.ducklake import open_lake
 from everlearn.redact import without_passwords
 from everlearn.state import open_state
 from tests.builders import make_service

@@ -14,7 +14,7 @@ from collector.kafka_source import KafkaSource, source_of
 from collector.ship import Shipper
 from collector.topic import ensure_topic
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
+from everlearn.lake.ducklake import DuckLake
 from tests.builders import make_service
 from tests.collector.events import column, completions, fill_wal
 from tests.kafka.broker import Broker

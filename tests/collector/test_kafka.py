@@ -9,18 +9,19 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from collector.backlog import UNKNOWN, read_backlog
+from collector.backlog import UNKNOWN
 from collector.collect import Collector, Stored, positions
+from collector.kafka_backlog import read_backlog
 from collector.kafka_source import KafkaSource
 from collector.ledger import ledger
 from collector.ship import SEND_SECONDS, Shipper, open_producer, publish_counts
 from collector.shipped import shipped_positions
 from collector.topic import ensure_topic, message_key, partition_of
-from everlearn.bus import Record
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
 from everlearn.errors import ConfigError
 from everlearn.events import encode
+from everlearn.lake.ducklake import DuckLake
+from everlearn.log.bus import Record
 from everlearn.state import open_state
 from tests.builders import make_completion, make_feedback, make_service
 from tests.collector.events import column, completions, fill_wal, only_segments

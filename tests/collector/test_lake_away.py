@@ -10,12 +10,12 @@ import pytest
 from collector.collect import Collector, Stored
 from collector.ledger import ledger
 from collector.wal_source import WalSource
-from everlearn.bus import Record
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
 from everlearn.errors import LakeError
 from everlearn.events import encode
-from everlearn.store import Transaction
+from everlearn.lake.ducklake import open_lake
+from everlearn.lake.store import Transaction
+from everlearn.log.bus import Record
 from tests.builders import make_completion, make_service
 from tests.collector.events import column, completions, fill_wal
 from tests.postgres import Postgres, postgres

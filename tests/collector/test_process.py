@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import DuckLake
+from everlearn.log.wal import WalWriter
 from tests.builders import make_feedback, make_service
 from tests.collector.events import column, completions, fill_wal
 from tests.kafka.broker import Broker

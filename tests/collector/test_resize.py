@@ -13,9 +13,9 @@ from collector.kafka_source import KafkaSource
 from collector.ship import Shipper
 from collector.shipped import Shipped, shipped_positions
 from collector.topic import ensure_topic
-from everlearn.bus import Record
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
+from everlearn.lake.ducklake import DuckLake
+from everlearn.log.bus import Record
 from tests.builders import make_service
 from tests.collector.events import column, completions, fill_wal
 from tests.kafka.broker import Broker

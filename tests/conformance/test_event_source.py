@@ -11,10 +11,10 @@ from collector.kafka_source import KafkaSource
 from collector.ship import Shipper
 from collector.topic import ensure_topic
 from collector.wal_source import WalSource
-from everlearn.bus import EventSource, Record
 from everlearn.config import Service
 from everlearn.events import encode
-from everlearn.wal import WalWriter
+from everlearn.log.bus import EventSource, Record
+from everlearn.log.wal import WalWriter
 from tests.builders import make_completion, make_service
 from tests.kafka.broker import Broker
 

@@ -10,12 +10,12 @@ import pytest
 from collector.collect import Collector, Stored, positions
 from collector.compact import maintain
 from collector.wal_source import WalSource
-from everlearn.columns import TABLES
 from everlearn.config import Collector as Limits
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, DuckTransaction, open_lake
 from everlearn.errors import InputError, LakeError
-from everlearn.schema import VIEWS
+from everlearn.lake.columns import TABLES
+from everlearn.lake.ducklake import DuckLake, DuckTransaction, open_lake
+from everlearn.lake.schema import VIEWS
 from tests.builders import make_completion, make_feedback
 from tests.collector.events import collect, column, completions, fill_wal
 

@@ -35,7 +35,7 @@ def _warm() -> None:
     import pandas  # noqa: F401 - duckdb asks for it at the first Arrow table
     import prometheus_client  # noqa: F401
 
-    import collector.backlog
+    import collector.kafka_backlog
     import collector.process
     import collector.ship  # noqa: F401
     import gateway.worker  # noqa: F401

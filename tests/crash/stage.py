@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collector.ledger import GatewayLedger, ledger
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake
+from everlearn.lake.ducklake import DuckLake
 from tests.gateway.backend import Backend, plain
 from tests.kafka.broker import answers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.config import Service
-from everlearn.ducklake import open_lake
+from everlearn.lake.ducklake import open_lake
 from tests.builders import make_service
 from tests.crash.stage import (
     KILLS,

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.ids import new_id
+from everlearn.lake.ducklake import DuckLake, open_lake
 from tests.builders import make_service
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from collector.decode import COMPLETION_FIELDS, FEEDBACK_FIELDS, completion_row, feedback_row
-from everlearn.columns import COMPLETIONS, FEEDBACK, TABLES, Column, TableSpec
 from everlearn.events import SCHEMA_VERSION, Completion, Feedback, decode, encode
-from everlearn.schema import arrow_schema, ddl, docs
+from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES, Column, TableSpec
+from everlearn.lake.schema import arrow_schema, ddl, docs
 from tests.builders import make_completion, make_feedback
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_docs_page_is_rendered_from_the_columns() -> None:
     assert (ROOT / "docs" / "lake.md").read_text() == docs(), (
-        "run: python -m everlearn.schema > docs/lake.md"
+        "run: python -m everlearn.lake.schema > docs/lake.md"
     )
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from collector.batch import Batch
 from collector.compact import LARGE_BYTES, compact
-from everlearn.bus import Record
 from everlearn.config import Service
-from everlearn.ducklake import APPENDED, MERGED, DuckLake, DuckTransaction, open_lake
 from everlearn.errors import LakeError
 from everlearn.events import Completion, Feedback, encode
+from everlearn.lake.ducklake import APPENDED, MERGED, DuckLake, DuckTransaction, open_lake
+from everlearn.log.bus import Record
 from tests.builders import make_completion, make_feedback, make_service
 
 T0 = 1_800_000_000.0

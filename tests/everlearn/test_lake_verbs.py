@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
-from everlearn.wal import WalWriter
+from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.log.wal import WalWriter
 from tests.builders import make_feedback, make_service
 from tests.collector.events import collect, column, completions, fill_wal
 

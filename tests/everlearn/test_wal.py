@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.wal_source import WalSource
-from everlearn import group_commit
 from everlearn.config import Capture
-from everlearn.identity import read_counts
-from everlearn.segments import Damage, Entry, entries, pack, segments
-from everlearn.wal import BLOCK, RETRY_SECONDS, WalWriter
+from everlearn.log import group_commit
+from everlearn.log.identity import read_counts
+from everlearn.log.segments import Damage, Entry, entries, pack, segments
+from everlearn.log.wal import BLOCK, RETRY_SECONDS, WalWriter
 from tests.disks import DiskMaker, disk_maker, fill
 
 
@@ -64,7 +64,7 @@ def kill_after(root: Path, script: str, durability: str = "write") -> None:
     import os, signal
     from pathlib import Path
     from everlearn.config import Capture
-    from everlearn.wal import WalWriter
+    from everlearn.log.wal import WalWriter
     root = Path({str(root)!r})
     wal = WalWriter(root, 0, Capture(durability={durability!r}))
     """
@@ -127,8 +127,8 @@ def test_killed_without_warning_nothing_appended_is_lost_and_no_number_skipped(
 def test_a_record_written_but_not_counted_before_the_kill_keeps_its_number(tmp_path: Path) -> None:
     kill_after(
         tmp_path,
-        "wal.append(b'a')\nos.write(wal._fd, __import__('everlearn.segments')"
-        ".segments.pack(2, b'b'))",
+        "from everlearn.log.segments import pack\n"
+        "wal.append(b'a')\nos.write(wal._fd, pack(2, b'b'))",
     )
     wal = open_wal(tmp_path)
     assert wal.append(b"c") == 3

@@ -10,11 +10,11 @@ import yaml
 
 from everlearn.config import Service
 from everlearn.events import Completion, Event, Feedback, decode
-from everlearn.segments import Entry, entries, segments
+from everlearn.log.segments import Entry, entries, segments
 from everlearn.task import load_tasks
-from gateway.client import Limits
+from gateway.http.client import Limits
+from gateway.http.server import Server
 from gateway.routes import ArmRoute, Routes, TaskRoute, write_routes
-from gateway.server import Server
 from gateway.worker import running
 from tests.builders import make_service
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import read_body, with_model
-from gateway.wire import Refusal
+from gateway.http.body import read_body, with_model
+from gateway.http.wire import Refusal
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.client import Limits
+from gateway.http.client import Limits
 from gateway.upstream import Upstream
 from tests.gateway.backend import STREAM_HEAD, Call, answer, backend, chat_body, plain
 from tests.gateway.door import CHAT, Door, door

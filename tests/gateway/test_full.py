@@ -11,7 +11,7 @@ import pytest
 from collector.wal_source import free
 from everlearn.config import Service
 from everlearn.events import Completion
-from everlearn.identity import worker_folders
+from everlearn.log.identity import worker_folders
 from tests.disks import DiskMaker, disk_maker, fill
 from tests.gateway.backend import Call, backend, plain
 from tests.gateway.door import CHAT, Door, captured, door

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.channel import UpstreamFailure
-from gateway.client import Client
-from gateway.stream import Relay
+from gateway.http.channel import UpstreamFailure
+from gateway.http.client import Client
+from gateway.http.stream import Relay
 from tests.gateway.backend import Call, backend, chat_chunk, plain
 from tests.gateway.door import door
 from tests.gateway.raw import post, wire

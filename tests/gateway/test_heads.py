@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.heads import split
+from gateway.http.heads import split
 from tests.gateway.backend import backend
 from tests.gateway.door import CHAT, door
 from tests.gateway.raw import post, wire

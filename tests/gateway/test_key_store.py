@@ -12,8 +12,8 @@ import pytest
 from everlearn.config import Key
 from everlearn.keys import PREFIX, create_key, revoke_key
 from everlearn.state import State, open_state
+from gateway.http.wire import Refusal
 from gateway.keys import Keyring
-from gateway.wire import Refusal
 from tests.builders import make_service, sha256
 from tests.gateway.backend import backend
 from tests.gateway.door import Door, door

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from everlearn.segments import segments
+from everlearn.log.segments import segments
 from gateway.routes import ArmRoute
 from tests.gateway.backend import (
     STREAM_HEAD,

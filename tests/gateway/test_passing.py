@@ -6,11 +6,11 @@ from typing import Any
 import httptools
 import pytest
 
-from gateway.channel import Answer, Channel
-from gateway.client import Client
-from gateway.heads import Heads
-from gateway.stream import Relay
-from gateway.wire import chunk_start
+from gateway.http.channel import Answer, Channel
+from gateway.http.client import Client
+from gateway.http.heads import Heads
+from gateway.http.stream import Relay
+from gateway.http.wire import chunk_start
 from tests.gateway.backend import STREAM_HEAD, chat_chunk, chunk, event
 
 pytestmark = pytest.mark.anyio

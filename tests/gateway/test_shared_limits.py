@@ -13,8 +13,8 @@ import pytest
 
 from everlearn.config import Key
 from gateway.counters import IN_FLIGHT, SharedCounters
+from gateway.http.wire import Refusal
 from gateway.keys import Holder
-from gateway.wire import Refusal
 from tests.builders import sha256
 from tests.gateway.backend import Call, answer, backend, chat_body, plain
 from tests.gateway.door import CHAT

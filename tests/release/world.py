@@ -9,10 +9,10 @@ import msgspec
 import yaml
 
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.ids import new_id
+from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.lake.store import Transaction
 from everlearn.state import open_state
-from everlearn.store import Transaction
 from everlearn.task import ReleaseRules, Task, load_task
 from gateway.assignment import assign
 from gateway.routes import ArmRoute, TaskRoute, read_routes

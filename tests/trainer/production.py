@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from everlearn.config import Service
-from everlearn.store import Lake
+from everlearn.lake.store import Lake
 from tests.builders import make_service
 from tests.trainer.tiny import THINGS, WORDS, colour, first_answer, question
 

@@ -10,8 +10,8 @@ import pytest
 
 from everlearn.cli import main
 from everlearn.config import Service
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.errors import NotEnoughEvidence, TrainingError
+from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.task import Task, load_task
 from registry.gate import Phase
 from registry.judgement import judge

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from everlearn.ducklake import DuckLake, open_lake
 from everlearn.errors import ConfigError, NotFound
+from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.prompts import is_heldout
 from everlearn.task import Task, load_task
 from tests.trainer.production import completion, correction, fill, make_production, thumbs

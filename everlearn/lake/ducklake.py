@@ -28,11 +28,11 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from everlearn.columns import TABLES, Kind, TableSpec
 from everlearn.config import LakeConfig, Service
 from everlearn.errors import InputError, LakeError
+from everlearn.lake.columns import TABLES, Kind, TableSpec
+from everlearn.lake.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
 from everlearn.redact import without_passwords
-from everlearn.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from gateway.heads import Heads
-from gateway.wire import NOT_TO_CLIENT, Headers, header, header_lines
+from gateway.http.heads import Heads
+from gateway.http.wire import NOT_TO_CLIENT, Headers, header, header_lines
 
 Kind = Literal["connect", "reset", "timeout", "garbage", "unavailable"]
 NEVER = float("inf")

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from gateway.client import Client
-from gateway.heads import Request
-from gateway.wire import HOP_BY_HOP, header_lines
+from gateway.http.client import Client
+from gateway.http.heads import Request
+from gateway.http.wire import HOP_BY_HOP, header_lines
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

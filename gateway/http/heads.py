@@ -9,7 +9,7 @@ segment is looked up.
 import time
 from typing import Any, Generic, TypeVar
 
-from gateway.wire import Refusal
+from gateway.http.wire import Refusal
 
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 4096

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from everlearn.columns import TABLES, Kind, TableSpec
+from everlearn.lake.columns import TABLES, Kind, TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +131,8 @@ def docs() -> str:
     """The page `docs/lake.md`."""
     parts = [
         "# The lake: tables people query",
-        "Rendered from `everlearn/columns.py`; `everlearn sql QUERY` reads them. Times are UTC; "
+        "Rendered from `everlearn/lake/columns.py`; `everlearn sql QUERY` reads them. "
+        "Times are UTC; "
         "`json` columns hold JSON text (`messages->0->>'content'` works on them).",
     ]
     for table in TABLES:

@@ -1,33 +1,14 @@
 """The listening side of one worker: accepts clients, sweeps what is overdue, drains."""
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 
-from gateway.client import Client, Limits, Work
 from gateway.every import Every
-from gateway.heads import Head, Heads, Request
-from gateway.wire import Refusal
+from gateway.http.client import Client, Handler, Limits
+from gateway.http.heads import Head, Heads
 
 SWEEP_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
-
-
-class Handler(Protocol):
-    """What answers requests."""
-
-    def early(self, request: Request) -> Refusal | None:
-        """Refuse a request by its head, before its body is read."""
-        ...
-
-    def handle(self, request: Request, client: "Client") -> Work | None:
-        """Answer through `client`: by a coroutine, cancelled when the client goes away, or (None)
-        by callbacks, which end in `client.run` or `client.finished` and hear of a client that
-        goes away through `client.left`."""
-        ...
-
-    def refuse(self, request: Request, refusal: Refusal, client: "Client") -> None:
-        """Note a refusal that was decided before `handle`, send it, end in `client.finished`."""
-        ...
 
 
 class Server:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everlearn.config import Capture
-from everlearn.group_commit import GroupCommit
-from everlearn.identity import (
+from everlearn.ids import new_id
+from everlearn.log.group_commit import GroupCommit
+from everlearn.log.identity import (
     DROPPED,
     NEXT,
     RESERVED,
@@ -31,8 +32,7 @@ from everlearn.identity import (
     claim,
     repair_counts,
 )
-from everlearn.ids import new_id
-from everlearn.segments import HEADER, head, last_seq, segment_path, segments
+from everlearn.log.segments import HEADER, head, last_seq, segment_path, segments
 
 log = logging.getLogger(__name__)
 

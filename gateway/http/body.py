@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.wire import Refusal
+from gateway.http.wire import Refusal
 
 _KEY = b'"model"'
 _ESCAPED = b"\\u006"

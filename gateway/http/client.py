@@ -14,15 +14,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import httptools
 
-from gateway.heads import Head, Request
-from gateway.wire import UPGRADE, Refusal, header_lines, status_line
-
-if TYPE_CHECKING:
-    from gateway.server import Server
+from gateway.http.heads import Head, Heads, Request
+from gateway.http.wire import UPGRADE, Refusal, header_lines, status_line
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +52,40 @@ class Limits:
     """Between two requests."""
 
 
+class Handler(Protocol):
+    """What answers requests."""
+
+    def early(self, request: Request) -> Refusal | None:
+        """Refuse a request by its head, before its body is read."""
+        ...
+
+    def handle(self, request: Request, client: "Client") -> Work | None:
+        """Answer through `client`: by a coroutine, cancelled when the client goes away, or (None)
+        by callbacks, which end in `client.run` or `client.finished` and hear of a client that
+        goes away through `client.left`."""
+        ...
+
+    def refuse(self, request: Request, refusal: Refusal, client: "Client") -> None:
+        """Note a refusal that was decided before `handle`, send it, end in `client.finished`."""
+        ...
+
+
+class Listener(Handler, Protocol):
+    """What a connection asks of the server that accepted it."""
+
+    clients: set["Client"]
+    draining: bool
+    heads: Heads[Head]
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    now: Callable[[], float]
+    """Seconds, of the loop's clock."""
+
+
 class Client(asyncio.Protocol):
     """One connection of a client."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Listener) -> None:
         self._server = server
         self._limits = server.limits
         self._body_limit = server.limits.body_bytes

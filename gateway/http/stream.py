@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from gateway.channel import Channel, Passing, UpstreamFailure
-from gateway.client import Client
-from gateway.wire import chunk_start, error_body
+from gateway.http.channel import Channel, Passing, UpstreamFailure
+from gateway.http.client import Client
+from gateway.http.wire import chunk_start, error_body
 
 _END = re.compile(
     rb"(?:^|[\r\n])(?:data: ?\[DONE\]|event: ?response\.(?:completed|incomplete|failed))"

@@ -1,4 +1,4 @@
-"""The lake seam: read SQL, write in transactions. Tables are those of `everlearn/columns.py`."""
+"""The lake seam: read SQL, write in transactions. Tables are those of `columns.py`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar

@@ -1,0 +1,1 @@
+"""The lake: columns once, the seam, and DuckLake behind it."""

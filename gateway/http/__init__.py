@@ -1,0 +1,1 @@
+"""What speaks bytes: connections of clients and upstreams, heads, bodies, event streams."""
