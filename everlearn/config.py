@@ -39,6 +39,35 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Price(Section):
+    """What an answer costs, in any one currency: per token, or per hour of a replica."""
+
+    prompt_per_million: float = Field(0.0, ge=0)
+    """Of a million prompt tokens."""
+    completion_per_million: float = Field(0.0, ge=0)
+    """Of a million completion tokens."""
+    per_replica_hour: float = Field(0.0, ge=0)
+    """Of one replica for an hour; an answer pays for the time it took."""
+    concurrent: int = Field(1, ge=1)
+    """Answers that share a replica in the usual load: each pays this part of its time."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Price":
+        if not (self.prompt_per_million or self.completion_per_million or self.per_replica_hour):
+            raise ValueError(
+                "a price names prompt_per_million, completion_per_million or per_replica_hour"
+            )
+        return self
+
+    def of(self, prompt_tokens: float, completion_tokens: float, latency_ms: float) -> float:
+        """The cost of one answer."""
+        tokens = (
+            self.prompt_per_million * prompt_tokens
+            + self.completion_per_million * completion_tokens
+        )
+        return tokens / 1e6 + self.per_replica_hour * latency_ms / 3.6e6 / self.concurrent
+
+
 class Upstream(Section):
     """One OpenAI-compatible server, or several replicas of it."""
 
@@ -67,6 +96,8 @@ class Upstream(Section):
     answers count for no arm."""
     health_check_seconds: float = Field(5.0, ge=0)
     """Between two looks at each replica, where there are several; 0 = off."""
+    price: Price | None = None
+    """Needed where the cost of an answer decides; shown wherever it is known."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

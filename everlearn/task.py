@@ -228,6 +228,13 @@ class GateRules(Section):
 class ReleaseRules(Section):
     """How a version gets its traffic."""
 
+    goal: Literal["better", "not_worse"] = "better"
+    """better: the primary metric rises. not_worse: it falls by less than `margin`, and what `wins`
+    names gets better."""
+    margin: float | None = Field(None, gt=0, lt=1)
+    """not_worse: loss of the primary metric that is tolerated, as a share (0.03 is 3 points)."""
+    wins: Literal["cost", "latency"] | None = None
+    """not_worse: what the version must be proven to win instead."""
     steps: tuple[float, ...] = (1, 5, 25, 50, 100)
     """Percent of traffic."""
     min_dwell_seconds: float = Field(60.0, ge=0)
@@ -239,7 +246,7 @@ class ReleaseRules(Section):
     primary: str = "thumbs"
     """Grader whose mean decides."""
     guardrails: tuple[str, ...] = ("error_rate", "latency_p95")
-    """Graders, error_rate or latency_p95: only harm is looked for."""
+    """Graders, error_rate, latency_p95 or cost: only harm is looked for."""
     unit_close_seconds: float = Field(30.0, ge=0)
     """A unit counts this long after its first request of a stage, whatever feedback came."""
     holdback_percent: float = Field(1.0, ge=0, lt=50)
@@ -262,6 +269,36 @@ class ReleaseRules(Section):
             raise ValueError("steps rise strictly from above 0 to 100")
         return steps
 
+    @model_validator(mode="after")
+    def _goal(self) -> "ReleaseRules":
+        asked = {"margin": self.margin, "wins": self.wins}
+        if self.goal == "not_worse":
+            missing = [name for name, value in asked.items() if value is None]
+            if missing:
+                raise ValueError(
+                    f"goal not_worse needs {' and '.join(missing)}: margin is the loss of the "
+                    "primary metric that is tolerated (0.03 is 3 points), wins is what is proven "
+                    "instead: cost or latency"
+                )
+        elif any(value is not None for value in asked.values()):
+            raise ValueError("margin and wins belong to goal: not_worse")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that is looked at beside the primary one, once."""
+        names = (*self.guardrails, *([self.wins] if self.wins else []))
+        return tuple(dict.fromkeys(name for name in names if name != self.primary))
+
+
+class Champion(Section):
+    """Who answers until a version of ours is proven: any OpenAI-compatible server's model."""
+
+    upstream: str
+    """An upstream of the config."""
+    model: str
+    """The model's name there."""
+
 
 class Task(Section):
     """One learning loop."""
@@ -273,7 +310,9 @@ class Task(Section):
     served_base: str = ""
     """The base model's name at the upstream; empty: base_model as written."""
     upstream: str
-    """Which upstream of the config answers."""
+    """Which upstream of the config serves the base model and the versions trained from it."""
+    champion: Champion | None = None
+    """Who answers before the first promotion, and is gone back to; empty: the base model."""
     graders: tuple[Grader, ...] = ()
     """What is measured, on every answer where it can be."""
     reward: Multi | None = None
@@ -304,7 +343,10 @@ class Task(Section):
         if twice:
             raise ValueError(f"graders: name used twice: {', '.join(sorted(twice))}")
         known = {*names, *([self.reward.name] if self.reward else [])}
-        live = {"error_rate", "latency_p95"}
+        live = {"error_rate", "latency_p95", "cost"}
+        taken = sorted(known & {*live, "latency"})
+        if taken:
+            raise ValueError(f"graders: {taken[0]} is the name of a metric that needs no grader")
         for key, value, allowed in (
             ("release.primary", self.release.primary, known),
             ("heldout.grader", self.heldout.grader, known),
@@ -338,8 +380,34 @@ def load_tasks(service: Service) -> dict[str, Task]:
             raise ConfigError(
                 f"{path}: upstream = {task.upstream!r}: not an upstream of the config: {known}"
             )
+        _check_champion(service, task, path)
         tasks[task.task] = task
     return tasks
+
+
+def _check_champion(service: Service, task: Task, path: Path) -> None:
+    """What a champion elsewhere and a cost that decides need of the upstreams."""
+    own = service.upstreams[task.upstream]
+    names = [task.upstream, *([task.champion.upstream] if task.champion else [])]
+    if task.champion is not None:
+        if names[1] not in service.upstreams:
+            known = ", ".join(sorted(service.upstreams))
+            raise ConfigError(
+                f"{path}: champion.upstream = {names[1]!r}: not an upstream of the config: {known}"
+            )
+        if own.kind != "vllm":
+            raise ConfigError(
+                f"{path}: upstream = {task.upstream!r}: is of kind {own.kind}, which cannot load "
+                "the adapters that would replace the champion; name one of kind vllm"
+            )
+    if "cost" in task.release.metrics:
+        for name in dict.fromkeys(names):
+            if service.upstreams[name].price is None:
+                raise ConfigError(
+                    f"{path}: release: the cost of an answer decides, but upstreams.{name} has no "
+                    "price; give it price: {prompt_per_million, completion_per_million} or "
+                    "{per_replica_hour}"
+                )
 
 
 def load_task(service: Service, name: str) -> Task:

@@ -19,6 +19,8 @@ class ArmRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Registry version, or `base`."""
     model: str
     """Model name at the upstream: the adapter's, or the base model's."""
+    upstream: str | None = None
+    """Upstream of the config that serves it; None: the task's."""
     adapter_digest: str | None = None
     template_hash: str | None = None
 
