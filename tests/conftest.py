@@ -2,9 +2,11 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from examples import models
 from tests.mlflow_server import mlflow_server
 from tests.servers import broker, postgres_server, s3
 
@@ -29,6 +31,12 @@ def find_free_port() -> int:
 def free_port() -> Callable[[], int]:
     """A function that names a port nobody listens on just now."""
     return find_free_port
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real chat model's folder, made once per machine."""
+    return models.smollm2()
 
 
 @pytest.fixture(scope="session")
