@@ -26,6 +26,7 @@ class Answer(msgspec.Struct, gc=False):
     """The first choice and the usage: columns of `completions`, null where nothing is said."""
 
     upstream_id: str | None = None
+    answer: str | None = None
     response_text: str | None = None
     finish_reason: str | None = None
     prompt_tokens: int | None = None

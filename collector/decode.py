@@ -30,6 +30,7 @@ COMPLETION_FIELDS = (
     *(_RAW.get(name, name) for name in Completion.__struct_fields__),
     *Answer.__struct_fields__,
     *("gateway_id", "seq", "received_at", "messages", "metadata", "sampling"),
+    *("tools", "tool_choice", "response_format", "forced"),
 )
 """What the values of a `completion_row` are; of a name that stands twice the second one counts."""
 
@@ -45,7 +46,7 @@ def completion_row(event: Completion, gateway_id: str, seq: int) -> Row:
     request = _read_request(event.request)
     answer = read_answer(event.response, event.stream)
     identity = (gateway_id, seq, int(event.received_at * 1e6))
-    return astuple(event) + astuple(answer) + identity + request
+    return astuple(event) + astuple(answer) + identity + request + (None, None, None, None)
 
 
 def feedback_row(event: Feedback, gateway_id: str, seq: int) -> Row:

@@ -11,7 +11,21 @@ import msgspec
 
 SCHEMA_VERSION = 1
 
-Status = Literal["ok", "upstream_error", "client_abort", "timeout", "rejected", "shadow"]
+Status = Literal[
+    "ok",
+    "incomplete",
+    "filtered",
+    "refused",
+    "upstream_error",
+    "client_abort",
+    "timeout",
+    "rejected",
+    "shadow",
+    "passed",
+    "imported",
+]
+"""What became of a request. The gateway writes what it saw of the transport (`passed`: a route that
+it only passes on; `imported`: not its own); the collector, the verdict read off the answer."""
 Arm = Literal["champion", "challenger", "holdback"]
 Author = Literal["end_user", "expert", "judge", "code"]
 FeedbackKind = Literal[

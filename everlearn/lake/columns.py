@@ -54,13 +54,33 @@ COMPLETIONS = _table(
     ("received_at", "time", "first byte of the request"),
     ("first_token_ms", "float", "milliseconds to the first streamed chunk"),
     ("latency_ms", "float", "milliseconds to the last byte"),
-    ("status", "text", "ok, upstream_error, client_abort, timeout, rejected or shadow"),
+    (
+        "status",
+        "text",
+        "the verdict, read off the answer: ok; incomplete (cut short), filtered, refused, "
+        "upstream_error (also inside HTTP 200), client_abort, timeout, rejected (by the gateway), "
+        "shadow (asked beside), passed (a route that is only passed on), imported",
+    ),
     ("http_status", "int", "what the client was answered"),
     ("stream", "bool", "server-sent events were asked for"),
     ("model_requested", "text", "`model` as the client sent it"),
     ("model_served", "text", "model name sent to the upstream"),
     ("messages", "json", "the prompt: messages, or the plain prompt as one user message"),
-    ("response_text", "text", "text of the first choice, streamed or not"),
+    ("tools", "json", "the tools that the request offered"),
+    ("tool_choice", "json", "of the request"),
+    ("response_format", "json", "of the request; `text.format` of responses"),
+    (
+        "forced",
+        "text",
+        "field of the request that forced words on the answer; null: the model's own",
+    ),
+    (
+        "answer",
+        "json",
+        "the assistant message: content, refusal, reasoning, tool_calls, audio; `choices` "
+        "where there are several",
+    ),
+    ("response_text", "text", "what a person sees of it: the text, else the refusal or the calls"),
     ("finish_reason", "text", "of the first choice"),
     ("prompt_tokens", "int", "from usage"),
     ("completion_tokens", "int", "from usage"),
