@@ -1,10 +1,13 @@
 """What makes two prompts the same, and which side of the held-out border a unit stands on."""
 
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+Side = Literal["train", "select", "gate"]
+"""Learned from; chosen by (which candidate, which step); examined by. None sees another's rows."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -36,7 +39,20 @@ def prompt_key(messages: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:32]
 
 
-def is_heldout(unit: str, percent: float) -> bool:
-    """Whether a unit is held out: a hash of the unit alone, so the answer never changes."""
-    digest = hashlib.sha256(f"heldout\x1f{unit}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < percent / 100
+def is_heldout(unit: str, percent: float, salt: str) -> bool:
+    """Whether a unit is held out: a salted hash of the unit alone, so the answer never changes.
+
+    `salt` is `everlearn.installation.heldout_salt`: nobody outside can choose a unit by its side.
+    """
+    return side_of(unit, heldout_percent=percent, salt=salt) != "train"
+
+
+def side_of(unit: str, *, heldout_percent: float, salt: str) -> Side:
+    """The side of a unit, for ever; `select` and `gate` each get half of the held-out units.
+
+    A larger share moves units from `train` to the held-out sides, never between those two.
+    """
+    digest = hmac.digest(salt.encode(), unit.encode(errors="surrogatepass"), "sha256")
+    if int.from_bytes(digest[:8], "big") / 2**64 >= heldout_percent / 100:
+        return "train"
+    return "gate" if digest[8] & 1 else "select"

@@ -60,16 +60,18 @@ def plan(
     task: Task,
     registry: Registry,
     *,
+    salt: str,
     method: str | None = None,
     snapshot_id: str | None = None,
     write: bool = True,
 ) -> Plan:
-    """Freeze or load the data and say what it allows. `method` None: the task's."""
+    """Freeze or load the data and say what it allows. `method` None: the task's; `salt`: of the
+    installation, for the split."""
     if snapshot_id is not None:
         snapshot = load(lake, snapshot_id, task.task)
     else:
         champion = registry.champion(task.task).version
-        snapshot = freeze(lake, task, champion=champion, write=write)
+        snapshot = freeze(lake, task, champion=champion, salt=salt, write=write)
     data = TrainingData(tuple(snapshot.side("train")))
     name = method or task.train.method
     methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)

@@ -75,11 +75,12 @@ class Snapshot:
         }
 
 
-def freeze(lake: Lake, task: Task, *, champion: str, write: bool = True) -> Snapshot:
-    """Take a snapshot now; `champion` is the version whose ordinary answers are replayed."""
+def freeze(lake: Lake, task: Task, *, champion: str, salt: str, write: bool = True) -> Snapshot:
+    """Take a snapshot now; `champion` is the version whose ordinary answers are replayed, `salt`
+    that of the installation."""
     lake_snapshot = lake.snapshot_id()
     # In the order in which `load` gives them: the same snapshot trains the same weights.
-    rows = sorted(select(read_rows(lake, task, champion), task), key=_by_id)
+    rows = sorted(select(read_rows(lake, task, champion), task, salt), key=_by_id)
     hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
     digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
@@ -88,9 +89,9 @@ def freeze(lake: Lake, task: Task, *, champion: str, write: bool = True) -> Snap
     return snapshot
 
 
-def select(rows: Sequence[Row], task: Task) -> list[Row]:
+def select(rows: Sequence[Row], task: Task, salt: str = "") -> list[Row]:
     """Each row on its side of the border, or dropped with the reason: a pure function."""
-    sides = by_unit(rows, task.heldout.percent)
+    sides = by_unit(rows, task.heldout.percent, salt)
     admitted: list[Row] = []
     for side in ("train", "heldout"):
         admitted += admit(

@@ -1,6 +1,6 @@
 """Which side of the held-out border a row stands on: pure functions.
 
-- The side is a hash of the unit alone, so it never changes.
+- The side is a salted hash of the unit alone, so it never changes.
 - No prompt stands on both sides. An ordinary answer (replay) gives way to the held-out row, since
   there are plenty; a judged training row does not: then the held-out row is left out and counted.
 - A held-out row needs a right answer to compare with, and each prompt counts once.
@@ -13,10 +13,11 @@ from everlearn.prompts import is_heldout
 from trainer.rows import LEARNED, Row
 
 
-def by_unit(rows: Sequence[Row], percent: float) -> list[Row]:
+def by_unit(rows: Sequence[Row], percent: float, salt: str) -> list[Row]:
     """Every row on its unit's side."""
     return [
-        replace(row, split="heldout" if is_heldout(row.unit, percent) else "train") for row in rows
+        replace(row, split="heldout" if is_heldout(row.unit, percent, salt) else "train")
+        for row in rows
     ]
 
 

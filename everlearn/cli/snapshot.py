@@ -14,6 +14,7 @@ from everlearn.cli import config_option, json_option
 def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     """Freeze TASK's judged and ordinary answers; `train --snapshot ID` trains on them."""
     from everlearn.config import load
+    from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
@@ -26,7 +27,7 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     lake = open_lake(service)
     try:
         champion = Registry(service).champion(task.task).version
-        made = freeze(lake, task, champion=champion)
+        made = freeze(lake, task, champion=champion, salt=heldout_salt(service))
     finally:
         lake.close()
     if as_json:

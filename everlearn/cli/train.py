@@ -33,6 +33,7 @@ def command(
 ) -> None:
     """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
     from everlearn.config import load
+    from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
@@ -45,10 +46,19 @@ def command(
     from trainer.workbench import quiet
 
     quiet()
+    salt = heldout_salt(service)
     lake = open_lake(service, read_only=dry_run)
     try:
         registry = Registry(service)
-        made = plan(lake, task, registry, method=method, snapshot_id=snapshot_id, write=not dry_run)
+        made = plan(
+            lake,
+            task,
+            registry,
+            salt=salt,
+            method=method,
+            snapshot_id=snapshot_id,
+            write=not dry_run,
+        )
         if dry_run:
             _print_plan(made, as_json)
             made.check()

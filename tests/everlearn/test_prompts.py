@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from everlearn.events import decode, encode
 from everlearn.ids import new_id
-from everlearn.prompts import is_heldout, last_user_text, prompt_key
+from everlearn.prompts import is_heldout, last_user_text, prompt_key, side_of
 from tests.builders import make_completion, make_feedback
 
 
@@ -39,14 +39,31 @@ def test_the_last_user_text_skips_the_answer() -> None:
 def test_who_is_held_out_stays_held_out_when_the_share_grows(
     unit: str, percent: float, more: float
 ) -> None:
-    if is_heldout(unit, percent):
-        assert is_heldout(unit, percent + more)
+    if is_heldout(unit, percent, "salt"):
+        assert is_heldout(unit, percent + more, "salt")
+        before, after = (
+            side_of(unit, heldout_percent=each, salt="salt") for each in (percent, percent + more)
+        )
+        assert before == after
 
 
 def test_the_held_out_share_is_as_asked() -> None:
-    held = sum(is_heldout(f"user-{number}", 20) for number in range(10_000))
-    # Five standard deviations of a binomial of 10,000 at 20 %.
-    assert abs(held - 2000) < 200
+    sides = [side_of(f"user-{number}", heldout_percent=20, salt="salt") for number in range(10_000)]
+    # Five standard deviations of a binomial of 10,000 at 20 %, and at 10 %.
+    assert abs(sides.count("select") + sides.count("gate") - 2000) < 200
+    assert abs(sides.count("gate") - 1000) < 150
+
+
+def test_who_does_not_know_the_salt_does_not_know_the_side() -> None:
+    units = [f"user-{number}" for number in range(10_000)]
+    chosen = [unit for unit in units if is_heldout(unit, 20, "guessed")]
+    held = sum(is_heldout(unit, 20, "of the installation") for unit in chosen)
+    # Chosen by a guessed salt, no more of them are held out than of any.
+    assert abs(held / len(chosen) - 0.2) < 0.05
+
+
+def test_half_an_emoji_in_a_unit_has_a_side() -> None:
+    assert side_of("user-\ud83d", heldout_percent=20, salt="s") in ("train", "select", "gate")
 
 
 def test_events_come_back_as_they_were() -> None:

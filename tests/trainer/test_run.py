@@ -39,7 +39,7 @@ class World:
         self.lines: list[str] = []
 
     def train(self, **options: Any) -> Outcome:
-        made = plan(self.lake, self.task, self.registry, **options)
+        made = plan(self.lake, self.task, self.registry, salt="", **options)
         return train(self.service, self.task, made, self.registry, self.lines.append)
 
     def runs(self) -> list[Any]:

@@ -38,7 +38,7 @@ def test_a_snapshot_holds_what_people_said_and_what_nobody_judged(
     lake: DuckLake, task: Task
 ) -> None:
     fill(lake)
-    counts = freeze(lake, task, champion="base").counts
+    counts = freeze(lake, task, champion="base", salt="").counts
     assert set(counts["train"]) == {"accepted", "correction", "rejected"}
     assert set(counts["heldout"]) == {"expert", "end_user"}
     assert counts["dropped"]["duplicate"] > 0
@@ -46,7 +46,7 @@ def test_a_snapshot_holds_what_people_said_and_what_nobody_judged(
 
 def test_a_snapshot_never_changes_afterwards(lake: DuckLake, task: Task) -> None:
     fill(lake)
-    made = freeze(lake, task, champion="base")
+    made = freeze(lake, task, champion="base", salt="")
     put(lake, completions=[completion(9999, PROMPT, "colour")], feedback=[thumbs(9999, True)])
     again = load(lake, made.snapshot_id, "colours")
     assert again.content_hash == made.content_hash
@@ -57,16 +57,16 @@ def test_a_snapshot_never_changes_afterwards(lake: DuckLake, task: Task) -> None
 
 def test_equal_data_has_an_equal_hash(lake: DuckLake, task: Task) -> None:
     fill(lake)
-    first, second = (freeze(lake, task, champion="base") for _ in range(2))
+    first, second = (freeze(lake, task, champion="base", salt="") for _ in range(2))
     assert first.snapshot_id != second.snapshot_id
     assert first.content_hash == second.content_hash
 
 
 def test_held_out_rows_are_chosen_by_unit(lake: DuckLake, task: Task) -> None:
     fill(lake)
-    made = freeze(lake, task, champion="base")
-    assert all(is_heldout(row.unit, 30) for row in made.side("heldout"))
-    assert not any(is_heldout(row.unit, 30) for row in made.side("train"))
+    made = freeze(lake, task, champion="base", salt="")
+    assert all(is_heldout(row.unit, 30, "") for row in made.side("heldout"))
+    assert not any(is_heldout(row.unit, 30, "") for row in made.side("train"))
 
 
 def test_what_a_dropped_row_said_is_not_kept(lake: DuckLake, task: Task) -> None:
@@ -75,7 +75,7 @@ def test_what_a_dropped_row_said_is_not_kept(lake: DuckLake, task: Task) -> None
         completions=[completion(1, PROMPT, "colour", trainable=False)],
         feedback=[thumbs(1, True)],
     )
-    made = freeze(lake, task, champion="base")
+    made = freeze(lake, task, champion="base", salt="")
     assert made.counts["dropped"] == {"no_consent": 1}
     stored = lake.read("SELECT messages, completion, target FROM snapshot_rows").to_pylist()
     assert stored == [{"messages": None, "completion": None, "target": None}]
@@ -93,7 +93,7 @@ def test_only_answered_completions_of_the_task_and_the_champions_ordinary_ones(
             completion(4, THINGS[4], "colour", unit="user-thing0"),
         ],
     )
-    rows = freeze(lake, task, champion="base").rows
+    rows = freeze(lake, task, champion="base", salt="").rows
     assert [row.completion_id for row in rows] == ["cmpl_00004"]
 
 
@@ -103,7 +103,7 @@ def test_other_feedback_than_the_tasks_is_no_thumbs(lake: DuckLake, task: Task) 
         completions=[completion(1, PROMPT, "colour")],
         feedback=[thumbs(1, True, name="was_copied")],
     )
-    assert freeze(lake, task, champion="base").counts["train"] == {}
+    assert freeze(lake, task, champion="base", salt="").counts["train"] == {}
 
 
 def test_a_retracted_thumb_does_not_count(lake: DuckLake, task: Task) -> None:
@@ -115,7 +115,7 @@ def test_a_retracted_thumb_does_not_count(lake: DuckLake, task: Task) -> None:
             thumbs(1, True, feedback_id="fb_r", kind="retraction", author_id="ann"),
         ],
     )
-    assert "accepted" not in freeze(lake, task, champion="base").counts["train"]
+    assert "accepted" not in freeze(lake, task, champion="base", salt="").counts["train"]
 
 
 def test_a_logged_verdict_saves_a_liked_answer_from_the_experts_other_wording(
@@ -132,10 +132,10 @@ def test_a_logged_verdict_saves_a_liked_answer_from_the_experts_other_wording(
         feedback=[thumbs(1, True), correction(2, colour(PROMPT))],
         scores=[{**score, "completion_id": "cmpl_00001", "value": 1.0, "created_at": 1.0}],
     )
-    rows = {row.completion_id: row for row in freeze(lake, task, champion="base").rows}
+    rows = {row.completion_id: row for row in freeze(lake, task, champion="base", salt="").rows}
     assert rows["cmpl_00001"].dropped_reason is None
     put(lake, scores=[{**score, "completion_id": "cmpl_00001", "value": 0.0, "created_at": 2.0}])
-    rows = {row.completion_id: row for row in freeze(lake, task, champion="base").rows}
+    rows = {row.completion_id: row for row in freeze(lake, task, champion="base", salt="").rows}
     assert rows["cmpl_00001"].dropped_reason == "expert_disagrees"
 
 
@@ -150,7 +150,7 @@ def test_a_preference_is_a_pair(lake: DuckLake, task: Task) -> None:
             thumbs(1, True, kind="preference", value_bool=None, other_completion_id="cmpl_00002")
         ],
     )
-    (row,) = freeze(lake, task, champion="base").rows
+    (row,) = freeze(lake, task, champion="base", salt="").rows
     assert (row.kind, row.target, row.completion) == ("preference", "red", "blue")
 
 
@@ -167,4 +167,4 @@ def test_feedback_cannot_examine_answers_nobody_has_seen(lake: DuckLake, task: T
         graders=({"type": "feedback", "name": "thumbs"}, task.graders[0]),
     )
     with pytest.raises(ConfigError, match=r"heldout.grader = 'thumbs'.*name one of: matches"):
-        freeze(lake, thumbs_only, champion="base")
+        freeze(lake, thumbs_only, champion="base", salt="")

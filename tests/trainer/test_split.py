@@ -15,10 +15,10 @@ def split_of(row: Row, *others: Row) -> tuple[str, str | None]:
 
 def test_a_unit_is_always_on_the_same_side() -> None:
     rows = [accepted(unit=f"u{number}") for number in range(200)]
-    once, again = by_unit(rows, 20.0), by_unit(list(reversed(rows)), 20.0)
+    once, again = by_unit(rows, 20.0, "s"), by_unit(list(reversed(rows)), 20.0, "s")
     assert {row.unit: row.split for row in once} == {row.unit: row.split for row in again}
     assert 20 < sum(row.split == "heldout" for row in once) < 60
-    assert all((row.split == "heldout") == is_heldout(row.unit, 20.0) for row in once)
+    assert all((row.split == "heldout") == is_heldout(row.unit, 20.0, "s") for row in once)
 
 
 def test_a_prompt_judged_on_the_training_side_is_not_held_out() -> None:
