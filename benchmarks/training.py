@@ -147,7 +147,7 @@ def measure(service: Service, task: Task, lake: Lake, method: str, model: Path) 
 
     registry = Registry(service)
     started = time.monotonic()
-    made = plan(lake, task, registry, method=method)
+    made = plan(lake, task, registry, salt="", method=method)
     outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
     seconds = time.monotonic() - started
     bench = Workbench(task, str(model), service.data_path)
