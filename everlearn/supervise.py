@@ -1,14 +1,17 @@
-"""Every process of a config on one machine: which there are, in which order, whether each answers.
+"""Runs the processes of a stack on this machine until it is told to stop.
 
-`processes` is pure; `Supervisor` hands the list to supervisord (restart of what dies, log files,
-stop by process group) and adds what it lacks: an ordered start that waits until each answers,
-and a stop in the reverse order: the gateway closes its door before the collector reads the last
-event.
+`Supervisor` hands the list to supervisord (restart of what dies, log files, stop by process group)
+and adds what it lacks:
+
+- an ordered start that waits until each process answers, and says what it waits for;
+- the answer must come from the process itself: a stranger on its port is named, not taken for it;
+- a stop in the reverse order: the gateway closes before the collector reads the last event;
+- one stack per data folder.
 """
 
 import configparser
 import ctypes
-import os
+import fcntl
 import shlex
 import signal
 import socket
@@ -19,113 +22,20 @@ import time
 import urllib.error
 import urllib.request
 import xmlrpc.client
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from everlearn.broker import prepare
-from everlearn.config import Service
+from everlearn import ports
 from everlearn.errors import EverlearnError
+from everlearn.process import Process
 
-START_SECONDS = 180.0
+TOLD_EVERY_SECONDS = 5.0
+"""How often a start that waits says for what."""
 MAX_STARTS = 4
 """Of a process that does not answer yet."""
 STOP_SECONDS = 40
-
-
-@dataclass(frozen=True)
-class Process:
-    """One supervised program; `wave` orders the start (equal waves start together)."""
-
-    name: str
-    command: tuple[str, ...]
-    wave: int
-    address: str | None = None
-    """Shown to people once it answers."""
-    ready: str | None = None
-    """URL that answers 2xx, or tcp:// that accepts, when the process can work; None: alive."""
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def processes(service: Service, config: Path, stack: str) -> tuple[Process, ...]:
-    """What runs for this config.
-
-    `stack` is `local`, or `full`: the events then go over a Kafka broker on this machine, and
-    Airflow and the console run too.
-    """
-    rows = [_mlflow(service), _verb("collector", "collect", config, wave=1)]
-    if service.model_server.model:
-        address = f"http://{service.model_server.host}:{service.model_server.port}"
-        rows.append(
-            _verb("model-server", "serve", config, wave=0, address=address, ready="/health")
-        )
-    address = f"http://{service.gateway.host}:{service.gateway.port}"
-    rows.append(_verb("gateway", "gateway", config, wave=2, address=address, ready="/ready"))
-    rows.append(_verb("releases", "releases", config, "run", wave=3))
-    if stack == "full":
-        broker = service.bus.bootstrap_servers[0]
-        rows.append(Process("kafka", prepare(service), 0, broker, f"tcp://{broker}"))
-        address = f"http://{service.console.host}:{service.console.port}"
-        rows.append(
-            _verb("console", "console", config, wave=3, address=address, ready="/completeness")
-        )
-        rows.append(_airflow(service, config))
-    if stack == "full" or service.bus.kind == "kafka":
-        rows.append(_verb("shipper", "ship", config, wave=1))
-    if stack == "full":
-        rows = [_over_kafka(row) for row in rows]
-    return tuple(sorted(rows, key=lambda process: process.wave))
-
-
-def _over_kafka(process: Process) -> Process:
-    return replace(process, environment={**process.environment, "EVERLEARN_BUS__KIND": "kafka"})
-
-
-def _verb(
-    name: str,
-    verb: str,
-    config: Path,
-    *more: str,
-    wave: int,
-    address: str | None = None,
-    ready: str | None = None,
-) -> Process:
-    command = (sys.executable, "-m", "everlearn", verb, *more, "--config", str(config))
-    ready_url = f"{address}{ready}" if address and ready else None
-    return Process(name, command, wave, address, ready_url)
-
-
-def _mlflow(service: Service) -> Process:
-    folder = (
-        service.root / (service.mlflow.artifacts_path or service.data_path / "mlflow")
-    ).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    host, _, port = service.mlflow.tracking_uri.split("//", 1)[1].partition(":")
-    command = (
-        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port or "5000"),
-        *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    )
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    address = service.mlflow.tracking_uri
-    return Process("mlflow", command, 0, address, f"{address}/health", quiet)
-
-
-def _airflow(service: Service, config: Path) -> Process:
-    """Airflow's standalone form: scheduler, API server and DAG processor on SQLite."""
-    home = service.data_path / "airflow"
-    home.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parents[1] / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "EVERLEARN_CONFIG": str(config),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-    }
-    command = (sys.executable, "-m", "airflow", "standalone")
-    address = "http://127.0.0.1:8080"
-    return Process("airflow", command, 3, address, f"{address}/api/v2/monitor/health", environment)
 
 
 def render(rows: Sequence[Process], folder: Path, socket: Path) -> configparser.RawConfigParser:
@@ -194,18 +104,25 @@ class Supervisor:
         self.stop()
 
     def start(
-        self, ready: Callable[[Process], None], cancelled: Callable[[], bool] = lambda: False
+        self,
+        ready: Callable[[Process], None],
+        cancelled: Callable[[], bool] = lambda: False,
+        waiting: Callable[[Process, float], None] = lambda process, seconds: None,
     ) -> None:
-        """Start wave by wave, calling `ready` for each process that answers.
+        """Start wave by wave, calling `ready` for each process that answers and `waiting` every
+        few seconds with the one that is waited for and since when.
 
-        Ends early when `cancelled`; raises with the last log lines of one that does not stay up.
+        Ends early when `cancelled`; raises with the last log lines of one that does not stay up,
+        and with the owner's name where a stranger has its port.
         """
+        for process in self.rows:
+            _free(process)
         for wave in sorted({process.wave for process in self.rows}):
             members = [process for process in self.rows if process.wave == wave]
             for process in members:
                 self._call("startProcess", process.name, False)
             for process in members:
-                self._await(process, cancelled)
+                self._await(process, cancelled, waiting)
                 if cancelled():
                     return
                 ready(process)
@@ -235,24 +152,36 @@ class Supervisor:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
 
-    def _await(self, process: Process, cancelled: Callable[[], bool]) -> None:
+    def _await(
+        self,
+        process: Process,
+        cancelled: Callable[[], bool],
+        waiting: Callable[[Process, float], None],
+    ) -> None:
+        started = told = time.monotonic()
         pids = {0}
-
-        def answers() -> bool:
-            if cancelled():
-                return True
-            state = self.states()[process.name]
-            pids.add(state["pid"])
-            # One that ends a little later each time is started again without end.
-            if state["statename"] == "FATAL" or len(pids) > MAX_STARTS + 1:
+        while not self._answers(process, pids) and not cancelled():
+            now = time.monotonic()
+            if now - started > process.start_timeout_seconds:
                 raise EverlearnError(
-                    f"{process.name} does not stay up:\n{self._tail(process.name)}"
+                    f"{process.name} did not answer at {process.ready} within "
+                    f"{process.start_timeout_seconds:g} s:\n{self._tail(process.name)}"
                 )
-            return state["statename"] == "RUNNING" and (
-                process.ready is None or url_answers(process.ready)
-            )
+            if now - told >= TOLD_EVERY_SECONDS:
+                told = now
+                waiting(process, now - started)
+            time.sleep(0.1)
 
-        _wait(answers, START_SECONDS, f"{process.name} did not answer at {process.ready}")
+    def _answers(self, process: Process, pids: set[int]) -> bool:
+        """Whether it is up and it is itself that answers; `pids` collects its lives."""
+        state = self.states()[process.name]
+        pids.add(state["pid"])
+        # One that ends a little later each time is started again without end.
+        if state["statename"] == "FATAL" or len(pids) > MAX_STARTS + 1:
+            raise EverlearnError(f"{process.name} does not stay up:\n{self._tail(process.name)}")
+        if state["statename"] != "RUNNING" or process.ready is None:
+            return bool(state["statename"] == "RUNNING")
+        return url_answers(process.ready) and ports.is_ours(process.ready, state["pid"])
 
     def _tail(self, name: str) -> str:
         log = self.logs / f"{name}.log"
@@ -268,6 +197,33 @@ class Supervisor:
             return getattr(proxy.supervisor, method)(*arguments)
         finally:
             transport.close()
+
+
+def _free(process: Process) -> None:
+    if process.ready is not None and ports.taken(process.ready):
+        hint = f"set {process.setting}, or stop it" if process.setting else "stop it"
+        raise EverlearnError(
+            f"{process.name}: {process.address} is taken by {ports.owner(process.ready)}: {hint}"
+        )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[Path]:
+    """One stack per data folder: the file in which it may say where it answers.
+
+    Raises EverlearnError with what the one that runs has said.
+    """
+    (folder / "run").mkdir(parents=True, exist_ok=True)
+    notes = folder / "run" / "up"
+    with notes.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = notes.read_text().rstrip() or "it is starting"
+            raise EverlearnError(f"everlearn is up on {folder} already:\n{said}") from None
+        lock.truncate(0)
+        yield notes
+        lock.truncate(0)
 
 
 def url_answers(url: str) -> bool:

@@ -27,7 +27,7 @@ def find_free_port() -> int:
         return port
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """A function that names a port nobody listens on just now."""
     return find_free_port

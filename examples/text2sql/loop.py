@@ -17,7 +17,8 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.errors import EverlearnError
-from everlearn.supervise import Supervisor, processes
+from everlearn.stack import processes
+from everlearn.supervise import Supervisor
 from examples.text2sql import measure, report, spoil
 from examples.text2sql.language import Kind
 from examples.text2sql.live import Arrivals, LiveTraffic

@@ -11,13 +11,15 @@ import pytest
 
 from everlearn import broker
 from everlearn.config import load
-from everlearn.supervise import STOP_SECONDS, Process, processes
+from everlearn.process import Process
+from everlearn.stack import processes
+from everlearn.supervise import STOP_SECONDS
 from tests.deploy.compose import OURS, ROOT, environment, services
 
 CONFIG = "/etc/everlearn/everlearn.yaml"
 ONLY_IN_COMPOSE = {"postgres", "s3"}
 """On one machine the lake's catalog is SQLite and its files are in a folder."""
-ONLY_IN_UP = {"releases", "console", "airflow"}
+ONLY_IN_UP = {"releases", "console", "airflow", "airflow-scheduler", "airflow-dags"}
 """They act for an operator, where the demo and the quickstart run."""
 PLACES = {
     "bus.bootstrap_servers",

@@ -2,16 +2,21 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from everlearn.errors import EverlearnError
-from everlearn.supervise import Process, Supervisor, processes, render, url_answers
+from everlearn import airflow
+from everlearn.errors import ConfigError, EverlearnError
+from everlearn.process import Process
+from everlearn.stack import processes
+from everlearn.supervise import Supervisor, alone, render, url_answers
 from tests.builders import make_service
 
 SERVER = "import http.server as h, sys;h.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[1]))"
@@ -84,6 +89,97 @@ def test_an_interrupted_start_stops_what_it_started(
         pid = supervisor.states()["deaf"]["pid"]
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_stranger_on_the_port_is_named_and_not_taken_for_the_process(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        row = replace(web("gateway", port, 0), setting="gateway.port")
+        deadline = time.monotonic() + 20
+        while not url_answers(row.ready or ""):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with (
+            Supervisor([row], tmp_path) as supervisor,
+            pytest.raises(EverlearnError, match=rf"process {stranger.pid} .*set gateway.port"),
+        ):
+            supervisor.start(lambda process: None)
+    finally:
+        stranger.kill()
+        stranger.wait(20)
+
+
+def test_a_stranger_that_takes_the_port_during_the_start_is_not_believed(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Ours runs and listens nowhere; what answers at its address is somebody else."""
+    port = free_port()
+    row = replace(
+        web("deaf", port, 0),
+        command=(sys.executable, "-c", "import time; time.sleep(600)"),
+        start_timeout_seconds=3.0,
+    )
+    strangers: list[subprocess.Popen[bytes]] = []
+    told: list[str] = []
+
+    def stranger_comes() -> bool:
+        if not strangers:
+            command = [sys.executable, "-c", SERVER, str(port)]
+            quiet = subprocess.DEVNULL
+            strangers.append(subprocess.Popen(command, stdout=quiet, stderr=quiet))
+        return False
+
+    try:
+        with (
+            Supervisor([row], tmp_path) as supervisor,
+            pytest.raises(EverlearnError, match=r"deaf did not answer at .* within 3 s"),
+        ):
+            supervisor.start(lambda process: told.append(process.name), stranger_comes)
+        assert url_answers(row.ready or "")
+        assert told == []
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.wait(20)
+
+
+def test_a_start_that_takes_long_says_what_it_waits_for(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everlearn.supervise.TOLD_EVERY_SECONDS", 0.5)
+    code = f"import time; time.sleep(3)\n{SERVER}"
+    slow = replace(web("slow", free_port(), 0))
+    slow = replace(slow, command=(sys.executable, "-c", code, slow.command[-1]))
+    waited: list[tuple[str, float]] = []
+    with Supervisor([slow], tmp_path) as supervisor:
+        supervisor.start(lambda process: None, waiting=lambda one, s: waited.append((one.name, s)))
+    assert {name for name, _ in waited} == {"slow"}
+    assert [seconds for _, seconds in waited] == sorted(seconds for _, seconds in waited)
+
+
+def test_a_second_stack_on_the_same_data_says_what_runs_already(tmp_path: Path) -> None:
+    with alone(tmp_path) as notes:
+        notes.write_text("  gateway  http://127.0.0.1:8000\n")
+        with (
+            pytest.raises(EverlearnError, match=r"up on .* already:\n  gateway  http"),
+            alone(tmp_path),
+        ):
+            pass
+    with alone(tmp_path) as notes:
+        assert notes.read_text() == ""
+
+
+def test_airflow_is_for_this_machine_only(tmp_path: Path) -> None:
+    service = make_service(tmp_path, airflow={"host": "0.0.0.0", "port": 8080})
+    with pytest.raises(ConfigError, match=r"airflow.host = '0.0.0.0'.*127.0.0.1"):
+        airflow.processes(service, tmp_path / "everlearn.yaml")
 
 
 def test_the_local_stack_opens_the_door_last_and_closes_it_first(tmp_path: Path) -> None:
