@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from everlearn.chat import template_messages, template_options, template_tools
 from serving.local.answer import Answer, Piece
 from serving.local.engine import Engine, Event, Request
 from serving.local.errors import ApiError, json_response
@@ -52,13 +53,14 @@ class Serving:
 
         tokenizer = self.engine.model.tokenizer
         try:
+            tools = template_tools(body.tools)
             text = tokenizer.apply_chat_template(
-                body.plain_messages,
-                tools=body.tools,
+                template_messages(body.messages, tokenizer.get_chat_template(None, tools)),
+                tools=tools,
                 tokenize=False,
                 add_generation_prompt=body.add_generation_prompt,
                 continue_final_message=body.continue_final_message,
-                **(body.chat_template_kwargs or {}),
+                **template_options(body.chat_template_kwargs, body.reasoning_effort),
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise ApiError(400, str(error), param="messages") from error

@@ -137,6 +137,7 @@ class ChatRequest(Generation):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
@@ -158,11 +159,6 @@ class ChatRequest(Generation):
     def limit(self, room: int, defaults: Defaults) -> int:
         wanted = self.max_completion_tokens or self.max_tokens or defaults.max_tokens
         return min(room, wanted) if wanted else room
-
-    @property
-    def plain_messages(self) -> list[dict[str, Any]]:
-        """Content as one string; ValueError for parts that are not text."""
-        return [{**message, "content": _text(message.get("content"))} for message in self.messages]
 
 
 class CompletionRequest(Generation):
@@ -218,16 +214,3 @@ class TokenizeRequest(Body):
     messages: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
-
-
-def _text(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list):
-        parts = []
-        for part in content:
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-                raise ValueError("only text content is supported")
-            parts.append(part["text"])
-        return "\n".join(parts)
-    raise ValueError("content must be a string or a list of text parts")
