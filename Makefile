@@ -6,6 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: .venv/demo
+	deploy/system-packages.sh sandbox
 	$(BIN)/everlearn demo
 
 test: system .venv/dev lint
@@ -33,9 +34,10 @@ full: system .venv/full
 	$(BIN)/everlearn up --stack full
 
 up: .venv/demo
+	deploy/system-packages.sh sandbox
 	$(BIN)/everlearn up
 
-# What no Python package brings: Java and Maven for Kafka, Postgres, Node, bubblewrap.
+# What no Python package brings: Java and Maven for Kafka, Postgres, Node; bubblewrap for `demo` too.
 system:
 	deploy/system-packages.sh
 

@@ -19,6 +19,7 @@ from evaluators.graders import build_all
 from evaluators.graders.base import Base
 from evaluators.pending import Changes, Pending, changes, pending, seed
 from evaluators.references import Reference, references
+from evaluators.sandbox import require
 from evaluators.types import Score
 from everlearn.config import Service
 from everlearn.errors import LakeError, NotFound
@@ -110,6 +111,8 @@ def evaluate(
     The first call of a process looks at all of them, the next ones only at what has changed.
     """
     graders = _chosen(build_all(task, service), task, grader)
+    if any(each.runs_code for each in graders):
+        require(service.sandbox)
     call = _Call(task.task, lake, graders, since, limit)
     try:
         if graders:

@@ -263,6 +263,16 @@ class ModelServer(Section):
     """Until it answers: a large model takes long to load."""
 
 
+class Sandbox(Section):
+    """Where what models and graders wrote is run."""
+
+    isolation: Literal["bubblewrap", "none"] = "bubblewrap"
+    """bubblewrap: in a container with nothing of this machine in it, refused where bubblewrap or
+    libseccomp is missing. none: as an ordinary process of this user, for code one trusts."""
+    packages: tuple[str, ...] = ("numpy", "rapidfuzz")
+    """Beside Python's own, what a python grader can import."""
+
+
 class Releases(Section):
     """The release controller."""
 
@@ -313,6 +323,7 @@ class Service(BaseSettings):
     state: StateConfig = StateConfig()
     mlflow: Mlflow = Mlflow()
     model_server: ModelServer = ModelServer()
+    sandbox: Sandbox = Sandbox()
     releases: Releases = Releases()
     console: Console = Console()
     airflow: Airflow = Airflow()

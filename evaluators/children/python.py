@@ -1,44 +1,79 @@
 """Runs the `grade(sample, item)` of a python grader; what it raises is told, not raised.
 
-The audit hook keeps honest code from files, network and processes. It is no wall against an
-attacker: that is bubblewrap, which the parent uses where it is installed.
+Every answer is graded in a process of its own, which runs the source anew: what grading one
+answer leaves behind reaches no other. What the source imports is imported once, before.
+
+The audit hook keeps honest code from files, network and processes with a plain message. It is no
+wall against an attacker: that are the isolation and the filter of system calls.
 """
 
+import ast
+import importlib
 import math
 import sys
+from types import CodeType
 from typing import Any
 
-from evaluators.children.protocol import Handler, Reply, cpu_limit, serve
+from evaluators.children import apart
+from evaluators.children.protocol import Forbid, Handler, Note, Reply, serve
 
 _FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn",
               "os.spawn", "os.kill", "os.remove", "os.rename", "shutil.")  # fmt: skip
-MEMORY_MB = 2048
 
 
-def prepare(settings: dict[str, Any]) -> Handler:
-    """Run the source once; the function it defines grades every request."""
-    namespace: dict[str, Any] = {"__name__": "grader"}
-    sys.addaudithook(_audit)
-    exec(compile(settings["source"], "grader.py", "exec"), namespace)
-    grade = namespace["grade"]
+def prepare(settings: dict[str, Any], forbid: Forbid) -> Handler:
+    """Compile the source; each request runs it."""
+    code = compile(settings["source"], "grader.py", "exec")
+    _import(settings["source"])
 
-    def handle(request: dict[str, Any]) -> Reply:
-        cpu_limit(request["cpu_seconds"])
+    def handle(request: dict[str, Any], note: Note) -> Reply:
         try:
-            return _checked(grade(request["sample"], request["item"]))
-        except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}"[:500]}
-        finally:
-            cpu_limit(0)
+            reply = apart.run(
+                lambda: _graded(code, request), forbid,
+                cpu_seconds=request["cpu_seconds"], wall_seconds=request["wall_seconds"],
+            )  # fmt: skip
+        except apart.Ended as ended:
+            return {"error": f"grade {ended}"}
+        return _checked(reply)
 
     return handle
 
 
-def _checked(value: Any) -> Reply:
-    if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
-        number = float(value)
-        if math.isfinite(number):
-            return {"value": number}
+def _import(source: str) -> None:
+    """What it imports at its top, so that no answer pays for it; problems show when it runs."""
+    for node in ast.parse(source).body:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except Exception:
+                continue
+
+
+def _graded(code: CodeType, request: dict[str, Any]) -> Reply:
+    sys.addaudithook(_audit)
+    namespace: dict[str, Any] = {"__name__": "grader"}
+    try:
+        exec(code, namespace)
+        value = namespace["grade"](request["sample"], request["item"])
+        if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
+            return {"value": float(value)}
+        return {"error": f"grade returned {value!r:.100}, not a finite number"}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _checked(reply: Any) -> Reply:
+    """The reply of a process in which anything may have run."""
+    if isinstance(reply, dict) and isinstance(reply.get("error"), str):
+        return {"error": reply["error"][:500]}
+    value = reply.get("value") if isinstance(reply, dict) else None
+    if isinstance(value, float) and math.isfinite(value):
+        return {"value": value}
     return {"error": f"grade returned {value!r:.100}, not a finite number"}
 
 
@@ -50,4 +85,4 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    serve(prepare, MEMORY_MB)
+    serve(prepare)

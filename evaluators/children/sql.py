@@ -2,6 +2,7 @@
 
 - Read-only, no files, no network, no extensions, configuration locked, no Python objects in reach.
 - A reply without `value` means that this program, not the graded text, is to blame.
+- Which text runs is told before it does: `reference`, then `answer`.
 - CPU time over the limit ends the process: SIGPROF in the answer, SIGVTALRM in the reference.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from evaluators.children.protocol import Handler, Reply, cpu_limit, serve
+from evaluators.children.protocol import Forbid, Handler, Note, Reply, cpu_limit, serve
 from evaluators.rows import Row, same
 
 REFERENCES_KEPT = 1024
@@ -23,8 +24,8 @@ class WrongAnswer(Exception):
     """The graded text is to blame; the text says how."""
 
 
-def prepare(settings: dict[str, Any]) -> Handler:
-    """Open the database of `settings` for good."""
+def prepare(settings: dict[str, Any], forbid: Forbid) -> Handler:
+    """Open the database of `settings` for good, then go under the filter of system calls."""
     connection = duckdb.connect(
         settings["database"],
         read_only=True,
@@ -41,14 +42,18 @@ def prepare(settings: dict[str, Any]) -> Handler:
     )
     references: OrderedDict[tuple[str, int], _Rows] = OrderedDict()
 
-    def handle(request: dict[str, Any]) -> Reply:
-        return _grade(connection, references, request)
+    def handle(request: dict[str, Any], note: Note) -> Reply:
+        return _grade(connection, references, request, note)
 
+    forbid()
     return handle
 
 
 def _grade(
-    connection: Any, references: OrderedDict[tuple[str, int], _Rows], request: dict[str, Any]
+    connection: Any,
+    references: OrderedDict[tuple[str, int], _Rows],
+    request: dict[str, Any],
+    note: Note,
 ) -> Reply:
     seconds, max_rows = request["cpu_seconds"], request["max_rows"]
     wanted = None
@@ -56,6 +61,7 @@ def _grade(
         key = (request["reference"], max_rows)
         try:
             if key not in references:
+                note("reference")
                 references[key] = _limited(connection, *key, seconds, signal.ITIMER_VIRTUAL)
             wanted = references[key]
         except WrongAnswer as error:
@@ -63,6 +69,7 @@ def _grade(
         references.move_to_end(key)
         if len(references) > REFERENCES_KEPT:
             references.popitem(last=False)
+    note("answer")
     try:
         rows = _limited(connection, request["sql"], max_rows, seconds, signal.ITIMER_PROF)
     except WrongAnswer as error:
@@ -116,8 +123,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Libraries and DuckDB's own memory need address space beyond `max_memory_mb`."""
-    import json
-    import sys
-
-    serve(prepare, json.loads(sys.argv[1])["max_memory_mb"] + 1024)
+    """Entry point of the child."""
+    serve(prepare)

@@ -14,7 +14,7 @@ from evaluators.graders import (
 )
 from evaluators.graders import multi as multi_grader
 from evaluators.graders.base import Base
-from everlearn.config import Service
+from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
 from everlearn.task import (
     Execution,
@@ -72,17 +72,21 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case JsonSchema():
             return json_schema.JsonSchemaGrader(spec)
         case Execution():
-            return execution.ExecutionGrader(spec, task.folder)
+            return execution.ExecutionGrader(spec, task.folder, _rules(service))
         case FeedbackGrader():
             return feedback.FeedbackGrader(spec)
         case PythonGrader():
-            return python.PythonGrader(spec)
+            return python.PythonGrader(spec, _rules(service))
         case ScoreModel():
             return model.ScoreModelGrader(spec, service)
         case LabelModel():
             return model.LabelModelGrader(spec, service)
         case Multi():
             return _multi(spec, task, service, depth)
+
+
+def _rules(service: Service | None) -> Sandbox:
+    return Sandbox() if service is None else service.sandbox
 
 
 def _multi(spec: Multi, task: Task, service: Service | None, depth: int) -> Base[Any]:

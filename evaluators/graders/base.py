@@ -20,6 +20,8 @@ class Base(ABC, Generic[Spec]):
     """Its verdict may change when feedback arrives."""
     slow = False
     """A model is asked: a verdict takes seconds."""
+    runs_code = False
+    """Runs what somebody wrote, in the sandbox."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec

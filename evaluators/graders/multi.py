@@ -23,6 +23,7 @@ class MultiGrader(Base[Multi]):
         self.needs_reference = any(part.needs_reference for part in parts.values())
         self.needs_feedback = any(part.needs_feedback for part in parts.values())
         self.slow = any(part.slow for part in parts.values())
+        self.runs_code = any(part.runs_code for part in parts.values())
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         scores = await asyncio.gather(*(score(part, sample, item) for part in self._parts.values()))

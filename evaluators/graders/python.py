@@ -1,22 +1,31 @@
 """`python`: the task author's `grade(sample, item)`, run in a child process."""
 
 import ast
-import signal
 from dataclasses import asdict
 
 from evaluators.graders.base import Base
-from evaluators.sandbox import ChildDied, sandbox
+from evaluators.sandbox import Spec, sandbox
 from evaluators.types import Item, Sample, Score
+from everlearn.config import Sandbox as Rules
 from everlearn.errors import ConfigError, GraderError
 from everlearn.task import PythonGrader as PythonSpec
+
+MEMORY_MB = 2048
+MAX_SOURCE_BYTES = 256 * 1024
+START_SECONDS = 5.0
+"""Beyond the wall time, for a machine that is busy."""
 
 
 class PythonGrader(Base[PythonSpec]):
     """Compiled here, run there; a grader that raises or is slow leaves the answer unscored."""
 
-    def __init__(self, spec: PythonSpec) -> None:
+    runs_code = True
+
+    def __init__(self, spec: PythonSpec, rules: Rules) -> None:
         super().__init__(spec)
         _check_source(spec)
+        settings = {"source": spec.source, "address_space_mb": MEMORY_MB}
+        self._child = Spec("python", settings, rules=rules)
         self.needs_reference = "reference" in spec.source
         self.needs_feedback = any(
             name in spec.source for name in ("thumbs", "feedback", "correction")
@@ -24,25 +33,24 @@ class PythonGrader(Base[PythonSpec]):
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         seconds = self.spec.timeout_seconds
-        request = {"sample": asdict(sample), "item": dict(item), "cpu_seconds": seconds}
-        try:
-            reply = await sandbox().ask(
-                "python", {"source": self.spec.source}, request, 2 * seconds + 5
-            )
-        except ChildDied as error:
-            if error.signal_number == signal.SIGPROF:
-                raise GraderError(f"grade took more than {seconds:g} s of CPU time") from error
-            raise
+        wall_seconds = 2 * seconds + 2
+        request = {
+            "sample": asdict(sample), "item": dict(item),
+            "cpu_seconds": seconds, "wall_seconds": wall_seconds,
+        }  # fmt: skip
+        reply = await sandbox().ask(self._child, request, wall_seconds + START_SECONDS)
         if "value" not in reply:
-            raise GraderError(str(reply["error"]))
+            raise GraderError(str(reply.get("error")))
         return Score(reply["value"])
 
 
 def _check_source(spec: PythonSpec) -> None:
+    if len(spec.source.encode(errors="replace")) > MAX_SOURCE_BYTES:
+        raise ConfigError(f"grader {spec.name}: source is longer than {MAX_SOURCE_BYTES} bytes")
     try:
         tree = ast.parse(spec.source)
         compile(tree, "grader.py", "exec")
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"grader {spec.name}: source does not compile: {error}") from error
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "grade" not in defined:

@@ -11,7 +11,7 @@ import yaml
 from fastapi.testclient import TestClient
 
 from console.app import create_app
-from evaluators.sandbox import bubblewrap
+from evaluators import isolation
 from everlearn.config import load
 from tests.conftest import find_free_port
 from tests.console.gateway import Gateway, gateway
@@ -139,19 +139,21 @@ def test_a_grader_that_is_wrong_is_a_400(
         assert message in answer.json()["error"]["message"]
 
 
-def test_a_python_grader_from_the_network_runs_only_where_it_is_confined(
-    client: TestClient,
+def test_code_from_the_network_runs_only_in_isolation(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = (
-        "import os\ndef grade(sample, item):\n    return float(os.path.exists('/proc/1/root/tmp'))"
-    )
+    """Whatever the config says."""
+    config = rows.service.root / "everlearn.yaml"
+    config.write_text(config.read_text() + "sandbox: {isolation: none}\n")
+    source = "import os\ndef grade(sample, item):\n    return float(os.path.exists('/etc'))"
     body = {"grader": {"name": "p", "type": "python", "source": source}, "model_sample": "x"}
-    answer = client.post(RUN, json=body)
-    if bubblewrap() is None:
-        assert answer.status_code == 400
-        assert "only where bwrap is installed" in answer.json()["error"]["message"]
-    else:
-        assert answer.json()["reward"] is not None
+    with TestClient(create_app(load(config))) as client:
+        assert client.post(RUN, json=body).json()["reward"] == 0.0
+        monkeypatch.setattr(isolation, "bubblewrap", lambda: None)
+        for grader in (body["grader"], EXECUTES):
+            answer = client.post(RUN, json={**body, "grader": grader})
+            assert answer.status_code == 400
+            assert "apt install bubblewrap" in answer.json()["error"]["message"]
 
 
 def test_the_console_imports_nothing_heavy() -> None:

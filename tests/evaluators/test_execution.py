@@ -153,13 +153,15 @@ async def test_children_killed_from_outside_cost_nobody_a_point(folder: Path) ->
     assert (await verdict(grader, "SELECT 1")).value == 1.0
 
 
-async def test_an_answer_that_only_sleeps_is_unscored_not_zero(folder: Path) -> None:
-    grader = execution(folder, timeout_seconds=0.01)
+async def test_sleep_is_a_zero_for_the_answer_and_no_score_for_the_reference(folder: Path) -> None:
+    sleep = "SELECT sleep_ms(60000)"
+    grader = execution(folder, timeout_seconds=0.01, reference="{{ item.reference }}")
     started = time.monotonic()
-    found = await verdict(grader, "SELECT sleep_ms(60000)")
-    assert found.value is None
-    assert "gave no answer" in (found.error or "")
-    assert time.monotonic() - started < 20
+    found = await verdict(grader, sleep, reference="SELECT 1")
+    assert (found.value, found.reason) == (0.0, "the answer waited longer than 5.05 s")
+    other = await verdict(grader, "SELECT 1", reference=sleep)
+    assert (other.value, other.reason) == (None, "the reference waited longer than 5.05 s")
+    assert time.monotonic() - started < 40
 
 
 def test_a_missing_or_foreign_database_does_not_compile(tmp_path: Path) -> None:
