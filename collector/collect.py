@@ -63,7 +63,7 @@ class Collector:
         """Per source: where our last commit left it."""
         self._ahead = False
         """The source has handed out what is not stored: it must be set back first."""
-        lake.commit(_fence)
+        lake.commit(fence)
         source.seek(positions(lake))
 
     def run(self, stopped: Callable[[], bool], stored: Callable[[Stored], None]) -> None:
@@ -142,7 +142,7 @@ class Collector:
         batch = Batch(fresh)
         for name, rows in batch.tables():
             transaction.append(name, rows)
-        _move(transaction, before, reached)
+        move(transaction, before, reached)
         repeated = len(records) - len(fresh)
         size = sum(len(record.payload) for record in fresh)
         return Stored(len(records), batch.rows, repeated, batch.dead_letters, size, 0.0)
@@ -179,7 +179,8 @@ FENCE = "(new sources)"
 second conflicts and repeats. Two inserts alone do not conflict in DuckLake over Postgres."""
 
 
-def _fence(transaction: Transaction) -> None:
+def fence(transaction: Transaction) -> None:
+    """Make sure that the row of `FENCE` is there."""
     if not transaction.query("SELECT 1 AS x FROM offsets WHERE source = ?", [FENCE]):
         transaction.append("offsets", [{"source": FENCE, "position": 0}])
 
@@ -198,7 +199,8 @@ def _positions(
     return {row["source"]: row["position"] for row in query(sql, sources)}
 
 
-def _move(transaction: Transaction, before: dict[str, int], reached: dict[str, int]) -> None:
+def move(transaction: Transaction, before: dict[str, int], reached: dict[str, int]) -> None:
+    """Write how far each source has been read; `before` is what this transaction found."""
     now = datetime.now(UTC)
     for source, position in reached.items():
         if source in before:

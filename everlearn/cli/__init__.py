@@ -23,6 +23,7 @@ VERBS = (
     ("console", "Run the web console."),
     ("status", "Capture ledger, feedback joins, scores, champion and release of each task."),
     ("sql", "Read-only SQL over the lake."),
+    ("import", "Existing logs and ratings into the lake."),
     ("evaluate", "Score what is not yet scored."),
     ("grade", "Run or check one grader."),
     ("snapshot", "Freeze a dataset."),

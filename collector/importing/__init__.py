@@ -1,0 +1,1 @@
+"""Logs and ratings that exist already, brought into the lake: `everlearn import`."""
