@@ -100,8 +100,13 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, tag="feedback", omit_d
     author_id: str | None = None
     weight: float = 1.0
     occurred_at: float | None = None
+    """Not believed where it is later than `received_at`."""
     idempotency_key: str | None = None
     tags: dict[str, str] | None = None
+    key_id: str | None = None
+    """Whose key sent it; idempotency keys are his."""
+    key_tasks: str | None = None
+    """Tasks that key may speak of, by commas; None: all."""
 
 
 Event = Completion | Feedback

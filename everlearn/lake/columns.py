@@ -121,8 +121,10 @@ FEEDBACK = _table(
     ("weight", "float", "trust in the author, 0 to 1"),
     ("occurred_at", "time", "when it was given, if the sender said"),
     ("received_at", "time", "when the gateway took it"),
-    ("idempotency_key", "text", "the sender's key: the same key counts once"),
+    ("idempotency_key", "text", "the sender's: the same again counts once, another word changes"),
     ("tags", "json", "flat map"),
+    ("key_id", "text", "whose key sent it (never the key)"),
+    ("key_tasks", "text", "tasks that key may speak of, by commas; null: all"),
     ("gateway_id", "text", "which gateway worker wrote it"),
     ("seq", "int", "that worker's sequence number"),
 )

@@ -20,49 +20,70 @@ SQL_TYPES: dict[Kind, str] = {
 }
 
 TARGETS = """
-    SELECT f.feedback_id, c.completion_id, c.way, c.received_at > f.received_at AS later,
+    SELECT f.feedback_id, c.completion_id, c.task, c.way, c.received_at > f.received_at AS later,
         abs(epoch(c.received_at) - epoch(f.received_at)) AS apart
     FROM (
         SELECT feedback_id, received_at, unnest([0, 1, 2, 3]) AS way,
             unnest([completion_id, completion_id, request_id, conversation_id]) AS name
         FROM feedback
     ) f JOIN (
-        SELECT completion_id, received_at, status, unnest([0, 1, 2, 3]) AS way,
+        SELECT completion_id, received_at, task, status, unnest([0, 1, 2, 3]) AS way,
             unnest([completion_id, upstream_id, request_id, conversation_id]) AS name
         FROM completions
     ) c ON c.name = f.name AND c.way = f.way
     WHERE c.way = 0 OR c.status NOT IN ('shadow', 'rejected')"""
 
+# The rules of feedback, once:
+# - Given at: when the sender says, but never later than it arrived (clocks run fast).
+# - Rater: (author, author_id), without an id also the key that sent it.
+# - Again: the same idempotency key of the same owner about the same target, by the same rater, with
+#   the content of the piece before it is a duplicate; with other content it is a word of its own,
+#   so that the change counts.
+# - Of one rater, one name and one slot (value, correction, comment, preference) about one answer
+#   the latest counts; a retraction takes back what the rater gave before it, or as late.
+# - A key speaks of its own tasks only: what it says of another is kept and not allowed.
+# - A name that more than one completion bears joins the latest before it, and is `ambiguous`:
+#   whatever learns or judges leaves it out.
 FEEDBACK_STATE = f"""
 WITH targets AS ({TARGETS}
 ), nearest AS (
     SELECT feedback_id, first(completion_id ORDER BY way, later, apart) AS target,
+        first(task ORDER BY way, later, apart) AS task,
         count(*) FILTER (way IN (1, 2)) > 1 AND min(way) IN (1, 2) AS ambiguous
     FROM targets GROUP BY feedback_id
 ), named AS (
     SELECT f.*, n.target, coalesce(n.ambiguous, false) AS ambiguous,
-        coalesce(f.occurred_at, f.received_at) AS given_at,
-        row_number() OVER (
-            PARTITION BY coalesce(f.idempotency_key, f.feedback_id), f.idempotency_key IS NULL,
-                f.author, f.author_id
-            ORDER BY f.received_at, f.feedback_id) AS repetition,
+        n.target IS NOT NULL AND f.key_tasks IS NOT NULL
+            AND NOT coalesce(list_contains(string_split(f.key_tasks, ','), n.task), false)
+            AS foreign_task,
+        least(coalesce(f.occurred_at, f.received_at), f.received_at) AS given_at,
+        coalesce(f.author_id, '/' || f.key_id) AS rater,
+        {{kind: f.kind, name: f.name, flag: f.value_bool, number: f.value_number,
+            text: f.value_text, comment: f.comment, tags: f.tags}} AS content,
         coalesce(n.target, f.completion_id, f.request_id, f.conversation_id) AS about,
         CASE WHEN f.kind IN ('correction', 'comment', 'preference') THEN f.kind ELSE 'value' END
             AS slot
     FROM feedback f LEFT JOIN nearest n USING (feedback_id)
+), told AS (
+    SELECT *, idempotency_key IS NOT NULL AND content IS NOT DISTINCT FROM lag(content) OVER (
+            PARTITION BY idempotency_key, key_id, author, author_id, completion_id, request_id,
+                conversation_id, other_completion_id
+            ORDER BY received_at, feedback_id) AS repeated
+    FROM named
 ), ordered AS (
     SELECT *,
-        max(CASE WHEN kind = 'retraction' AND repetition = 1 THEN given_at END)
-            OVER (PARTITION BY about, name, author, author_id) AS retracted_at,
+        max(CASE WHEN kind = 'retraction' AND NOT repeated THEN given_at END)
+            OVER (PARTITION BY about, name, author, rater) AS retracted_at,
         row_number() OVER (
-            PARTITION BY about, other_completion_id, name, author, author_id, slot,
-                kind = 'retraction', repetition > 1
+            PARTITION BY about, other_completion_id, name, author, rater, slot,
+                kind = 'retraction', repeated
             ORDER BY given_at DESC, received_at DESC, feedback_id DESC) AS recency
-    FROM named
+    FROM told
 )
-SELECT * EXCLUDE (given_at, repetition, about, slot, retracted_at, recency),
+SELECT * EXCLUDE (foreign_task, rater, content, repeated, about, slot, retracted_at, recency),
     CASE
-        WHEN repetition > 1 THEN 'duplicate'
+        WHEN repeated THEN 'duplicate'
+        WHEN foreign_task THEN 'not_allowed'
         WHEN kind = 'retraction' THEN 'retraction'
         WHEN retracted_at >= given_at THEN 'retracted'
         WHEN recency > 1 THEN 'superseded'
@@ -87,13 +108,15 @@ WHERE recency = 1"""
 
 VIEWS = {
     "feedback_state": (
-        "Every feedback with its completion (`target`) and what became of it (`state`): joined, "
-        "orphan, duplicate, retracted, superseded or retraction.",
+        "Every feedback with its completion (`target`), when it was given (`given_at`, never later "
+        "than it arrived) and what became of it (`state`): joined, orphan, duplicate, retracted, "
+        "superseded, retraction or not_allowed (its key may not speak of that task).",
         FEEDBACK_STATE,
     ),
     "feedback_joined": (
         "The feedback that counts, joined to its completion: the columns of `feedback` with our "
-        "`completion_id`, and `task`, `version`, `arm`, `unit`, `ambiguous`.",
+        "`completion_id`, and `given_at`, `task`, `version`, `arm`, `unit`, `ambiguous` (kept, not "
+        "learned from).",
         FEEDBACK_JOINED,
     ),
     "scores_current": (

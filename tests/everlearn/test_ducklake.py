@@ -156,8 +156,9 @@ def permuted(events: list[Feedback], order: str) -> list[Feedback]:
 def test_the_later_word_of_an_author_supersedes_the_earlier(lake: DuckLake, order: str) -> None:
     completion = make_completion()
     target = {"completion_id": completion.completion_id}
-    up = make_feedback(**target, author_id="a", value_bool=True, occurred_at=T0 + 1)
-    down = make_feedback(**target, author_id="a", value_bool=False, occurred_at=T0 + 2)
+    later = {"author_id": "a", "received_at": T0 + 9}
+    up = make_feedback(**target, **later, value_bool=True, occurred_at=T0 + 1)
+    down = make_feedback(**target, **later, value_bool=False, occurred_at=T0 + 2)
     other = make_feedback(**target, author_id="b", value_bool=True, occurred_at=T0)
     store(lake, *permuted([other, up, down], order), completion)
     assert states(lake) == {
@@ -169,7 +170,7 @@ def test_the_later_word_of_an_author_supersedes_the_earlier(lake: DuckLake, orde
 @pytest.mark.parametrize("order", ["in order", "late"])
 def test_a_retraction_takes_back_what_was_said_before_it(lake: DuckLake, order: str) -> None:
     completion = make_completion()
-    target = {"completion_id": completion.completion_id, "author_id": "a"}
+    target = {"completion_id": completion.completion_id, "author_id": "a", "received_at": T0 + 9}
     up = make_feedback(**target, occurred_at=T0 + 1)
     back = make_feedback(**target, kind="retraction", value_bool=None, occurred_at=T0 + 2)
     again = make_feedback(**target, value_bool=False, occurred_at=T0 + 3)
@@ -190,19 +191,75 @@ def test_a_retraction_of_another_author_or_name_changes_nothing(lake: DuckLake) 
     assert states(lake)[up.feedback_id] == "joined"
 
 
-def test_the_same_idempotency_key_counts_once(lake: DuckLake) -> None:
+def test_the_same_again_under_an_idempotency_key_counts_once(lake: DuckLake) -> None:
     completion = make_completion()
-    target = {"completion_id": completion.completion_id, "author_id": "a"}
-    first = make_feedback(**target, idempotency_key="k", received_at=T0)
-    repeated = make_feedback(**target, idempotency_key="k", value_bool=False, received_at=T0 + 1)
-    stranger = make_feedback(
-        completion_id=completion.completion_id, author_id="b", idempotency_key="k"
-    )
-    store(lake, completion, repeated, first, stranger)
+    target = {"completion_id": completion.completion_id, "author_id": "a", "idempotency_key": "k"}
+    first = make_feedback(**target, received_at=T0)
+    repeated = make_feedback(**target, received_at=T0 + 1)
+    stranger = make_feedback(**{**target, "author_id": "b"})
+    elsewhere = make_feedback(**target, key_id="another", received_at=T0 - 1)
+    store(lake, completion, repeated, first, stranger, elsewhere)
     assert states(lake) == {
         **{first.feedback_id: "joined", repeated.feedback_id: "duplicate"},
-        stranger.feedback_id: "joined",
+        **{stranger.feedback_id: "joined", elsewhere.feedback_id: "superseded"},
     }
+
+
+@pytest.mark.parametrize("order", ["in order", "late"])
+def test_another_word_under_the_same_idempotency_key_is_a_change(
+    lake: DuckLake, order: str
+) -> None:
+    completion = make_completion()
+    target = {"completion_id": completion.completion_id, "author_id": "a", "idempotency_key": "k"}
+    words = [
+        make_feedback(**target, value_bool=value, received_at=T0 + at)
+        for at, value in enumerate([True, False, False, True])
+    ]
+    store(lake, completion, *permuted(words, order))
+    assert [states(lake)[each.feedback_id] for each in words] == [
+        *("superseded", "superseded", "duplicate", "joined"),
+    ]
+
+
+def test_a_time_later_than_its_arrival_is_not_believed(lake: DuckLake) -> None:
+    completion = make_completion()
+    target = {"completion_id": completion.completion_id, "author_id": "a"}
+    fast = make_feedback(**target, received_at=T0, occurred_at=T0 + 18_000)
+    change = make_feedback(**target, received_at=T0 + 60, value_bool=False)
+    older = make_feedback(**target, received_at=T0 + 90, occurred_at=T0 - 90)
+    store(lake, completion, fast, change, older)
+    assert states(lake) == {
+        **{fast.feedback_id: "superseded", older.feedback_id: "superseded"},
+        change.feedback_id: "joined",
+    }
+    back = make_feedback(**target, received_at=T0 + 61, kind="retraction", value_bool=None)
+    store(lake, back)
+    assert states(lake)[change.feedback_id] == "retracted"
+
+
+def test_a_key_speaks_of_its_own_tasks_only(lake: DuckLake) -> None:
+    completion = make_completion()
+    target = {"completion_id": completion.completion_id, "author": "expert"}
+    other = make_feedback(**target, key_id="e", key_tasks="support,other")
+    own = make_feedback(**target, key_id="e", key_tasks="support,text2sql", author_id="ann")
+    orphan = make_feedback(completion_id="unknown", key_id="e", key_tasks="support")
+    store(lake, completion, other, own, orphan)
+    assert states(lake) == {
+        **{other.feedback_id: "not_allowed", own.feedback_id: "joined"},
+        orphan.feedback_id: "orphan",
+    }
+    assert [row["author_id"] for row in joined(lake)] == ["ann"]
+
+
+def test_without_an_id_the_key_is_the_rater(lake: DuckLake) -> None:
+    completion = make_completion()
+    target = {"completion_id": completion.completion_id}
+    said = make_feedback(**target, key_id="browser", received_at=T0)
+    back = make_feedback(
+        **target, key_id="another", received_at=T0 + 1, kind="retraction", value_bool=None
+    )
+    store(lake, completion, said, back)
+    assert states(lake)[said.feedback_id] == "joined"
 
 
 def test_a_correction_and_a_thumb_of_the_same_author_both_count(lake: DuckLake) -> None:
