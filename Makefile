@@ -27,7 +27,7 @@ bench: .venv/dev
 
 # kill -9 a thousand times: docs/reliability.md.
 chaos: system .venv/dev
-	EVERLEARN_KILLS=1000 $(BIN)/pytest tests/crash -s
+	EVERLEARN_KILLS=1000 EVERLEARN_READ_SECONDS=1800 $(BIN)/pytest tests/crash -s
 
 # Kafka, Airflow and the console beside the loop.
 full: system .venv/full

@@ -26,12 +26,18 @@ GRACE_HOURS = 25
 SQLite compares the days alone: there it is an hour at least."""
 
 
+PATIENCE_SECONDS = 0.25
+"""How long a flush waits for the reads of others at first, which holds new ones back; twice as long
+each time that it did not get its turn."""
+
+
 class Compaction:
     """Merges small files after every so many commits or bytes, whichever comes first."""
 
     def __init__(self, lake: DuckLake) -> None:
         self._lake = lake
         self._commits = self._bytes = 0
+        self._patience = PATIENCE_SECONDS
 
     def after_commit(self, payload_bytes: int) -> None:
         """Count one commit; compact when it is time."""
@@ -39,15 +45,20 @@ class Compaction:
         self._bytes += payload_bytes
         if self._commits >= EVERY_COMMITS or self._bytes >= EVERY_BYTES:
             self._commits = self._bytes = 0
-            compact(self._lake, SMALL_BYTES)
+            flushed = compact(self._lake, SMALL_BYTES, self._patience)
+            self._patience = PATIENCE_SECONDS if flushed else min(30.0, self._patience * 2)
 
 
-def compact(lake: DuckLake, max_file_bytes: int) -> None:
-    """Write inlined rows to files and merge small files; a lost race is left to the next time."""
+def compact(lake: DuckLake, max_file_bytes: int, patience_seconds: float = 30.0) -> bool:
+    """Write inlined rows to files and merge small files; a lost race is left to the next time.
+
+    Whether every flush had its turn.
+    """
+    flushed = True
     lake.write_files(MERGED)
     for table in TABLES:
         try:
-            lake.call(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table.name}')")
+            flushed = lake.flush(table.name, patience_seconds) and flushed
             lake.call(
                 f"CALL ducklake_merge_adjacent_files('lake', '{table.name}', "
                 f"max_file_size => {max_file_bytes})"
@@ -55,6 +66,7 @@ def compact(lake: DuckLake, max_file_bytes: int) -> None:
         except LakeError as error:
             log.warning("not compacted: %s: %s", table.name, error)
     lake.write_files(APPENDED)
+    return flushed
 
 
 def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
