@@ -241,6 +241,9 @@ class ReleaseRules(Section):
     """At each step before the next."""
     min_candidates: int = Field(1, ge=0)
     """Closed units of the candidate before it gets more traffic than the first step."""
+    min_units: int = Field(5, ge=0)
+    """Closed units of the candidate that a promotion wants of every guardrail, and that tell a
+    blind guardrail from one that nobody met."""
     max_seconds: float = Field(86_400.0, gt=0)
     """A release that is undecided by then is stopped as inconclusive."""
     primary: str = "thumbs"
@@ -254,11 +257,13 @@ class ReleaseRules(Section):
     alpha: float = Field(0.05, gt=0, lt=1)
     """Upper bound of this release's promotion level; the lifetime budget may give less."""
     harm_level: float = Field(0.10, gt=0, lt=1)
-    """Chance of rolling back a version that does no harm."""
+    """Chance of rolling back a version that does no harm: half of it is the primary metric's, half
+    is shared by the guardrails."""
     futility_level: float = Field(0.10, gt=0, lt=1)
-    """Chance of stopping a version that is better by `smallest_effect`."""
+    """Chance of stopping a version that is better by `smallest_effect` (not_worse: that loses
+    less than half the margin)."""
     smallest_effect: float = Field(0.05, gt=0, lt=1)
-    """Futility: the smallest gain worth having."""
+    """Futility: the smallest gain worth having; goal better only."""
     expected_releases: int = Field(60, ge=1)
     """Over the task's life; sets how the lifetime error budget is spent."""
 

@@ -273,7 +273,8 @@ class Exchange:
             else:
                 failed.error = f"{what}; the champion answered instead"
                 self._record(failed, _status(what), shadow.failure_code(what), b"")
-        self._draft.fallback_from = target.name
+        # The first that failed is who was assigned, whoever else fails after it.
+        self._draft.fallback_from = self._draft.fallback_from or target.name
 
     async def _no_answer(self, failure: UpstreamFailure) -> None:
         """No target answered."""

@@ -30,7 +30,7 @@ class Target:
     @property
     def name(self) -> str:
         """What `fallback_from` says when it failed."""
-        return "challenger" if self.arm == "challenger" else self.upstream.name
+        return self.arm or self.upstream.name
 
     def fails_with(self, status: int) -> bool:
         """Whether an answer of that status is better replaced by the next target's."""

@@ -75,15 +75,17 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     from everlearn.errors import NotFound
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
-    from serving.release.history import events
+    from serving.release.history import by_arm, events
     from serving.release.verbs import Desk
 
     service = load(config_path)
     traffic = Desk(service, load_task(service, task)).book.traffic(task)
     if traffic is None or traffic.release is None:
-        raise NotFound(f"task {task} never had a release: its base model answers")
+        raise NotFound(f"task {task} never had a release: its first champion answers")
     release = traffic.release
-    rows = events(open_lake(service, read_only=True), task, release.release_id)
+    lake = open_lake(service, read_only=True)
+    rows = events(lake, task, release.release_id)
+    arms = by_arm(lake, task, release)
     if as_json:
         told: dict[str, Any] = {
             "task": task,
@@ -92,6 +94,7 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
             "percent": release.percent,
             "reason": release.reason,
             "champion": traffic.champion.version,
+            "arms": arms,
             "release": msgspec.to_builtins(release),
             "events": rows,
         }
@@ -101,6 +104,8 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
         f"{task}: version {release.candidate.version} is {release.phase} at "
         f"{release.percent:g} % (champion: {traffic.champion.version})"
     )
+    for arm, told in arms.items():
+        click.echo(_arm(arm, told, release.parsed_rules.primary))
     for row in rows:
         click.echo(_line(row, release.created_at))
 
@@ -145,6 +150,18 @@ def _follow(desk: Any, lake: Any, task: str, release_id: str, as_json: bool) -> 
         if release.release_id != release_id or (not release.active and not pending):
             return str(release.phase) if release.release_id == release_id else "replaced"
         time.sleep(1.0)
+
+
+def _arm(arm: str, told: dict[str, Any], primary: str) -> str:
+    """Quality and cost of one arm, as plain means: for people, the decision never uses them."""
+
+    def number(value: float | None, form: str = ".3f") -> str:
+        return "not known" if value is None else format(value, form)
+
+    return (
+        f"  {arm:<11}{told['answers']:6d} answers, {primary} {number(told['quality'])}, "
+        f"cost per answer {number(told['cost'], '.3g')}, {number(told['seconds'])} s"
+    )
 
 
 def _line(row: dict[str, Any], since: float) -> str:

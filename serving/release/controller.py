@@ -30,6 +30,7 @@ from serving.release import observations
 from serving.release.accounts import Accounts
 from serving.release.adapters import keep_warm, prepare
 from serving.release.book import Book
+from serving.release.cost import rates
 from serving.release.decide import Decision, decide
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import Phase, Release, Traffic, change
@@ -104,21 +105,42 @@ class TaskLoop:
         if problem is not None:
             self._move(change(traffic, Phase.ERROR, problem, now), revision)
             return
-        ready = msgspec.structs.replace(traffic, release=self._baseline(traffic, release))
-        percent = release.parsed_rules.steps[0]
-        reason = f"loaded and verified on every replica: first step, {percent:g} %"
+        begun = self._baseline(traffic, release)
+        rules = begun.parsed_rules
+        missing = unknown(begun)
+        if missing is not None:
+            self._move(change(traffic, Phase.ERROR, missing, now), revision)
+            return
+        left_out = [each for each in release.parsed_rules.metrics if each not in rules.metrics]
+        reason = f"loaded and verified on every replica: first step, {rules.steps[0]:g} %"
+        if left_out:
+            reason += (
+                f"; not watched: {', '.join(left_out)} (too few answers of the champion before)"
+            )
+        ready = msgspec.structs.replace(traffic, release=begun)
         self._move(change(ready, Phase.RAMPING, reason, now), revision)
 
     def _baseline(self, traffic: Traffic, release: Release) -> Release:
         """What the comparison needs of the time before, fixed for the whole release."""
         name, before = self._task.task, release.created_at
-        primary = release.parsed_rules.primary
-        p95 = observations.latency_reference(self._lake, name, traffic.champion.version, before)
-        ratio = self._task.gate.max_latency_ratio
+        rules = release.parsed_rules
+        prices = rates(self._service, self._task, traffic)
+        found = observations.reference(
+            self._lake, name, traffic.champion.version, before, prices.get("champion")
+        )
+        known = {
+            "latency_p95": found is not None,
+            "cost": found is not None and found.cost_mean is not None and "challenger" in prices,
+        }
+        guardrails = [each for each in rules.guardrails if known.get(each, True)]
         return msgspec.structs.replace(
             release,
-            latency_reference_ms=None if p95 is None else p95 * ratio,
-            cuts=observations.history_cuts(self._lake, name, primary, before),
+            rules={**release.rules, "guardrails": guardrails},
+            latency_reference_ms=found and found.latency_p95_ms * self._task.gate.max_latency_ratio,
+            latency_mean_ms=found and found.latency_mean_ms,
+            cost_mean=found and found.cost_mean,
+            prices=prices,
+            cuts=observations.history_cuts(self._lake, name, rules.primary, before),
         )
 
     def _judge(self, traffic: Traffic, revision: int) -> None:
@@ -170,13 +192,11 @@ class TaskLoop:
     def _groups(self, release: Release) -> Iterator[tuple[str, ...]]:
         """Metrics in the order of their speed, so that a slow judge does not hide an error."""
         rules = release.parsed_rules
-        live = tuple(name for name in rules.guardrails if name in observations.LIVE)
-        if release.latency_reference_ms is None:
-            live = tuple(name for name in live if name != "latency_p95")
+        live = tuple(name for name in rules.metrics if name in observations.LIVE)
         if live:
             yield live
-        for name in rules.guardrails:
-            if name not in observations.LIVE and name != rules.primary:
+        for name in rules.metrics:
+            if name not in observations.LIVE:
                 yield (name,)
         yield (rules.primary,)
 
@@ -256,6 +276,19 @@ class TaskLoop:
             self._task = load_task(self._service, self._task.task)
         except ConfigError as error:
             log.error("%s: task file kept as it was: %s", self._task.task, error)
+
+
+def unknown(release: Release) -> str | None:
+    """Why what a `not_worse` release must win cannot be measured, if so."""
+    wins = release.parsed_rules.wins
+    reference = release.cost_mean if wins == "cost" else release.latency_mean_ms
+    if wins is None or reference is not None:
+        return None
+    counts = " with token counts" if wins == "cost" else ""
+    return (
+        f"release.wins {wins}: there is nothing to compare with: the champion needs at least "
+        f"{observations.MIN_LATENCIES} good answers{counts} before the start"
+    )
 
 
 def run(service: Service, stop: threading.Event) -> None:

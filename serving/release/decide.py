@@ -1,9 +1,12 @@
 """What to do with a ramping release: a pure function of its state, the evidence, and the time.
 
 - Harm on the primary metric or on any guardrail ends it, before anything else is asked.
-- Only the promote question can end it at 100 %, and never for a release without a passed gate.
+- Only the promote question can end it at 100 %, never for a release without a passed gate, and
+  only with every guardrail seen, fresh evidence and the dwell of the step over.
+- A guardrail that stays blind ends it as an error with its name.
 - The share of traffic never falls before the end; an ended release stays ended.
-- Nothing grows unseen: the first step is left only after some units of the candidate have closed.
+- Nothing grows unseen or on adverse evidence: the first step is left only after some units of the
+  candidate have closed, and none is taken while an e-value of harm is above `STEP_HARM`.
 """
 
 import math
@@ -14,6 +17,14 @@ from serving.release.states import ENDED, Phase, Release
 
 RATIO_LEVEL = 0.001
 """Of the sample-ratio check, both sides together."""
+STEP_HARM = 1.2
+"""e-value of harm, as it stands and not its peak, above which no step is taken: one bad answer of
+the only unit so far is 1.2 to 2.2. It only waits: an e-value that nothing feeds sinks again."""
+HARM_AT_FUTILITY = 5.0
+"""e-value of harm, as it stands, from which a futile end is one for harm: futility crosses before
+harm even at -30 points (rehearsed: so named are 75 % there, 5 % of identical versions)."""
+BLIND_FACTOR = 10
+"""A guardrail without any unit is blind once the primary metric has so many times `min_units`."""
 
 
 class MetricEvidence(NamedTuple):
@@ -33,6 +44,8 @@ class MetricEvidence(NamedTuple):
     futility: float = 0.0
     ratio: float = 0.0
     """Of assignment against its probability, among the units that were scored."""
+    harm_now: float = 0.0
+    """log e-value of harm as it stands."""
 
 
 class Evidence(NamedTuple):
@@ -40,6 +53,7 @@ class Evidence(NamedTuple):
 
     primary: MetricEvidence
     guardrails: tuple[MetricEvidence, ...] = ()
+    """With what a `not_worse` release must win, if it is to win something."""
     problem: str | None = None
     """Why the evidence may be stale (lake away, grader broken): hold."""
 
@@ -56,9 +70,9 @@ def decide(release: Release, evidence: Evidence, rules: ReleaseRules, now: float
     """The first of these that holds; times are Unix seconds."""
     if release.phase in ENDED or release.phase is Phase.LOADING:
         return Decision(release.phase, release.reason, release.stage)
-    phase, reason = _verdict(release, evidence, rules, now)
-    if phase is not Phase.RAMPING:
-        return Decision(phase, reason, release.stage)
+    found = _end(release, evidence, rules, now)
+    if found is not None:
+        return Decision(*found, release.stage)
     return _ramp(release, evidence, rules, now)
 
 
@@ -67,9 +81,16 @@ def last_stage(rules: ReleaseRules) -> int:
     return sum(1 for step in rules.steps if step < 100) - 1
 
 
-def _verdict(
+def harm_levels(rules: ReleaseRules, guardrails: int) -> tuple[float, float]:
+    """Level of the primary metric and of each guardrail: together they are `harm_level`."""
+    if guardrails == 0:
+        return rules.harm_level, 0.0
+    return rules.harm_level / 2, rules.harm_level / 2 / guardrails
+
+
+def _end(
     release: Release, evidence: Evidence, rules: ReleaseRules, now: float
-) -> tuple[Phase, str]:
+) -> tuple[Phase, str] | None:
     primary = evidence.primary
     harmful = _harm(evidence, rules)
     if harmful:
@@ -77,25 +98,98 @@ def _verdict(
     line = _crossed("sample ratio", primary.ratio, RATIO_LEVEL, primary)
     if line:
         return Phase.INCONCLUSIVE, f"{line}: the arms' scored units do not fit their shares"
-    line = _crossed("promote", primary.promote, release.alpha, primary)
-    if line and release.ungated is None:
-        return Phase.PROMOTED, line
+    promoted = _won(release, evidence, rules)
+    if promoted and _waits_for(release, evidence, rules, now) is None:
+        return Phase.PROMOTED, promoted
+    blind = _blind(evidence, rules, BLIND_FACTOR)
+    if blind:
+        return Phase.ERROR, blind
     line = _crossed("futility", primary.futility, rules.futility_level, primary)
     if line:
-        return Phase.STOPPED, f"{line}: a gain of {rules.smallest_effect:g} is ruled out"
+        ended = Phase.STOPPED
+        line += f": {_wanted(rules)} is ruled out"
+        if primary.harm_now >= math.log(HARM_AT_FUTILITY):
+            ended = Phase.ROLLED_BACK
+            number = _number(primary.harm_now)
+            line += f", and it is worse: harm e-value {number} >= {HARM_AT_FUTILITY:g}"
+        return ended, line
+    return _over(release, evidence, rules, now)
+
+
+def _over(
+    release: Release, evidence: Evidence, rules: ReleaseRules, now: float
+) -> tuple[Phase, str] | None:
+    """Whether its time is up, and what that means."""
     elapsed = now - release.ramp_since
-    if elapsed >= rules.max_seconds:
-        reason = f"undecided after {elapsed:.0f} s >= max_seconds {rules.max_seconds:g}"
-        return Phase.INCONCLUSIVE, f"{reason} ({_summary(primary)})"
-    return Phase.RAMPING, ""
+    if elapsed < rules.max_seconds:
+        return None
+    blind = _blind(evidence, rules, 1)
+    if blind:
+        return Phase.ERROR, blind
+    reason = f"undecided after {elapsed:.0f} s >= max_seconds {rules.max_seconds:g}"
+    waits = _waits_for(release, evidence, rules, now) if _won(release, evidence, rules) else None
+    why = f"; won, but {waits}" if waits else ""
+    return Phase.INCONCLUSIVE, f"{reason} ({_summary(evidence.primary)}){why}"
+
+
+def _won(release: Release, evidence: Evidence, rules: ReleaseRules) -> str | None:
+    """The comparison that promotes; None: not proven, or never to be.
+
+    Under `not_worse` both questions must cross at the level, so that a wrong promotion is as rare
+    as by one of them.
+    """
+    if release.ungated is not None:
+        return None
+    line = _crossed("promote", evidence.primary.promote, release.alpha, evidence.primary)
+    if line is None or rules.goal == "better":
+        return line
+    for metric in evidence.guardrails:
+        if metric.name == rules.wins:
+            won = _crossed("promote", metric.promote, release.alpha, metric)
+            worse = f"a loss of {rules.margin:g} is ruled out: {line}"
+            return None if won is None else f"{worse}; {rules.wins} is won: {won}"
+    return None
+
+
+def _waits_for(release: Release, evidence: Evidence, rules: ReleaseRules, now: float) -> str | None:
+    """What a promotion still lacks beside its e-value."""
+    if evidence.problem is not None:
+        return f"holding: {evidence.problem}"
+    dwell = now - release.stage_since
+    if dwell < rules.min_dwell_seconds:
+        return f"dwell {dwell:.0f} s < min_dwell_seconds {rules.min_dwell_seconds:g}"
+    for metric in evidence.guardrails:
+        if metric.candidates < rules.min_units:
+            return (
+                f"guardrail {metric.name} has {metric.candidates} closed candidate units "
+                f"< min_units {rules.min_units}"
+            )
+    return None
+
+
+def _blind(evidence: Evidence, rules: ReleaseRules, factor: int) -> str | None:
+    """The guardrail that saw no unit of the candidate though the primary metric saw enough."""
+    for metric in evidence.guardrails:
+        enough = evidence.primary.candidates >= max(1, factor * rules.min_units)
+        if metric.candidates == 0 and enough:
+            return (
+                f"guardrail {metric.name} is blind: it has seen no unit of the candidate, "
+                f"{evidence.primary.name} {evidence.primary.candidates}"
+            )
+    return None
+
+
+def _wanted(rules: ReleaseRules) -> str:
+    if rules.margin is not None:
+        return f"a loss of less than {rules.margin / 2:g}, half the margin,"
+    return f"a gain of {rules.smallest_effect:g}"
 
 
 def _harm(evidence: Evidence, rules: ReleaseRules) -> str | None:
-    line = _crossed("harm", evidence.primary.harm, rules.harm_level, evidence.primary)
-    # The guardrails share one level: more of them must not roll good versions back more often.
-    level = rules.harm_level / max(1, len(evidence.guardrails))
+    own, each = harm_levels(rules, len(evidence.guardrails))
+    line = _crossed("harm", evidence.primary.harm, own, evidence.primary)
     for metric in evidence.guardrails:
-        line = line or _crossed("harm", metric.harm, level, metric)
+        line = line or _crossed("harm", metric.harm, each, metric)
     return line
 
 
@@ -111,9 +205,9 @@ def _ramp(release: Release, evidence: Evidence, rules: ReleaseRules, now: float)
     if dwell < rules.min_dwell_seconds:
         return hold(f"dwell {dwell:.0f} s < min_dwell_seconds {rules.min_dwell_seconds:g}")
     if release.stage < last_stage(rules):
-        seen = max(metric.candidates for metric in (evidence.primary, *evidence.guardrails))
-        if seen < rules.min_candidates:
-            return hold(f"{seen} closed candidate units < min_candidates {rules.min_candidates}")
+        adverse = _adverse(evidence, rules)
+        if adverse is not None:
+            return hold(adverse)
         reason = (
             f"no harm after {dwell:.0f} s >= min_dwell_seconds {rules.min_dwell_seconds:g}: "
             f"{_worst(evidence)}"
@@ -122,7 +216,24 @@ def _ramp(release: Release, evidence: Evidence, rules: ReleaseRules, now: float)
     if release.ungated is not None:
         reason = f"ungated ({release.ungated}): goes no further than {release.percent:g} %"
         return Decision(Phase.INCONCLUSIVE, reason, release.stage)
+    if _won(release, evidence, rules):
+        return hold(f"won, but {_waits_for(release, evidence, rules, now)}")
     return hold(f"undecided: {_summary(evidence.primary)}")
+
+
+def _adverse(evidence: Evidence, rules: ReleaseRules) -> str | None:
+    """Why the next step is not taken yet."""
+    metrics = (evidence.primary, *evidence.guardrails)
+    seen = max(metric.candidates for metric in metrics)
+    if seen < rules.min_candidates:
+        return f"{seen} closed candidate units < min_candidates {rules.min_candidates}"
+    metric = max(metrics, key=lambda found: found.harm_now)
+    if metric.harm_now > math.log(STEP_HARM):
+        return (
+            f"no step while the harm e-value {_number(metric.harm_now)} > {STEP_HARM:g} "
+            f"on {_summary(metric)}"
+        )
+    return None
 
 
 def _crossed(question: str, log_e: float, level: float, metric: MetricEvidence) -> str | None:

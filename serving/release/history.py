@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from everlearn.lake.store import Lake
+from serving.release.observations import frozen, worth
+from serving.release.states import Release
 
 
 def events(lake: Lake, task: str, release_id: str | None = None) -> list[dict[str, Any]]:
@@ -15,3 +17,18 @@ def events(lake: Lake, task: str, release_id: str | None = None) -> list[dict[st
     """
     rows = lake.read(sql, [task, release_id, release_id]).to_pylist()
     return [{**row, "evidence": json.loads(row["evidence"] or "{}")} for row in rows]
+
+
+def by_arm(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
+    """Of both arms: good answers, mean seconds, cost of one, and quality: the primary metric's
+    mean over closed units. Plain means, for people."""
+    primary = release.parsed_rules.primary
+    told = worth(lake, task, release)
+    for row in frozen(lake, release.release_id):
+        arm = told.get("challenger" if row.treated else "champion")
+        if row.metric == primary and row.value is not None and arm is not None:
+            arm.setdefault("values", []).append(row.value)
+    for arm in told.values():
+        values = arm.pop("values", [])
+        arm["quality"] = sum(values) / len(values) if values else None
+    return {arm: told[arm] for arm in ("champion", "challenger") if arm in told}

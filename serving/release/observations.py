@@ -16,9 +16,9 @@ from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
 from everlearn.task import FeedbackGrader, Multi, ScoreModel, Task
 from serving.release.analysis import Observation, propensity
-from serving.release.states import Release
+from serving.release.states import Rate, Release
 
-LIVE = ("error_rate", "latency_p95")
+LIVE = ("error_rate", "latency_p95", "cost", "latency")
 """Metrics of the completion itself: no grader scores them."""
 HISTORY_DAYS = 30
 MIN_HISTORY_UNITS = 60
@@ -78,19 +78,23 @@ def _asks_people(task: Task, name: str) -> bool:
     return isinstance(grader, FeedbackGrader)
 
 
-# Arms are compared as assigned: whoever got the champion's answer because the challenger failed
-# counts for the challenger, and as an error of it.
+# Arms are compared as assigned, whoever answered in the end: a failure that somebody else's answer
+# hid is an error of the arm that failed, the champion's and the challenger's alike. A challenger's
+# failure has an event of its own beside the user's answer: of the two the user's counts.
 _ANSWERS = """
     SELECT completion_id, unit, stage, received_at, status, latency_ms, assigned AS arm,
-        coalesce(fallback_from = 'challenger', false) AS failed_over,
+        prompt_tokens, completion_tokens, fallback_from IS NOT NULL AS failed_over,
         CASE assigned WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
     FROM (
-        SELECT *, CASE fallback_from WHEN 'challenger' THEN 'challenger' ELSE arm END AS assigned
+        SELECT *, CASE WHEN fallback_from IN ('champion', 'challenger', 'holdback')
+            THEN fallback_from ELSE arm END AS assigned
         FROM completions {at}
     )
     WHERE release = $release AND task = $task AND received_at >= to_timestamp($received)
-        AND arm IN ('champion', 'challenger') AND status <> 'shadow'
+        AND assigned IN ('champion', 'challenger') AND status <> 'shadow'
         AND unit IS NOT NULL AND stage IS NOT NULL AND probability IS NOT NULL
+    QUALIFY fallback_from IS NOT NULL OR arm <> 'challenger' OR status = 'ok' OR NOT coalesce(
+        bool_or(fallback_from = 'challenger') OVER (PARTITION BY unit, received_at), false)
 """
 _DUE = """
 WITH answers AS ({answers}),
@@ -99,8 +103,9 @@ counted AS (
     FROM release_units WHERE release_id = $release AND metric = $metric
 ),
 visits AS (
-    SELECT unit, stage, min(received_at) AS opened, arg_min(arm, received_at) AS arm,
-        arg_min(share, received_at) AS share
+    SELECT unit, stage, min(received_at) AS opened,
+        arg_min(arm, (received_at, completion_id)) AS arm,
+        arg_min(share, (received_at, completion_id)) AS share
     FROM answers ANTI JOIN counted USING (unit, stage) GROUP BY unit, stage
 ),
 placed AS (
@@ -144,7 +149,29 @@ _VALUES = {
     "latency_p95": """CASE
         WHEN answers.status = 'timeout' THEN 0.0
         WHEN answers.status = 'ok' THEN (answers.latency_ms <= $limit_ms)::DOUBLE END""",
+    # As good as the champion's mean is 0.5, for nothing 1, twice as much or more 0.
+    "latency": """CASE WHEN answers.status = 'ok' AND NOT answers.failed_over
+        THEN 1 - least(1.0, answers.latency_ms / (2 * $latency_mean)) END""",
+    # (least() would take a cost that is not known for 1.)
+    "cost": """CASE WHEN answers.status = 'ok' AND NOT answers.failed_over AND {cost} IS NOT NULL
+        THEN 1 - least(1.0, {cost} / (2 * $cost_mean)) END""",
 }
+
+
+def _price(rates: dict[str, Rate]) -> str:
+    """SQL: what an answer cost; null where a number that the price needs is not known."""
+    cases = [f"WHEN '{arm}' THEN {_linear(rate)}" for arm, rate in sorted(rates.items())]
+    return f"CASE answers.arm {' '.join(cases)} END" if cases else "NULL"
+
+
+def _linear(rate: Rate) -> str:
+    columns = (
+        ("prompt_tokens", rate.prompt_token),
+        ("completion_tokens", rate.completion_token),
+        ("latency_ms", rate.millisecond),
+    )
+    # What costs nothing need not be known.
+    return " + ".join(f"answers.{name} * {each!r}::DOUBLE" for name, each in columns if each)
 
 
 class Window(NamedTuple):
@@ -168,7 +195,7 @@ def closed_units(
         answers=_ANSWERS.format(at=f"AT (VERSION => {snapshot})" if snapshot is not None else ""),
         scores=_NO_SCORES if live else _SCORES,
         history=_NO_HISTORY if release.cuts is None else _HISTORY,
-        value=_VALUES.get(wanted.name, "scored.value"),
+        value=_VALUES.get(wanted.name, "scored.value").replace("{cost}", _price(release.prices)),
     )
     params: dict[str, Any] = {
         "release": release.release_id,
@@ -181,6 +208,8 @@ def closed_units(
         "primary": release.parsed_rules.primary,
         "days": HISTORY_DAYS,
         "limit_ms": release.latency_reference_ms,
+        "latency_mean": release.latency_mean_ms,
+        "cost_mean": release.cost_mean,
     }
     return _read(lake, sql, params)
 
@@ -248,16 +277,48 @@ def frozen(lake: Lake, release_id: str) -> list[Counted]:
     return [Counted(**row) for row in lake.read(sql, [release_id]).to_pylist()]
 
 
-def latency_reference(lake: Lake, task: str, version: str, before: float) -> float | None:
-    """p95 of the champion's last 1,000 good answers in milliseconds; None if there are too few."""
-    sql = """
-        SELECT count(*) AS n, quantile_cont(latency_ms, 0.95) AS p95 FROM (
-            SELECT latency_ms FROM completions
+class Reference(NamedTuple):
+    """The champion's last 1,000 good answers before a release."""
+
+    latency_p95_ms: float
+    latency_mean_ms: float
+    cost_mean: float | None
+    """None: no price, or no token counts."""
+
+
+def reference(
+    lake: Lake, task: str, version: str, before: float, rate: Rate | None
+) -> Reference | None:
+    """What a candidate is compared with; None if there are too few answers."""
+    cost = "NULL" if rate is None else _linear(rate)
+    sql = f"""
+        SELECT count(*) AS n, quantile_cont(latency_ms, 0.95) AS p95, avg(latency_ms) AS mean,
+            avg({cost}) AS cost
+        FROM (
+            SELECT latency_ms, prompt_tokens, completion_tokens FROM completions
             WHERE task = ? AND version = ? AND status = 'ok' AND received_at < to_timestamp(?)
-            ORDER BY received_at DESC LIMIT 1000)
+            ORDER BY received_at DESC LIMIT 1000) AS answers
     """
     row = lake.read(sql, [task, version, before]).to_pylist()[0]
-    return float(row["p95"]) if row["n"] >= MIN_LATENCIES else None
+    if row["n"] < MIN_LATENCIES:
+        return None
+    return Reference(float(row["p95"]), float(row["mean"]), row["cost"] or None)
+
+
+def worth(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
+    """For people, by arm: answers, mean cost of one (null: not known) and mean seconds."""
+    sql = f"""
+        SELECT arm, count(*) AS answers, avg({_price(release.prices)}) AS cost,
+            avg(latency_ms) / 1000 AS seconds
+        FROM ({_ANSWERS.format(at="")}) AS answers
+        WHERE status = 'ok' AND NOT failed_over GROUP BY arm
+    """
+    params = {
+        "release": release.release_id,
+        "task": task,
+        "received": release.created_at,
+    }
+    return {row.pop("arm"): row for row in _read(lake, sql, params)}
 
 
 def history_cuts(lake: Lake, task: str, primary: str, before: float) -> tuple[float, float] | None:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.task import ReleaseRules
-from serving.release.analysis import Floats, Question, Score
-from serving.release.decide import last_stage
+from serving.release.accounts import questions
+from serving.release.analysis import Floats, Score
+from serving.release.decide import harm_levels, last_stage
 
 QUANTILES = (0.5, 0.8, 0.9)
 
@@ -28,8 +29,8 @@ class Forecast(NamedTuple):
 class Paths(NamedTuple):
     """First crossing of each question by path, in units; inf = never."""
 
-    promote: Floats
     harm: Floats
+    promote: Floats
     futility: Floats
 
 
@@ -50,9 +51,9 @@ def paths(
 ) -> Paths:
     """Simulate: `rates` are the success rates of champion and candidate, unit by unit."""
     dice = np.random.default_rng(seed)
-    questions = (Question(0, 1), Question(0, -1), Question(rules.smallest_effect, -1))
-    score = Score(questions, count)
-    levels = np.array([alpha, rules.harm_level, rules.futility_level])
+    score = Score(questions(rules), count)
+    own, _ = harm_levels(rules, len(rules.metrics))
+    levels = np.array([own, alpha, rules.futility_level])
     limit = -np.log(np.maximum(levels, 1e-300))
     first = np.full((count, 3), np.inf)
     for place, (champion, candidate, pi) in enumerate(zip(*rates, propensities, strict=True), 1):

@@ -31,13 +31,13 @@ class Phase(StrEnum):
     ABORTED = "aborted"
     """By an operator."""
     ERROR = "error"
-    """It did not load or verify; it never had traffic."""
+    """It did not load or verify, and never had traffic; or a guardrail stayed blind."""
 
 
 ENDED = frozenset(Phase) - {Phase.LOADING, Phase.RAMPING}
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.LOADING: frozenset({Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
-    Phase.RAMPING: ENDED - {Phase.ERROR},
+    Phase.RAMPING: ENDED,
     **{phase: frozenset() for phase in ENDED},
     # By an operator only: `rollback` after the promotion.
     Phase.PROMOTED: frozenset({Phase.ROLLED_BACK}),
@@ -52,6 +52,14 @@ VERSION_STATE = {
     Phase.ABORTED: "retired",
     Phase.ERROR: "rejected",
 }
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """What an answer costs: a linear function of what the lake knows of it."""
+
+    prompt_token: float
+    completion_token: float
+    millisecond: float
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +84,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer must not exceed: from the champion's answers before the start."""
     cuts: tuple[float, float] | None = None
     """Thirds of the units' mean reward before the start: the strata."""
+    latency_mean_ms: float | None = None
+    cost_mean: float | None = None
+    """Of the champion's answers before the start: what latency and cost are compared with."""
+    prices: dict[str, Rate] = {}
+    """Of an answer by arm, as at the start."""
 
     @property
     def parsed_rules(self) -> ReleaseRules:
@@ -169,7 +182,7 @@ def change(
         reason=reason,
         stage=old.stage if stage is None else stage,
         stage_since=now if moved or phase is not old.phase else old.stage_since,
-        ramp_since=now if old.phase is Phase.LOADING else old.ramp_since,
+        ramp_since=now if phase is not old.phase and phase is Phase.RAMPING else old.ramp_since,
     )
     changed = msgspec.structs.replace(traffic, release=new)
     if phase is Phase.PROMOTED:
@@ -265,6 +278,9 @@ def _tell(
         evidence=evidence or {},
     )
     state = VERSION_STATE[release.phase]
+    if release.phase is Phase.ERROR and release.ramp_since:
+        # What could not be measured says nothing against the version: it may try again.
+        state = "retired"
     challenger = version if release.phase is Phase.RAMPING else None
     notes = (
         Note(kind="state", name=state, version=version, reason=release.reason),

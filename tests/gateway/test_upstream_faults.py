@@ -285,7 +285,7 @@ async def test_the_fallback_answers_for_a_dead_upstream(
             assert got.status_code == 200
             assert got.headers["x-everlearn-arm"] == "champion"
             [event] = gate.completions()
-            assert (event.upstream, event.fallback_from) == ("other", "local")
+            assert (event.upstream, event.fallback_from) == ("other", "champion")
 
 
 async def test_a_fallback_with_a_model_of_its_own_counts_for_no_arm(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from everlearn.errors import InputError
 from serving.release.controller import TaskLoop
-from serving.release.history import events
+from serving.release.history import by_arm, events
 from serving.release.observations import frozen
 from serving.release.states import Phase
 from serving.release.verbs import Desk
@@ -37,6 +37,9 @@ def test_a_better_version_takes_each_step_and_becomes_champion(
     assert rows[-1]["event"] == "promoted"
     low, high = rows[-1]["evidence"]["thumbs"]["effect_95"]
     assert -0.1 < low < 0.4 < high
+    arms = by_arm(world.lake, "text2sql", world.release)
+    assert arms["challenger"]["quality"] > arms["champion"]["quality"] + 0.1
+    assert arms["challenger"]["cost"] is None
 
 
 def test_a_spoiled_version_is_rolled_back_within_seconds_of_its_first_bad_answer(

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.release.decide import Evidence, MetricEvidence, decide, last_stage
+from everlearn.task import ReleaseRules
+from serving.release.accounts import Account, questions
+from serving.release.analysis import Observation, Question
+from serving.release.decide import Evidence, MetricEvidence, decide, harm_levels, last_stage
 from serving.release.states import ENDED, Phase, Release
 from tests.release.world import make_release, make_rules
 
@@ -16,16 +19,20 @@ RULES = make_rules(min_dwell_seconds=60, max_seconds=1000, guardrails=("error_ra
 
 
 def make_metric(name: str = "thumbs", **overrides: Any) -> MetricEvidence:
-    fields = {"units": 40, "candidates": 4, "mean_candidate": 0.5, "mean_champion": 0.6}
+    fields = {"units": 40, "candidates": 6, "mean_candidate": 0.5, "mean_champion": 0.6}
     return MetricEvidence(name, **{**fields, **overrides})
 
 
 def ask(
-    seconds: float, primary: MetricEvidence, *guardrails: MetricEvidence, **release: Any
+    seconds: float,
+    primary: MetricEvidence,
+    *guardrails: MetricEvidence,
+    rules: ReleaseRules = RULES,
+    problem: str | None = None,
+    **release: Any,
 ) -> tuple[Phase, int, str]:
-    found = decide(
-        make_release(RULES, **release), Evidence(primary, guardrails), RULES, NOW + seconds
-    )
+    evidence = Evidence(primary, guardrails, problem)
+    found = decide(make_release(rules, **release), evidence, rules, NOW + seconds)
     return found.phase, found.stage, found.reason
 
 
@@ -39,7 +46,7 @@ def test_it_takes_the_next_step_after_the_dwell_when_there_is_no_harm() -> None:
     assert (phase, stage) == (Phase.RAMPING, 1)
     assert reason == (
         "no harm after 60 s >= min_dwell_seconds 60: largest harm e-value 2.014 on good "
-        "after 40 units, 4 on the candidate (0.500 against 0.600)"
+        "after 40 units, 6 on the candidate (0.500 against 0.600)"
     )
 
 
@@ -64,12 +71,16 @@ def test_harm_on_the_primary_metric_rolls_back() -> None:
     assert reason.startswith("harm e-value 10.1 >= 10 on thumbs after 40 units")
 
 
-def test_two_guardrails_share_the_level_of_harm() -> None:
-    assert ask(0, make_metric(), make_metric("good", harm=math.log(19)), make_metric("a"))[0] is (
-        Phase.RAMPING
-    )
-    phase, _, reason = ask(0, make_metric(), make_metric("good", harm=math.log(21)), make_metric())
-    assert (phase, reason[:34]) == (Phase.ROLLED_BACK, "harm e-value 21 >= 20 on good afte")
+def test_primary_and_guardrails_share_the_level_of_harm() -> None:
+    """Half for the primary metric, a quarter for each of two guardrails: 0.10 in all."""
+    low, high = make_metric("good", harm=math.log(39)), make_metric("good", harm=math.log(41))
+    assert ask(0, make_metric(harm=math.log(19)), low, make_metric("a"))[0] is Phase.RAMPING
+    phase, _, reason = ask(0, make_metric(), high, make_metric("a"))
+    assert (phase, reason[:34]) == (Phase.ROLLED_BACK, "harm e-value 41 >= 40 on good afte")
+    phase, _, reason = ask(0, make_metric(harm=math.log(21)), low, make_metric("a"))
+    assert (phase, reason[:36]) == (Phase.ROLLED_BACK, "harm e-value 21 >= 20 on thumbs afte")
+    assert harm_levels(RULES, 2) == pytest.approx((0.05, 0.025))
+    assert harm_levels(RULES, 0) == pytest.approx((0.10, 0.0))
 
 
 def test_harm_outweighs_a_promotion_and_futility() -> None:
@@ -78,14 +89,102 @@ def test_harm_outweighs_a_promotion_and_futility() -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_a_promotion_goes_straight_from_any_step_to_all_traffic(stage: int) -> None:
-    phase, _, reason = ask(1, make_metric(promote=math.log(20.5)), stage=stage)
+    phase, _, reason = ask(60, make_metric(promote=math.log(20.5)), stage=stage)
     assert phase is Phase.PROMOTED
     assert reason.startswith("promote e-value 20.5 >= 20 on thumbs")
 
 
 def test_the_level_of_promotion_is_that_of_the_release() -> None:
-    assert ask(1, make_metric(promote=math.log(199)), alpha=0.005)[0] is Phase.RAMPING
-    assert ask(1, make_metric(promote=math.log(201)), alpha=0.005)[0] is Phase.PROMOTED
+    assert ask(60, make_metric(promote=math.log(199)), alpha=0.005)[0] is Phase.RAMPING
+    assert ask(60, make_metric(promote=math.log(201)), alpha=0.005)[0] is Phase.PROMOTED
+
+
+def test_no_promotion_before_the_dwell_of_the_step_is_over() -> None:
+    won = make_metric(promote=math.log(1e6))
+    phase, stage, reason = ask(59, won, make_metric("good"))
+    assert (phase, stage, reason) == (Phase.RAMPING, 0, "dwell 59 s < min_dwell_seconds 60")
+    assert ask(60, won, make_metric("good"))[0] is Phase.PROMOTED
+
+
+def test_no_promotion_on_stale_evidence() -> None:
+    won = make_metric(promote=math.log(1e6))
+    phase, _, reason = ask(600, won, make_metric("good"), problem="good: judge away")
+    assert (phase, reason) == (Phase.RAMPING, "holding: good: judge away")
+    phase, _, reason = ask(1000, won, make_metric("good"), problem="good: judge away")
+    assert phase is Phase.INCONCLUSIVE
+    assert reason.endswith("; won, but holding: good: judge away")
+
+
+@pytest.mark.parametrize("seen", [0, 4])
+def test_no_promotion_before_every_guardrail_was_seen(seen: int) -> None:
+    won = make_metric(promote=math.log(1e6))
+    unseen = make_metric("good", candidates=seen)
+    phase, stage, reason = ask(600, won, make_metric("a"), unseen, stage=2)
+    assert (phase, stage) == (Phase.RAMPING, 2)
+    assert reason == (f"won, but guardrail good has {seen} closed candidate units < min_units 5")
+    # The ramp goes on meanwhile, so that the guardrail gets its units.
+    assert ask(600, won, make_metric("a"), unseen)[1] == 1
+    assert ask(600, won, make_metric("a"), make_metric("good", candidates=5))[0] is Phase.PROMOTED
+
+
+def test_a_guardrail_that_stays_blind_ends_as_an_error_with_its_name() -> None:
+    blind = make_metric("good", candidates=0)
+    for seconds, candidates in ((1000, 5), (60, 50)):
+        phase, _, reason = ask(seconds, make_metric(candidates=candidates), make_metric("a"), blind)
+        assert phase is Phase.ERROR
+        assert reason == (
+            f"guardrail good is blind: it has seen no unit of the candidate, thumbs {candidates}"
+        )
+    # Nobody came: that is no guardrail's fault.
+    assert ask(1000, make_metric(candidates=4), blind)[0] is Phase.INCONCLUSIVE
+
+
+def test_no_step_is_taken_on_adverse_evidence_and_it_is_taken_when_that_has_passed() -> None:
+    """What the only unit of the candidate, a bad one, leaves: it holds until others came."""
+    account = Account("thumbs", questions(RULES))
+    account.add(Observation(True, 0.01, 0.0))
+    phase, stage, reason = ask(600, account.evidence(), make_metric("good"))
+    assert (phase, stage) == (Phase.RAMPING, 0)
+    assert reason.startswith("no step while the harm e-value 1.373 > 1.2")
+    for _ in range(3):
+        account.add(Observation(True, 0.01, 1.0))
+    assert ask(600, account.evidence(), make_metric("good"))[1] == 1
+    assert ask(600, make_metric(), make_metric("good", harm_now=0.2))[1] == 0
+
+
+def test_a_futile_end_is_named_harm_where_the_evidence_says_so() -> None:
+    futile = math.log(12)
+    phase, _, reason = ask(1, make_metric(futility=futile, harm_now=math.log(5.5)))
+    assert phase is Phase.ROLLED_BACK
+    assert reason.endswith("is ruled out, and it is worse: harm e-value 5.5 >= 5")
+    phase, _, reason = ask(1, make_metric(futility=futile, harm=math.log(9), harm_now=0.0))
+    assert (phase, reason[-11:]) == (Phase.STOPPED, "s ruled out")
+
+
+NOT_WORSE = make_rules(
+    min_dwell_seconds=60, max_seconds=1000, goal="not_worse", margin=0.03, wins="cost",
+    guardrails=("error_rate",),
+)  # fmt: skip
+
+
+def test_not_worse_is_promoted_only_when_what_it_wins_is_proven_too() -> None:
+    kept, errors = make_metric(promote=math.log(21)), make_metric("error_rate")
+    for won, expected in ((19, Phase.RAMPING), (21, Phase.PROMOTED)):
+        cost = make_metric("cost", promote=math.log(won))
+        phase, _, reason = ask(60, kept, errors, cost, rules=NOT_WORSE)
+        assert phase is expected
+    assert "a loss of 0.03 is ruled out: promote e-value 21 >= 20 on thumbs" in reason
+    assert "; cost is won: promote e-value 21 >= 20 on cost" in reason
+    cheap = make_metric("cost", promote=99)
+    assert ask(60, make_metric(promote=1), errors, cheap, rules=NOT_WORSE)[0] is Phase.RAMPING
+    stopped = ask(60, make_metric(futility=math.log(12)), errors, cheap, rules=NOT_WORSE)
+    assert stopped[0] is Phase.STOPPED
+    assert stopped[2].endswith("a loss of less than 0.015, half the margin, is ruled out")
+
+
+def test_the_goal_moves_the_questions_by_the_margin() -> None:
+    assert questions(RULES) == (Question(0, -1), Question(0, 1), Question(0.05, -1))
+    assert questions(NOT_WORSE) == (Question(-0.03, -1), Question(-0.03, 1), Question(-0.015, -1))
 
 
 def test_futility_stops_and_names_the_gain_that_is_ruled_out() -> None:
@@ -111,7 +210,7 @@ def test_stale_evidence_holds_but_does_not_hide_harm() -> None:
     stale = Evidence(make_metric(), (), "lake away")
     found = decide(release, stale, RULES, NOW + 500)
     assert found == (Phase.RAMPING, "holding: lake away", 0)
-    harmful = Evidence(make_metric(harm=5), (), "lake away")
+    harmful = Evidence(make_metric(harm=5.0), (), "lake away")
     assert decide(release, harmful, RULES, NOW).phase is Phase.ROLLED_BACK
 
 
@@ -132,6 +231,7 @@ metrics = st.builds(
     MetricEvidence,
     st.just("thumbs"),
     units=st.integers(0, 10_000),
+    candidates=st.integers(0, 100),
     promote=logs,
     harm=logs,
     futility=logs,
@@ -162,6 +262,9 @@ def test_an_ungated_version_is_never_promoted(
     if found.phase is Phase.PROMOTED and release.phase is not Phase.PROMOTED:
         assert release.ungated is None
         assert release.phase is Phase.RAMPING
+        assert evidence.problem is None
+        assert elapsed >= RULES.min_dwell_seconds
+        assert all(each.candidates >= RULES.min_units for each in evidence.guardrails)
         assert evidence.primary.promote >= math.log(1 / release.alpha)
 
 

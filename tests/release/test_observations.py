@@ -1,0 +1,137 @@
+"""What a unit counts for: the same failure on both arms alike, and what an answer cost."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.lake.ducklake import DuckLake, open_lake
+from serving.release.observations import Metric, Window, closed_units, reference, worth
+from serving.release.states import Rate
+from tests.builders import make_service
+from tests.release.world import make_release
+
+T = 1_800_000_000.0
+DEAR, CHEAP = Rate(5e-6, 15e-6, 0.0), Rate(0.0, 0.0, 1e-7)
+RELEASE = make_release(
+    release_id="rel_1",
+    prices={"champion": DEAR, "challenger": CHEAP},
+    cost_mean=0.01,
+    latency_mean_ms=100.0,
+)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[DuckLake]:
+    with_it = open_lake(make_service(tmp_path))
+    yield with_it
+    with_it.close()
+
+
+def row(unit: str, arm: str | None, **overrides: Any) -> dict[str, Any]:
+    share = 0.25
+    assigned = overrides.get("fallback_from") or arm
+    return {
+        "completion_id": f"cmpl_{random.random()}",
+        "task": "text2sql",
+        "unit": unit,
+        "arm": arm,
+        "probability": share if assigned == "challenger" else 1 - share,
+        "release": "rel_1",
+        "stage": 0,
+        "version": "base",
+        "received_at": T + 1,
+        "latency_ms": 50.0,
+        "status": "ok",
+        "prompt_tokens": 1000,
+        "completion_tokens": 100,
+        **overrides,
+    }
+
+
+def units(lake: DuckLake, metric: str, rows: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    lake.commit(lambda transaction: transaction.append("completions", rows))
+    window = Window(T + 60, T)
+    found = closed_units(lake, "text2sql", RELEASE, Metric(metric, 30.0), window)
+    return {each["unit"]: (each["arm"], each["share"], each["value"]) for each in found}
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_a_failure_that_somebody_elses_answer_hid_counts_the_same_on_both_arms(
+    lake: DuckLake, order: int
+) -> None:
+    """Rescued by another upstream (another model there is no arm), or by the champion, or by the
+    upstream after both failed; each user has one failure and one good answer."""
+    failed = {"status": "upstream_error", "http_status": 502}
+    rows = [
+        row("champion, rescued", None, fallback_from="champion"),
+        row("champion, rescued under its name", "champion", fallback_from="champion"),
+        row("champion, nobody helped", "champion", **failed),
+        row("challenger, rescued", "challenger", **failed),
+        row("challenger, rescued", "champion", fallback_from="challenger"),
+        row("both failed", "challenger", **failed),
+        row("both failed", None, fallback_from="challenger"),
+    ]
+    rows += [
+        row(unit, "champion" if unit.startswith("champion") else "challenger", received_at=T + 2)
+        for unit in dict.fromkeys(each["unit"] for each in rows)
+    ]
+    random.Random(order).shuffle(rows)
+    assert units(lake, "error_rate", rows) == {
+        "champion, rescued": ("champion", 0.25, 0.5),
+        "champion, rescued under its name": ("champion", 0.25, 0.5),
+        "champion, nobody helped": ("champion", 0.25, 0.5),
+        "challenger, rescued": ("challenger", 0.25, 0.5),
+        "both failed": ("challenger", 0.25, 0.5),
+    }
+
+
+def test_an_answer_costs_what_its_arms_upstream_asks(lake: DuckLake) -> None:
+    """0.0065 and 0.000005, against a mean of 0.01 before: 0.5 is as dear, 1 is free."""
+    rows = [
+        row("dear", "champion"),
+        row("cheap", "challenger"),
+        row("no count of tokens", "champion", completion_tokens=None),
+        row("no count needed", "challenger", completion_tokens=None),
+        row("somebody else answered", "champion", fallback_from="challenger"),
+        row("ten times as dear", "champion", prompt_tokens=10_000),
+    ]
+    found = {unit: value for unit, (_, _, value) in units(lake, "cost", rows).items()}
+    assert found == {
+        "dear": pytest.approx(1 - 0.0065 / 0.02),
+        "cheap": pytest.approx(1 - 0.000005 / 0.02),
+        "no count of tokens": None,
+        "no count needed": pytest.approx(1 - 0.000005 / 0.02),
+        "somebody else answered": None,
+        "ten times as dear": 0.0,
+    }
+    told = worth(lake, "text2sql", RELEASE)
+    assert told["challenger"] == {
+        "answers": 2,
+        "cost": pytest.approx(0.000005),
+        "seconds": pytest.approx(0.05),
+    }
+    assert told["champion"]["cost"] == pytest.approx((0.0065 + 0.0515) / 2)
+
+
+def test_latency_is_compared_with_the_champions_mean(lake: DuckLake) -> None:
+    rows = [row("as slow", "challenger", latency_ms=100.0), row("half", "champion")]
+    found = units(lake, "latency", rows)
+    assert (found["as slow"][2], found["half"][2]) == (0.5, 0.75)
+
+
+def test_what_a_version_is_compared_with_comes_from_before_the_start(lake: DuckLake) -> None:
+    rows = [row(f"u{i}", "champion", received_at=T - 10) for i in range(19)]
+    lake.commit(lambda transaction: transaction.append("completions", rows))
+    assert reference(lake, "text2sql", "base", T, DEAR) is None
+    last = [row("u19", "champion", received_at=T - 5), row("later", "champion", latency_ms=9e9)]
+    lake.commit(lambda transaction: transaction.append("completions", last))
+    found = reference(lake, "text2sql", "base", T, DEAR)
+    assert found is not None
+    assert (found.latency_p95_ms, found.latency_mean_ms) == (50.0, 50.0)
+    assert found.cost_mean == pytest.approx(0.0065)
+    free = reference(lake, "text2sql", "base", T, None)
+    assert free is not None
+    assert free.cost_mean is None

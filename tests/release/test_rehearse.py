@@ -1,0 +1,61 @@
+"""What the rules promise, tried through the very `decide`: a small form of docs/releases.md."""
+
+import numpy as np
+import pytest
+
+from serving.release.rehearse import Ends, Rates, rehearse
+from serving.release.states import Phase
+from tests.release.world import make_rules
+
+BASE, MARGIN = 0.8, 0.10
+FIXED = 2 * 2.4865**2 * 2 * BASE * (1 - BASE) / MARGIN**2
+"""Units of the one-sided test of fixed size, level 0.05, power 80 %, half and half."""
+CHEAPER = Rates(0.5, 0.95)
+
+
+def not_worse(effect: float, cost: Rates = CHEAPER, runs: int = 60) -> Ends:
+    rules = make_rules(
+        goal="not_worse",
+        margin=MARGIN,
+        wins="cost",
+        guardrails=("error_rate",),
+        min_dwell_seconds=20,
+        max_seconds=1e9,
+    )
+    truth = {"thumbs": Rates(BASE, BASE + effect), "error_rate": Rates(0.99, 0.99), "cost": cost}
+    return rehearse(rules, truth, alpha=0.05, runs=runs, most_units=int(3 * FIXED), seed=1)
+
+
+def test_as_good_and_cheaper_is_promoted_within_three_times_the_fixed_size_test() -> None:
+    assert not_worse(0.0).share(Phase.PROMOTED) >= 0.85
+
+
+def test_twice_the_margin_worse_is_not_promoted_however_cheap() -> None:
+    ends = not_worse(-2 * MARGIN)
+    assert ends.share(Phase.PROMOTED) <= 0.05
+    assert np.isfinite(ends.units).all()
+
+
+def test_as_good_and_as_dear_is_not_promoted() -> None:
+    assert not_worse(0.0, Rates(0.5, 0.5)).share(Phase.PROMOTED) <= 0.05 + 2 * 0.028
+
+
+def test_a_version_30_points_worse_ends_as_harm_and_an_identical_one_seldom() -> None:
+    rules = make_rules(min_dwell_seconds=60, max_seconds=1e9, steps=(1, 5, 25, 50, 100))
+    rates = {"error_rate": Rates(0.99, 0.99), "good": Rates(0.97, 0.97)}
+    worse, same = (
+        rehearse(
+            rules, {**rates, "thumbs": Rates(0.6, 0.6 + effect)},
+            alpha=0.05, runs=40, most_units=1500, seed=2,
+        )
+        for effect in (-0.3, 0.0)
+    )  # fmt: skip
+    assert worse.share(Phase.ROLLED_BACK) >= 0.6
+    assert same.share(Phase.ROLLED_BACK) <= 0.15
+    assert same.share(Phase.PROMOTED) <= 0.10
+
+
+def test_a_rehearsal_can_be_done_again() -> None:
+    one, two = (not_worse(0.0, runs=5) for _ in range(2))
+    assert one.phases == two.phases
+    assert one.units == pytest.approx(two.units)
