@@ -84,11 +84,21 @@ class Upstream(Section):
     connect_timeout_seconds: float = Field(5.0, gt=0)
     """For the TCP and TLS handshake of a new connection."""
     first_byte_timeout_seconds: float = Field(120.0, gt=0)
-    """From the request to the first byte of the answer."""
+    """From the request to the first byte of a streamed answer's body."""
+    answer_timeout_seconds: float = Field(600.0, gt=0)
+    """From the request to the end of an answer that is not streamed, however long it thinks."""
     chunk_timeout_seconds: float = Field(60.0, gt=0)
     """Between two chunks of a stream."""
     max_retries: int = Field(2, ge=0, le=10)
     """Before the first byte only."""
+    token_ids: bool = True
+    """Of kind vllm only: ask for the token ids of prompt and answer, so that training learns from
+    what was sampled; what the client did not ask for is taken out of its answer."""
+    rename_fields: dict[str, str] = {}
+    """Fields of request bodies that this upstream calls otherwise: {max_tokens:
+    max_completion_tokens}. Such bodies are written anew, value by value as they came."""
+    drop_fields: tuple[str, ...] = ()
+    """Fields of request bodies that this upstream refuses; nothing is dropped unasked."""
     fallback: str | None = None
     """Upstream asked when this one fails before the first byte."""
     fallback_model: str | None = None
@@ -132,6 +142,9 @@ class Capture(Section):
     """Per worker; then `on_full` acts. fsync prepares up to two segments beyond it."""
     on_full: Literal["drop_newest", "reject"] = "drop_newest"
     """drop_newest counts and goes on serving; reject answers 503."""
+    logprobs: bool = False
+    """Whether the logprobs of sampled tokens are asked for where the upstream is of kind vllm; what
+    the client did not ask for is taken out of its answer. Ten times the bytes of token ids."""
     mask: tuple[str, ...] = ()
     """Regular expressions; matches are replaced by [masked] before the first write."""
 

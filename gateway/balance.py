@@ -2,7 +2,10 @@
 
 - The replica with the fewest requests outstanding is asked; equals take turns.
 - A replica that fails `FAILURES_TO_OPEN` times in a row is left alone (its breaker is open) for a
-  pause that doubles with every further failure; then one request may try it.
+  pause that doubles with every further failure, as long as another one is not; then one request
+  may try it.
+- Where none is left all are asked as if none had failed (Envoy's panic rule): a breaker chooses
+  between servers and never refuses what one of them might answer.
 - Retries are limited to a share of the requests, so that a sick upstream is not asked twice as
   much as a healthy one.
 """
@@ -36,11 +39,14 @@ class Breaker:
         self.outstanding += 1
         self.last_turn = next(_turns)
 
+    @property
+    def is_open(self) -> bool:
+        """It failed too often in a row."""
+        return self.failures >= FAILURES_TO_OPEN
+
     def allows(self, now: float) -> bool:
-        """Whether a request may be sent; after the pause only one at a time may try."""
-        if self.failures < FAILURES_TO_OPEN:
-            return True
-        return now >= self.open_until and self.outstanding == 0
+        """Whether it is as good as any; after the pause only one request at a time may try."""
+        return not self.is_open or (now >= self.open_until and self.outstanding == 0)
 
     def failed(self, now: float) -> None:
         """A request gave no answer, or one that says the server cannot work."""
@@ -54,17 +60,16 @@ class Breaker:
         self.failures = 0
 
 
-def choose(breakers: Sequence[Breaker], tried: Iterable[int], now: float) -> int | None:
-    """Index of the replica to ask, one not yet tried if there is one; None if all are open."""
+def choose(breakers: Sequence[Breaker], tried: Iterable[int], now: float) -> int:
+    """Index of the replica to ask: one not left alone, of those one not yet tried."""
     if len(breakers) == 1:
-        return 0 if not breakers[0].failures or breakers[0].allows(now) else None
+        return 0
     seen = set(tried)
-    best: tuple[bool, int, int] | None = None
-    chosen = None
+    best: tuple[bool, bool, int, int] | None = None
+    chosen = 0
     for index, breaker in enumerate(breakers):
-        if not breaker.allows(now):
-            continue
-        rank = (index in seen, breaker.outstanding, breaker.last_turn)
+        alone = not breaker.allows(now)
+        rank = (alone, index in seen, breaker.outstanding, breaker.last_turn)
         if best is None or rank < best:
             best, chosen = rank, index
     return chosen

@@ -17,6 +17,7 @@ from everlearn.ids import new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
+from gateway.dialect import Undo, tokens_of
 from gateway.http.body import read_body, with_model
 from gateway.http.channel import Answer, Channel, UpstreamFailure
 from gateway.http.client import Client, Work
@@ -28,7 +29,7 @@ from gateway.metrics import FALLBACKS
 from gateway.parts import Parts
 from gateway.routes import TaskRoute
 from gateway.targets import Target, Targets
-from gateway.upstream import Upstream, suffix_of
+from gateway.upstream import Asked, Upstream, suffix_of
 
 ENDPOINTS = {f"/v1/{name}".encode(): name for name in OPERATIONS}
 _UNIT = b"x-everlearn-unit"
@@ -58,7 +59,7 @@ class Exchange:
 
     __slots__ = (
         "_begun", "_client", "_draft", "_entered", "_holder", "_hot", "_lines", "_parts",
-        "_recorded", "_request", "_targets", "_tokens",
+        "_recorded", "_request", "_targets", "_tokens", "_undo",
     )  # fmt: skip
 
     def __init__(self, hot: Hot, request: Request, client: Client, endpoint: str) -> None:
@@ -82,6 +83,8 @@ class Exchange:
         self._lines = b""
         """Header lines that tell the client who answered."""
         self._recorded = False
+        self._undo: Undo | None = None
+        """What the client did not ask for, and must not see in its answer."""
         self._tokens = 0
         """Used by the answer, once it is whole."""
 
@@ -97,7 +100,7 @@ class Exchange:
             body = self._body_for(target)
             own_key = self._holder is not None
             self._begun = target.upstream.begin(
-                self._request.head, body, self._came, own_key=own_key
+                self._request.head, body, self._came, own_key=own_key, stream=self._draft.stream
             )
         except Refusal as refusal:
             self.refuse(refusal)
@@ -152,7 +155,7 @@ class Exchange:
     def _give(self, status: int, lines: bytes, body: bytes) -> None:
         """Send an answer that has been captured: the end of a request."""
         client = self._client
-        client.respond(status, lines + self._identity(), body)
+        client.respond(status, lines + self._identity(), self._restored(body))
         self._count(body)
         self._leave()
         client.finished()
@@ -168,7 +171,8 @@ class Exchange:
         relay = Relay(
             client, channel,
             record=partial(self._record_stream, answer.status), first=self._first,
-            done=self._streamed,
+            done=self._streamed, undo=self._undo,
+            endpoint=self._draft.endpoint if answer.status < 400 else "",
         )  # fmt: skip
         if client.gone:
             self._stream_left(relay)
@@ -185,6 +189,8 @@ class Exchange:
     ) -> None:  # fmt: skip
         self._draft.error = error
         self._count(response)
+        if self._tokens == 0 and self._counted:
+            self._tokens = tokens_of(response, self._request.body)
         status = "upstream_error" if outcome == "ok" and code >= 400 else outcome
         self._record(self._draft, status, code, response, then)
 
@@ -225,7 +231,8 @@ class Exchange:
         """Give an answer that is all there."""
         status: Status = "ok" if answer.status < 400 else "upstream_error"
         await self._captured(status, answer.status, answer.body)
-        self._client.respond(answer.status, answer.head.lines + self._identity(), answer.body)
+        shown = self._restored(answer.body)
+        self._client.respond(answer.status, answer.head.lines + self._identity(), shown)
         self._count(answer.body)
 
     async def _captured(self, status: Status, code: int, response: bytes) -> None:
@@ -240,13 +247,17 @@ class Exchange:
         """The first answer worth giving; UpstreamFailure if the last target gives none."""
         head = self._request.head
         own_key = self._holder is not None
-        for target in self._targets:
-            last = target is self._targets[-1]
+        missing = False
+        for number, target in enumerate(self._targets):
+            if target.for_missing and not missing:
+                continue
+            following = self._targets[number + 1 :]
+            last = all(one.for_missing for one in following)
             self._aim(target)
             lines = target.upstream.request_lines(head.headers, own_key=own_key)
             try:
-                body = self._body_for(target)
-                answer = await target.upstream.send(suffix_of(head), lines, body, begun)
+                asked = self._asked(target, lines)
+                answer = await target.upstream.send(asked, begun, better=not last)
             except UpstreamFailure as failure:
                 if last:
                     raise
@@ -254,7 +265,8 @@ class Exchange:
                 continue
             finally:
                 begun = None
-            if last or not target.fails_with(answer.status):
+            missing = target.lacks(answer.status)
+            if not target.fails_with(answer.status) or not (following if missing else not last):
                 return answer
             if answer.channel is not None:
                 answer.channel.abort()
@@ -334,7 +346,9 @@ class Exchange:
         self._aim(first)
         if not shadow.wanted(route, draft) or len(hot.shadows) >= shadow.MAX_IN_FLIGHT:
             return
-        upstream = self._parts.upstreams[self._parts.tasks[draft.task or ""].upstream]
+        assert draft.task is not None
+        assert route.challenger is not None
+        upstream = hot.targets.upstream_of(draft.task, route.challenger)
         run = self._shadow(shadow.copy_of(draft, route), upstream, draft.key_id is not None)
         task = asyncio.get_running_loop().create_task(run)
         hot.shadows.add(task)
@@ -346,19 +360,35 @@ class Exchange:
         code, response = 200, b""
         try:
             body = with_model(self._request.body, draft.model_served or "", draft.model_requested)
+            body, _ = upstream.dialect.request(
+                body, draft.endpoint, stream=draft.stream, counted=False
+            )
             lines = upstream.request_lines(head.headers, own_key=own_key)
-            answer = await upstream.send(suffix_of(head), lines, body)
+            asked = Asked(suffix_of(head), lines, body, stream=draft.stream)
+            answer = await upstream.send(asked)
             code = answer.status
             response = await shadow.whole(answer)
         except UpstreamFailure as failure:
             code, draft.error = shadow.failure_code(failure), str(failure)
         self._record(draft, "shadow", code, response)
 
+    def _asked(self, target: Target, lines: bytes) -> Asked:
+        return Asked(
+            suffix_of(self._request.head), lines, self._body_for(target),
+            stream=self._draft.stream, adapter=target.is_version,
+        )  # fmt: skip
+
     def _body_for(self, target: Target) -> bytes:
-        body = self._request.body
-        if target.model is None:
-            return body
-        return with_model(body, target.model, self._draft.model_requested)
+        body, draft = self._request.body, self._draft
+        if target.model is not None:
+            body = with_model(body, target.model, draft.model_requested)
+        body, self._undo = target.upstream.dialect.request(
+            body, draft.endpoint, stream=draft.stream, counted=self._counted
+        )
+        return body
+
+    def _restored(self, body: bytes) -> bytes:
+        return body if self._undo is None else self._undo.whole(body)
 
     def _aim(self, target: Target) -> None:
         """Note who is asked now."""
@@ -380,6 +410,11 @@ class Exchange:
 
     def _count(self, response: bytes) -> None:
         self._tokens = self._parts.metrics.usage(response, self._draft.task, self._draft.arm)
+
+    @property
+    def _counted(self) -> bool:
+        """Whether it matters to the client's key how many tokens are used."""
+        return self._holder is not None and self._holder.key.tokens_per_minute > 0
 
     def _leave(self) -> None:
         if self._entered:

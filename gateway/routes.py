@@ -6,23 +6,32 @@ The file is swapped by rename, so a reader sees the old or the new table, never 
 """
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+
+MAX_BYTES = 4 * 2**20
+"""Of the file: room for thousands of tasks. A larger one is none of ours."""
+_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[!-~]+\Z")]
+"""Stands in headers."""
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class ArmRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One version that may answer."""
 
-    version: str
+    version: _Word
     """Registry version, or `base`."""
-    model: str
+    model: _Name
     """Model name at the upstream: the adapter's, or the base model's."""
-    upstream: str | None = None
+    upstream: _Name | None = None
     """Upstream of the config that serves it; None: the task's."""
-    adapter_digest: str | None = None
-    template_hash: str | None = None
+    adapter_digest: _Word | None = None
+    template_hash: _Word | None = None
 
 
 class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,14 +40,14 @@ class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     champion: ArmRoute
     challenger: ArmRoute | None = None
     holdback: ArmRoute | None = None
-    release: str | None = None
+    release: _Name | None = None
     """Salt of the assignment hash: units are reshuffled by the next release."""
     stage: int | None = None
-    challenger_share: float = 0.0
+    challenger_share: _Share = 0.0
     """Of the units not held back, 0 to 1. As it grows, a unit on the challenger stays there."""
-    holdback_share: float = 0.0
+    holdback_share: _Share = 0.0
     """Of all units, 0 to 1; chosen by a hash of task and unit that no release changes."""
-    shadow_share: float = 0.0
+    shadow_share: _Share = 0.0
     """Of requests whose copy goes to the challenger; the user never waits for it."""
 
 
@@ -50,19 +59,30 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def read_routes(path: Path) -> Routes:
-    """The table, empty if there is no file yet; msgspec.ValidationError on a bad one."""
+    """The table, empty if there is no file yet; msgspec.ValidationError or ValueError on a bad one.
+
+    Never waits: a pipe is no file, and a file too large is not read.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Routes)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return Routes()
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    return msgspec.json.decode(content, type=Routes)
 
 
-def write_routes(path: Path, routes: Routes) -> None:
+def write_routes(path: Path, routes: Routes, *, sync: bool = True) -> None:
     """Swap the table: temp name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".routes-")
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(routes), indent=2))
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     os.replace(name, path)

@@ -1,5 +1,5 @@
-"""Who may answer a request, in order: the assigned arm, the champion after a challenger, then the
-fallbacks of the upstream."""
+"""Who may answer a request, in order: the assigned arm, the champion, the base model where a
+version is not loaded, then the fallbacks of the last arm's upstream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +11,7 @@ from gateway.routes import ArmRoute, TaskRoute
 from gateway.upstream import Upstream
 
 CHALLENGER_FAILS = frozenset({404, 408, 429})
-"""Beside 5xx: answers of a challenger that make the champion answer instead. 404: its adapter is
-not loaded on the replica asked."""
+"""Beside 5xx: answers of a challenger that make the champion answer instead."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,28 @@ class Target:
     route: ArmRoute | None = None
     lines: bytes = b""
     """Header lines that tell the client who answered."""
+    for_missing: bool = False
+    """Asked only where the one before has not got its model, not where it failed."""
+
+    @property
+    def is_version(self) -> bool:
+        """Whether a replica may lack the model: versions are given to each, and a 404 says that one
+        has not got it (yet, or since it was started again)."""
+        return self.route is not None and self.route.version != "base"
+
+    def lacks(self, status: int) -> bool:
+        """Whether an answer of that status says that the model is not there."""
+        return status == 404 and self.is_version
+
+    def fails_with(self, status: int) -> bool:
+        """Whether an answer of that status is better replaced by the next target's."""
+        challenged = self.arm == "challenger" and status in CHALLENGER_FAILS
+        return status >= 500 or challenged or self.lacks(status)
 
     @property
     def name(self) -> str:
         """What `fallback_from` says when it failed."""
         return self.arm or self.upstream.name
-
-    def fails_with(self, status: int) -> bool:
-        """Whether an answer of that status is better replaced by the next target's."""
-        return status >= 500 or (self.arm == "challenger" and status in CHALLENGER_FAILS)
 
 
 class Targets:
@@ -57,15 +69,34 @@ class Targets:
             chain = self._chains[model, arm] = self._chain(model, route, arm)
         return chain
 
+    def upstream_of(self, task: str, route: ArmRoute) -> Upstream:
+        """Who serves an arm: the one it names, else the task's."""
+        return self._parts.upstreams[route.upstream or self._parts.tasks[task].upstream]
+
     def _chain(self, task: str, route: TaskRoute, arm: Arm) -> list[Target]:
-        upstream = self._parts.upstreams[self._parts.tasks[task].upstream]
-        chain = [_target(upstream, "champion", route.champion)]
+        champion = self._target(task, "champion", route.champion)
+        chain = [champion]
         if arm == "challenger" and route.challenger is not None:
-            chain.insert(0, _target(upstream, "challenger", route.challenger))
+            chain.insert(0, self._target(task, "challenger", route.challenger))
         elif arm == "holdback" and route.holdback is not None:
-            chain = [_target(upstream, "holdback", route.holdback)]
-        last = chain[-1]
-        return chain + [_stand_in(last, other) for other in self._fallbacks(upstream)]
+            chain = [
+                self._target(task, "holdback", route.holdback),
+                replace(champion, for_missing=True),
+            ]
+        first = chain[0] if arm == "holdback" else champion
+        if champion.is_version:
+            chain.append(self._base(task))
+        return chain + [_stand_in(first, other) for other in self._fallbacks(first.upstream)]
+
+    def _target(self, task: str, arm: Arm, route: ArmRoute) -> Target:
+        lines = f"x-everlearn-arm: {arm}\r\nx-everlearn-version: {route.version}\r\n".encode()
+        return Target(self.upstream_of(task, route), route.model, arm, route, lines)
+
+    def _base(self, task: str) -> Target:
+        """Who answered before there were versions, now as no arm."""
+        route = self._parts.table.base[task].champion
+        lines = b"x-everlearn-version: base\r\n"
+        return Target(self.upstream_of(task, route), route.model, None, route, lines, True)
 
     def _passed_through(self, model: str) -> list[Target]:
         upstream = self._parts.default_upstream
@@ -83,11 +114,6 @@ class Targets:
             seen.add(name)
             yield self._parts.upstreams[name]
             name = self._parts.upstreams[name].settings.fallback
-
-
-def _target(upstream: Upstream, arm: Arm, route: ArmRoute) -> Target:
-    lines = f"x-everlearn-arm: {arm}\r\nx-everlearn-version: {route.version}\r\n".encode()
-    return Target(upstream, route.model, arm, route, lines)
 
 
 def _stand_in(target: Target, upstream: Upstream) -> Target:

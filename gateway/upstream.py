@@ -7,10 +7,12 @@ pause, another attempt) is `send`.
 import asyncio
 import os
 import random
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from everlearn import config, tls
 from gateway.balance import Breaker, RetryBudget, backoff_seconds, choose
+from gateway.dialect import Dialect
 from gateway.http.channel import Answer, AnswerHead, Channel, Done, UpstreamFailure
 from gateway.http.heads import Head, Heads
 from gateway.http.wire import (
@@ -24,13 +26,32 @@ from gateway.http.wire import (
 )
 
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
-BROKEN_STATUSES = frozenset({500, 502, 503, 504})
-"""Count against a replica."""
+BROKEN_STATUSES = frozenset({502, 503, 504})
+"""Count against a replica. 500 does not: many servers answer it to a request that they dislike."""
+BROKEN_KINDS = frozenset({"connect", "reset", "garbage"})
+"""So do these. An answer that is slow or breaks off does not: the next may be well."""
 MAX_RETRY_AFTER_SECONDS = 2.0
 """A longer `retry-after` is the client's to wait for."""
 SWEEP_SECONDS = 0.25
 MAX_IDLE = 256
 """Kept connections per replica."""
+
+
+class Asked(NamedTuple):
+    """One request as an upstream gets it."""
+
+    suffix: bytes
+    """Path and query under the base URL; from the root of the server if it begins with `//`."""
+    lines: bytes
+    """Header lines."""
+    body: bytes | None = b""
+    method: bytes = b"POST"
+    stream: bool = False
+    """Whether the client asked for a stream: what is whole may take its time."""
+    adapter: bool = False
+    """Whether a 404 says that this replica has not got the model that others may have."""
+    again: bool = True
+    """Whether it may be sent twice."""
 
 
 class Replica:
@@ -103,9 +124,11 @@ class Replica:
 class Upstream:
     """One OpenAI-compatible server, or several replicas of it."""
 
-    def __init__(self, name: str, settings: config.Upstream) -> None:
+    def __init__(self, name: str, settings: config.Upstream, *, logprobs: bool = False) -> None:
+        """`logprobs`: whether they are captured where the upstream can give them."""
         self.name = name
         self.settings = settings
+        self.dialect = Dialect(settings, logprobs=logprobs)
         self.replicas = [
             Replica(index, address, settings) for index, address in enumerate(settings.addresses)
         ]
@@ -116,15 +139,18 @@ class Upstream:
         self.authorization = b"Bearer " + key.encode() if key else None
         """Header value that replaces the client's; None: the client's own is passed on."""
         self.retries = 0
+        self._stream_seconds = settings.first_byte_timeout_seconds, settings.chunk_timeout_seconds
+        self._whole_seconds = settings.answer_timeout_seconds, settings.answer_timeout_seconds
+        """To the first byte, and between two segments."""
 
-    def begin(self, head: Head, body: bytes, done: Done, *, own_key: bool) -> Channel | None:
+    def begin(
+        self, head: Head, body: bytes, done: Done, *, own_key: bool, stream: bool
+    ) -> Channel | None:
         """POST as the client did, over a kept connection; None if that is not possible at once.
 
         `done` gets what became of it; then `settle` must be called with the channel's `replica`.
         """
         index = choose(self._breakers, (), self._now())
-        if index is None:
-            return None
         replica = self.replicas[index]
         channel = replica.kept()
         if channel is None:
@@ -136,35 +162,39 @@ class Upstream:
             head.kept[replica, own_key] = start
         self._budget.earn()
         replica.breaker.enter()
-        settings = self.settings
-        channel.send(
-            b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body),
-            settings.first_byte_timeout_seconds,
-            settings.chunk_timeout_seconds,
-            done,
-        )
+        payload = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+        channel.send(payload, *(self._stream_seconds if stream else self._whole_seconds), done)
         return channel
 
     def settle(self, replica: int, outcome: Answer | UpstreamFailure) -> None:
         """Count what an attempt came to for or against its replica."""
         breaker = self.replicas[replica].breaker
-        if type(outcome) is Answer and outcome.status not in BROKEN_STATUSES:
-            breaker.failures = 0
+        if type(outcome) is Answer:
+            broken = outcome.status in BROKEN_STATUSES
         else:
+            broken = outcome.kind in BROKEN_KINDS  # type: ignore[union-attr]
+            if not broken:
+                return
+        if broken:
             breaker.failed(self._now())
+        else:
+            breaker.failures = 0
 
     async def send(
         self,
-        suffix: bytes,
-        lines: bytes,
-        body: bytes,
+        asked: Asked,
         begun: tuple[int, Answer | UpstreamFailure] | None = None,
+        *,
+        better: bool = False,
     ) -> Answer:
-        """POST to `suffix` under the base URL; retried before the first byte only.
+        """Ask a replica; retried before the first byte only.
 
-        `begun`: the replica first asked (by `begin`) and what came of it.
+        `begun`: the replica first asked (by `begin`) and what came of it. `better`: there is
+        another upstream to ask, so that this one is left alone when all its replicas failed.
         Raises UpstreamFailure when no replica gave an answer.
         """
+        if begun is None and better and not self.promises:
+            raise UpstreamFailure("unavailable", "every replica has failed; none is asked for now")
         tried: list[int] = []
         if begun is None:
             self._budget.earn()
@@ -179,14 +209,20 @@ class Upstream:
                         raise outcome
                     answer = outcome
                 else:
-                    answer = await self._try_one(tried, suffix, lines, body)
+                    answer = await self._try_one(tried, asked)
+                if asked.adapter and answer.status == 404 and len(set(tried)) < len(self.replicas):
+                    # Costs the replica nothing, so that it is not held to the share of retries.
+                    continue
                 if answer.status not in RETRY_STATUSES or answer.channel is not None:
                     return answer
                 pause = _retry_after(answer)
             except UpstreamFailure as error:
                 failure = error
             last = attempt >= self.settings.max_retries or pause > MAX_RETRY_AFTER_SECONDS
-            final = failure is not None and failure.kind in ("timeout", "unavailable")
+            final = not asked.again or (
+                failure is not None
+                and (failure.kind == "timeout" or (failure.kind == "connect" and self._all_open()))
+            )
             if last or final or not self._budget.spend():
                 if answer is not None:
                     return answer
@@ -219,32 +255,38 @@ class Upstream:
             lines += b"authorization: " + self.authorization + b"\r\n"
         return lines
 
-    async def _try_one(self, tried: list[int], suffix: bytes, lines: bytes, body: bytes) -> Answer:
+    async def _try_one(self, tried: list[int], asked: Asked) -> Answer:
         index = choose(self._breakers, tried, self._now())
-        if index is None:
-            raise UpstreamFailure("unavailable", "every replica has failed; none is asked for now")
         tried.append(index)
         replica = self.replicas[index]
         try:
-            head = request_head(replica.prefix + suffix, replica.host, lines, len(body))
-            answer = await self._exchange(replica, head + body)
+            answer = await self._exchange(replica, _payload(replica, asked), asked.stream)
         except UpstreamFailure as failure:
             self.settle(index, failure)
             raise
         self.settle(index, answer)
         return answer
 
-    async def _exchange(self, replica: Replica, payload: bytes) -> Answer:
-        settings = self.settings
+    @property
+    def promises(self) -> bool:
+        """A replica is not left alone, or may be tried again."""
+        now = self._now()
+        return any(breaker.allows(now) for breaker in self._breakers)
+
+    def _all_open(self) -> bool:
+        return all(breaker.is_open for breaker in self._breakers)
+
+    async def _exchange(self, replica: Replica, payload: bytes, stream: bool = False) -> Answer:
+        seconds = self._stream_seconds if stream else self._whole_seconds
         while True:
             replica.breaker.enter()
             try:
-                channel = await replica.open(settings.connect_timeout_seconds)
+                channel = await replica.open(self.settings.connect_timeout_seconds)
             except BaseException:
                 replica.breaker.outstanding -= 1
                 raise
             try:
-                return await _answer(channel, payload, settings)
+                return await _answer(channel, payload, seconds)
             except UpstreamFailure as failure:
                 if not failure.stale:
                     raise
@@ -289,8 +331,18 @@ def suffix_of(head: Head) -> bytes:
     return path + b"?" + head.query if head.query else path
 
 
+def _payload(replica: Replica, asked: Asked) -> bytes:
+    suffix, prefix = asked.suffix, replica.prefix
+    if suffix.startswith(b"//"):
+        suffix, prefix = suffix[1:], prefix.removesuffix(b"/v1")
+    start = request_start(prefix + suffix, replica.host, asked.lines, asked.method)
+    if asked.body is None:
+        return start + b"\r\n"
+    return b"%bcontent-length: %d\r\n\r\n%b" % (start, len(asked.body), asked.body)
+
+
 def _answer(
-    channel: Channel, payload: bytes, settings: config.Upstream
+    channel: Channel, payload: bytes, seconds: tuple[float, float]
 ) -> "asyncio.Future[Answer]":
     answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -302,7 +354,6 @@ def _answer(
         else:
             answer.set_exception(outcome)
 
-    seconds = settings.first_byte_timeout_seconds, settings.chunk_timeout_seconds
     channel.send(payload, *seconds, done)
     return answer
 

@@ -100,8 +100,11 @@ def build_parts(
     return Parts(
         service=service,
         tasks=tasks,
-        table=RouteTable(service.routes_path, tasks),
-        upstreams={name: Upstream(name, one) for name, one in service.upstreams.items()},
+        table=RouteTable(service.routes_path, tasks, service.upstreams),
+        upstreams={
+            name: Upstream(name, one, logprobs=settings.capture.logprobs)
+            for name, one in service.upstreams.items()
+        },
         recorder=Recorder(
             service.wal_path, worker, settings.capture, open_telemetry("everlearn-gateway")
         ),

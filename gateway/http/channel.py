@@ -185,14 +185,14 @@ class Channel(asyncio.Protocol):
         """To be called now and then: fail if the deadline has passed, set the next one if something
         has come since."""
         passing = self._passing
-        if self._alive or (passing is not None and passing.heard):
+        if self._streaming and (self._alive or (passing is not None and passing.heard)):
             self._alive = False
             if passing is not None:
                 passing.heard = False
             if self._deadline is not NEVER:
                 self._deadline = now + self._gap_seconds
         elif self._deadline < now:
-            what = "no further chunk" if self._heard else "no answer"
+            what = "no further chunk" if self._heard and self._streaming else "no answer"
             self._fail(UpstreamFailure("timeout", f"{what} from the upstream in time"))
 
     def take_back(self, data: bytes) -> None:
@@ -254,7 +254,6 @@ class Channel(asyncio.Protocol):
             self._stays = False
             if self._transport is not None:
                 self._transport.close()
-        self._alive = True
         if self._streaming and self._done is not None and self._head is not None:
             done, self._done = self._done, None
             done(Answer(self._head, b"", self))
@@ -285,6 +284,8 @@ class Channel(asyncio.Protocol):
         )
 
     def on_body(self, data: bytes) -> None:
+        # A head alone promises nothing: the first piece may take as long as a first byte may.
+        self._alive = True
         if self._sink is not None:
             self._sink.piece(data)
         else:

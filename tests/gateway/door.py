@@ -89,10 +89,11 @@ async def door(
     settings: dict[str, Any] | None = None,
     limits: Limits | None = None,
     routes: dict[str, Any] | None = None,
+    task: bool = True,
     **gateway: Any,
 ) -> AsyncIterator[Door]:
-    """A gateway in front of `upstream` with one task, text2sql; `settings` are those of the
-    upstream, `gateway` those of the gateway section."""
+    """A gateway in front of `upstream` with one task, text2sql, unless the test wrote its own;
+    `settings` are those of the upstream, `gateway` those of the gateway section."""
     service = make_service(
         folder,
         upstreams={
@@ -101,7 +102,8 @@ async def door(
         },
         gateway={"port": 0, "drain_seconds": 2.0, **gateway},
     )
-    write_task(folder)
+    if task:
+        write_task(folder)
     if routes is not None:
         route(service, **routes)
     async with running(service, load_tasks(service), limits=limits) as server:

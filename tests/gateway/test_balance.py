@@ -15,7 +15,6 @@ def test_equals_take_turns_and_the_least_busy_comes_first() -> None:
     chosen = []
     for _ in range(3):
         index = choose(breakers, (), 0.0)
-        assert index is not None
         chosen.append(index)
         breakers[index].enter()
         breakers[index].outstanding -= 1
@@ -49,16 +48,38 @@ def test_failures_open_the_breaker_for_a_growing_pause() -> None:
     assert breaker.allows(3.0 + MAX_PAUSE_SECONDS)
 
 
-def test_after_the_pause_one_request_tries() -> None:
+def opened(at: float = 0.0) -> Breaker:
     breaker = Breaker()
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed(0.0)
-    assert choose([breaker], (), 5.0) == 0
-    breaker.outstanding = 1
-    assert choose([breaker], (), 5.0) is None
-    breaker.outstanding = 0
-    breaker.succeeded()
-    assert choose([breaker], (), 5.0) == 0
+        breaker.failed(at)
+    return breaker
+
+
+def test_after_the_pause_one_request_tries() -> None:
+    sick, well = opened(), Breaker()
+    well.outstanding = 3
+    assert choose([sick, well], (), 0.5) == 1
+    assert choose([sick, well], (), 5.0) == 0
+    sick.outstanding = 1
+    assert choose([sick, well], (), 5.0) == 1
+    sick.outstanding = 0
+    sick.succeeded()
+    assert choose([sick, well], (), 0.5) == 0
+
+
+def test_a_sick_replica_that_was_not_tried_comes_after_a_sound_one_that_was() -> None:
+    assert choose([opened(), Breaker()], (1,), 0.0) == 1
+
+
+def test_where_none_is_sound_all_are_asked() -> None:
+    assert choose([opened()], (), 0.0) == 0
+    three = [opened() for _ in range(3)]
+    chosen: list[int] = []
+    for _ in range(3):
+        index = choose(three, chosen, 0.0)
+        three[index].enter()
+        chosen.append(index)
+    assert sorted(chosen) == [0, 1, 2]
 
 
 def test_retries_are_a_fifth_of_the_requests() -> None:

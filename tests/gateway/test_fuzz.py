@@ -83,6 +83,7 @@ async def test_no_bytes_of_an_upstream_break_the_gateway(
 
     tried, until = 0, time.monotonic() + SECONDS
     settings = {"max_retries": 0, "chunk_timeout_seconds": 0.5, "first_byte_timeout_seconds": 0.5}
+    settings["answer_timeout_seconds"] = 0.5
     async with (
         backend(spoiled) as upstream,
         door(tmp_path, upstream.url, settings=settings) as gate,

@@ -17,7 +17,8 @@ async def test_a_task_is_answered_by_its_base_model_and_captured(tmp_path: Path)
         answer = await gate.chat({"x-request-id": "req-1"}, user="ann", store=False)
         assert answer.status_code == 200
         assert answer.json()["choices"][0]["message"]["content"] == "SELECT 1"
-        assert upstream.calls[0].body == {**CHAT, "model": "base", "user": "ann", "store": False}
+        asked = {"model": "base", "user": "ann", "store": False, "return_token_ids": True}
+        assert upstream.calls[0].body == {**CHAT, **asked}
         [event] = gate.completions()
     assert answer.headers["x-everlearn-id"] == event.completion_id
     assert answer.headers["x-request-id"] == event.request_id == "req-1"

@@ -1,0 +1,187 @@
+"""Differences between what a client asks for and what an upstream is asked.
+
+One table says what is asked for on the client's behalf of which kind of upstream; `rename_fields`
+and `drop_fields` of an upstream say what it calls otherwise or does not take. What was asked for
+beyond the client's wish is taken out of the answer again: the client gets byte for byte what it
+would have got, and what is captured keeps all of it.
+
+Nothing is parsed unless something is configured: a field is put behind the first brace of the
+body, and found in the answer by its bytes. In JSON a quote within a text is escaped, so that what
+looks like a name with its quotes is one.
+"""
+
+import re
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from everlearn.config import Upstream
+
+CHAT, TEXT = "chat/completions", "completions"
+
+ADDED: dict[str, dict[str, dict[str, bytes]]] = {
+    "vllm": {
+        "token_ids": {CHAT: b'"return_token_ids":true,', TEXT: b'"return_token_ids":true,'},
+        "logprobs": {CHAT: b'"logprobs":true,', TEXT: b'"logprobs":0,'},
+    },
+    "openai": {},
+}
+"""By kind of upstream, what is captured, and endpoint: the member that asks for it."""
+ITS_OWN = {"token_ids": b'return_token_ids"', "logprobs": b'logprobs"'}
+"""A client that writes one of these decides itself."""
+_USAGE = b'"stream_options":{"include_usage":true},'
+
+_IDS = re.compile(rb'(?<!\\)("(?:prompt_)?token_ids":\s*)\[[\d,\s]*\]')
+_FLAT = rb'[^"{}]++|"(?:[^"\\]|\\.)*+"'
+_PLAIN = rb"\{(?:" + _FLAT + rb")*+\}"
+_NESTED = rb"\{(?:" + _FLAT + rb"|" + _PLAIN + rb")*+\}"
+_LOGPROBS = re.compile(
+    rb'(?<!\\)("logprobs":\s*)\{(?:' + _FLAT + rb"|" + _NESTED + rb")*+\}", re.DOTALL
+)
+"""An object of three levels at most: content, its tokens, their alternatives."""
+_NUMBER = re.compile(rb"\d+")
+_NULL = rb"\1null"
+_NO_USAGE = re.compile(rb',\s*"usage":\s*null')
+_END = rb"[^\r\n]*(?:\r\n\r\n|\n\n|\r\r|\Z)"
+_USAGE_EVENT = re.compile(
+    rb'^data: ?(?=[^\r\n]*"choices":\s*\[\])(?=[^\r\n]*"usage":\s*\{)' + _END, re.MULTILINE
+)
+_EMPTY_EVENT = re.compile(
+    rb'^data: ?(?=[^\r\n]*"delta":\s*\{\})(?=[^\r\n]*"finish_reason":\s*null)' + _END, re.MULTILINE
+)
+"""vLLM sends one for tokens that show no text yet, if their ids are asked for."""
+_TEXTS = re.compile(
+    rb'"(?:content|text|delta|arguments|reasoning|reasoning_content|refusal)":\s*'
+    rb'"((?:[^"\\]|\\.)*+)"',
+    re.DOTALL,
+)
+_QUOTE = ord('"')
+BYTES_PER_TOKEN = 4
+"""Where nobody says how many tokens a text has: the usual mean of English."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Undo(NamedTuple):
+    """What has to be taken out of an answer."""
+
+    details: bool
+    """Token ids and logprobs."""
+    logprobs: bool
+    usage: bool
+
+    def whole(self, body: bytes) -> bytes:
+        """An answer that is all there."""
+        return self._without_details(body) if self.details else body
+
+    def events(self, data: bytes) -> bytes:
+        """Whole events of a stream."""
+        if self.details:
+            if data.find(b'"delta"') >= 0:
+                data = _EMPTY_EVENT.sub(b"", data)
+            data = self._without_details(data)
+        if self.usage and data.find(b'"usage"') >= 0:
+            data = _NO_USAGE.sub(b"", _USAGE_EVENT.sub(b"", data))
+        return data
+
+    def event(self, data: bytes) -> bytes:
+        """One event of one line: the same by a look at its bytes, where that is possible."""
+        if self.usage or self.logprobs or data.find(b'"delta":{}') >= 0:
+            return self.events(data)
+        at = data.find(b'token_ids"')
+        if at < 0:
+            return data
+        end = data.find(b"]", at)
+        if data[at - 1] != _QUOTE or data[at + 10 : at + 12] != b":[" or end < 0:
+            return self.events(data)
+        if data.find(b'token_ids"', end) >= 0:
+            return self.events(data)
+        return b"%bnull%b" % (data[: at + 11], data[end + 1 :])
+
+    def _without_details(self, data: bytes) -> bytes:
+        if data.find(b'token_ids"') >= 0:
+            data = _IDS.sub(_NULL, data)
+        if self.logprobs:
+            data = _LOGPROBS.sub(_NULL, data)
+        return data
+
+
+@cache
+def _undo(details: bool, logprobs: bool, usage: bool) -> Undo | None:
+    return Undo(details, logprobs, usage) if details or usage else None
+
+
+class Dialect:
+    """What is asked of one upstream."""
+
+    def __init__(self, settings: Upstream, *, logprobs: bool = False) -> None:
+        """`logprobs`: whether they are captured where the upstream can give them."""
+        table = ADDED[settings.kind]
+        self._ids = table.get("token_ids", {}) if settings.token_ids else {}
+        self._logprobs = table.get("logprobs", {}) if logprobs else {}
+        self._renamed, self._dropped = settings.rename_fields, frozenset(settings.drop_fields)
+
+    def request(
+        self, raw: bytes, endpoint: str, *, stream: bool, counted: bool
+    ) -> tuple[bytes, Undo | None]:
+        """The body to send, and what to do to its answer. `counted`: somebody has to know how many
+        tokens it used."""
+        added, logprobs = b"", b""
+        if endpoint in self._ids and raw.find(ITS_OWN["token_ids"]) < 0:
+            added = self._ids[endpoint]
+        details = bool(added)
+        if endpoint in self._logprobs and raw.find(ITS_OWN["logprobs"]) < 0:
+            logprobs = self._logprobs[endpoint]
+        added += logprobs
+        usage = False
+        # Token ids can be counted, so that no usage need be asked for beside them.
+        if counted and stream and not details and endpoint in (CHAT, TEXT):
+            raw, usage = _with_usage(raw)
+        if added:
+            at = raw.index(b"{") + 1
+            raw = b"%b%b%b" % (raw[:at], added, raw[at:])
+        if self._renamed or self._dropped:
+            raw = self._translated(raw)
+        return raw, _undo(bool(added), bool(logprobs), usage)
+
+    def _translated(self, raw: bytes) -> bytes:
+        sent = _members(raw)
+        kept: dict[str, bytes] = {}
+        for name, value in sent.items():
+            new = self._renamed.get(name, name)
+            # Whoever writes both names means the one that the upstream knows.
+            if name not in self._dropped and (new == name or new not in sent):
+                kept[new] = bytes(value)
+        return _object(kept)
+
+
+def tokens_of(response: bytes, request: bytes) -> int:
+    """How many tokens a stream used that does not say it: its token ids, else a guess from the
+    bytes of its texts and of the request's."""
+    known = [len(_NUMBER.findall(ids.group())) for ids in _IDS.finditer(response)]
+    if known:
+        return sum(known)
+    said = sum(len(text) for text in _TEXTS.findall(response))
+    asked = sum(len(text) for text in _TEXTS.findall(request))
+    return -(-said // BYTES_PER_TOKEN) + -(-asked // BYTES_PER_TOKEN)
+
+
+def _with_usage(raw: bytes) -> tuple[bytes, bool]:
+    """The body asking for usage, and whether it did not before."""
+    if raw.find(b'"stream_options"') < 0:
+        at = raw.index(b"{") + 1
+        return raw[:at] + _USAGE + raw[at:], True
+    members: dict[str, bytes] = {name: bytes(value) for name, value in _members(raw).items()}
+    options: Any = msgspec.json.decode(members.get("stream_options", b"null"))
+    if options is None:
+        options = {}
+    if not isinstance(options, dict) or options.get("include_usage") is True:
+        return raw, False
+    members["stream_options"] = msgspec.json.encode({**options, "include_usage": True})
+    return _object(members), True
+
+
+def _object(members: dict[str, bytes]) -> bytes:
+    pairs = (msgspec.json.encode(name) + b":" + value for name, value in members.items())
+    return b"{" + b",".join(pairs) + b"}"
