@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from everlearn.events import Completion, decode
 from everlearn.lake.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, TableSpec
 from everlearn.lake.schema import arrow_schema
 from everlearn.log.bus import Record
+from everlearn.tolerant import mended
 
 CHUNK = 2048
 """Records decoded before they become Arrow: what Python and Arrow make of so many is written by the
@@ -27,6 +29,7 @@ _FIELDS = {
     FEEDBACK.name: FEEDBACK_FIELDS,
     DEAD_LETTERS.name: DEAD_LETTERS.names,
 }
+_IDENTITY = frozenset({"completion_id", "feedback_id", "gateway_id", "seq", "received_at"})
 _BAD = (ValueError, OverflowError, pa.ArrowException)
 
 
@@ -74,26 +77,44 @@ class Batch:
         return completions
 
     def _arrow(self, spec: TableSpec, rows: list[Row]) -> pa.RecordBatch:
-        """The rows that the columns take; one with a value that no column takes is buried."""
+        """The rows; of one with a value that its column does not take, what is left of it."""
         try:
             found = to_arrow(spec, rows)
         except _BAD:
-            found = to_arrow(spec, [row for row in rows if self._takes(spec, row)])
+            kept = (self._taken(spec, row) for row in rows)
+            found = to_arrow(spec, [row for row in kept if row is not None])
         self.rows += found.num_rows
         return found
 
-    def _takes(self, spec: TableSpec, row: Row) -> bool:
+    def _taken(self, spec: TableSpec, row: Row) -> Row | None:
+        """The row as its columns take it: a value too large is null, half a character U+FFFD. One
+        that is nobody without such a value is buried."""
+        fields, kinds = _FIELDS[spec.name], _SCHEMAS[spec.name]
+        values = dict(zip(fields, row, strict=True))
         try:
-            to_arrow(spec, [row])
+            for name in spec.names:
+                values[name] = _fitting(values[name], kinds.field(name).type, name in _IDENTITY)
         except _BAD as error:
-            values = dict(zip(_FIELDS[spec.name], row, strict=True))
-            raw = repr(tuple(values[name] for name in spec.names)).encode()
+            raw = repr(tuple(values[name] for name in spec.names)).encode(errors="replace")
             self._bury(values["gateway_id"], values["seq"], f"{spec.name}: {error}", raw)
-            return False
-        return True
+            return None
+        return tuple(values[name] for name in fields)
 
     def _bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes) -> None:
         self._dead.append((gateway_id, seq or None, reason, raw, int(time.time() * 1e6)))
+
+
+def _fitting(value: Any, kind: pa.DataType, needed: bool) -> Any:
+    """The value if a column of this type takes it, else what is left of it; raises if `needed`."""
+    try:
+        pa.array([value], kind)
+    except _BAD:
+        if isinstance(value, str):
+            return mended(value)
+        if needed:
+            raise
+        return None
+    return value
 
 
 def to_arrow(spec: TableSpec, rows: Sequence[Row]) -> pa.RecordBatch:

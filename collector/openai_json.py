@@ -1,6 +1,8 @@
 """OpenAI-shaped bodies, typed for the fields the lake keeps; everything else is passed over.
 
-vLLM's additions (`prompt_token_ids`, `token_ids`, sampling keys) are read where they stand.
+vLLM's additions (`prompt_token_ids`, `token_ids`, sampling keys) are read where they stand, and
+what other servers send under other names (`reasoning_content`, `function_call`). Fields whose type
+differs from server to server are `Any`: one odd value must not send a body down the slow way.
 """
 
 from typing import Any
@@ -8,26 +10,30 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from everlearn.tolerant import read
+from everlearn.verdict import Ending, Envelope, Said
+
 NOTHING = Raw(b"")
 """A field that is not there."""
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises: no JSON, other types than ours, no UTF-8, nested without end."""
 
-
-class Prompt(Struct, omit_defaults=True, gc=False):
-    """The prompt of any endpoint, as the client sent it."""
+class Request(Struct, omit_defaults=True, gc=False):
+    """What the model was shown and may use, as the client sent it, and what steers the answer."""
 
     messages: Raw = NOTHING
     prompt: Raw = NOTHING
     input: Raw = NOTHING
     instructions: Raw = NOTHING
     metadata: Raw = NOTHING
-
-
-class Request(Prompt, omit_defaults=True, gc=False):
-    """The prompt, and what steers the answer."""
-
+    tools: Raw = NOTHING
+    functions: Raw = NOTHING
+    tool_choice: Raw = NOTHING
+    function_call: Raw = NOTHING
+    response_format: Raw = NOTHING
+    text: Raw = NOTHING
+    """Of the Responses API: `format` is its response format."""
+    previous_response_id: Any = UNSET
+    conversation: Any = UNSET
     temperature: float | UnsetType | None = UNSET
     top_p: float | UnsetType | None = UNSET
     top_k: int | UnsetType | None = UNSET
@@ -42,38 +48,67 @@ class Request(Prompt, omit_defaults=True, gc=False):
     frequency_penalty: float | UnsetType | None = UNSET
     repetition_penalty: float | UnsetType | None = UNSET
     logit_bias: Any = UNSET
-    response_format: Any = UNSET
     reasoning_effort: Any = UNSET
+    parallel_tool_calls: Any = UNSET
+    chat_template_kwargs: Any = UNSET
+    chat_template: Any = UNSET
+    add_generation_prompt: Any = UNSET
+    continue_final_message: Any = UNSET
+    echo: Any = UNSET
+    structured_outputs: Any = UNSET
+    guided_json: Any = UNSET
+    guided_regex: Any = UNSET
+    guided_choice: Any = UNSET
+    guided_grammar: Any = UNSET
+    grammar: Any = UNSET
+    json_schema: Any = UNSET
+    regex: Any = UNSET
+    ebnf: Any = UNSET
+    bad_words: Any = UNSET
+    allowed_token_ids: Any = UNSET
 
 
 class Function(Struct, gc=False):
     """A called function; of a stream, a part of it."""
 
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
+    """Text; an object from llama.cpp, TGI and others."""
+
+
+class Custom(Struct, gc=False):
+    """A called tool whose input is plain text."""
+
+    name: str | None = None
+    input: Any = None
 
 
 class ToolCall(Struct, gc=False):
-    """One tool call; of a stream, a part of the one at `index`."""
+    """One tool call; of a stream, a part of one."""
 
-    index: int = 0
-    id: str | None = None
+    index: int | None = None
+    id: str | int | None = None
     type: str | None = None
     function: Function | None = None
+    custom: Custom | None = None
 
 
-class Message(Struct, gc=False):
+class Message(Said, gc=False):
     """An answer's message; of a stream, a delta."""
 
     content: Any = None
-    refusal: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
     tool_calls: list[ToolCall] | None = None
+    function_call: Function | None = None
+    audio: Any = None
+    images: Any = None
 
 
 class TokenLogprob(Struct, gc=False):
     """One sampled token of a chat."""
 
-    logprob: float
+    logprob: float | None = None
 
 
 class Logprobs(Struct, gc=False):
@@ -83,14 +118,12 @@ class Logprobs(Struct, gc=False):
     token_logprobs: list[float | None] | None = None
 
 
-class Choice(Struct, gc=False):
+class Choice(Ending, gc=False):
     """One answer, or a chunk of it."""
 
-    index: int = 0
     message: Message | None = None
     delta: Message | None = None
     text: str | None = None
-    finish_reason: str | None = None
     logprobs: Logprobs | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
@@ -105,39 +138,47 @@ class Usage(Struct, gc=False):
     output_tokens: int | None = None
 
 
-class Part(Struct, gc=False):
-    """A part of a Responses output message."""
-
-    text: str | None = None
-
-
 class Output(Struct, gc=False):
     """One output item of the Responses API."""
 
-    type: str = ""
-    content: list[Part] | None = None
-    name: str | None = None
-    arguments: str | None = None
+    type: str | None = None
+    id: str | None = None
     call_id: str | None = None
+    name: str | None = None
+    arguments: Any = None
+    input: Any = None
+    content: Any = None
+    summary: Any = None
+    result: Any = None
+    action: Any = None
+    queries: Any = None
+    code: Any = None
 
 
-class Response(Struct, gc=False):
+class Response(Envelope, gc=False):
     """A whole body, or one chunk of a stream, of any endpoint."""
 
-    id: str | None = None
-    choices: list[Choice] = []
+    id: str | int | float | None = None
+    choices: list[Choice] | None = None
+    output: list[Output] | None = None
     usage: Usage | None = None
     prompt_token_ids: list[int] | None = None
-    output: list[Output] = []
-    status: str | None = None
-    type: str | None = None
-    """Of a Responses stream event."""
-    delta: Any = None
     response: "Response | None" = None
+    item: Output | None = None
+    """Of a Responses stream event: the item at `output_index`."""
+    output_index: int = 0
+    arguments: Any = None
 
 
 decode_request = msgspec.json.Decoder(Request).decode
-decode_prompt = msgspec.json.Decoder(Prompt).decode
-decode_json = msgspec.json.Decoder().decode
 decode_response = msgspec.json.Decoder(Response).decode
-encode = msgspec.json.Encoder().encode
+
+
+def read_request(body: bytes) -> Request:
+    """A request's body; raises what is in `tolerant.UNREADABLE`."""
+    return read(decode_request, Request, body)
+
+
+def read_response(body: bytes) -> Response:
+    """A whole body or a chunk; raises what is in `tolerant.UNREADABLE`."""
+    return read(decode_response, Response, body)

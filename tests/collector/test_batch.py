@@ -36,11 +36,11 @@ def test_what_is_longer_than_a_chunk_keeps_its_order() -> None:
 
 
 def test_every_record_comes_to_one_row_or_one_dead_letter() -> None:
-    huge = b'{"usage":{"prompt_tokens":99999999999999999999}}'
+    late = make_completion(received_at=1e300)
     batch = Batch(
         records(
             *(make_completion(), b"garbage", make_feedback()),
-            *(make_completion(response=huge), make_feedback(value_number=0.5), make_completion()),
+            *(late, make_feedback(value_number=0.5), make_completion()),
         )
     )
     found = read(batch)
@@ -49,8 +49,18 @@ def test_every_record_comes_to_one_row_or_one_dead_letter() -> None:
     buried = {row["seq"]: row for row in found["dead_letters"]}
     assert buried[2]["raw"] == b"garbage"
     assert buried[4]["reason"].startswith("completions: ")
-    assert huge in buried[4]["raw"]
+    assert late.response in buried[4]["raw"]
     assert (batch.rows, batch.dead_letters) == (4, 2)
+
+
+def test_a_value_that_no_column_takes_costs_that_value() -> None:
+    huge = b'{"choices":[{"message":{"content":"four"}}],"usage":{"prompt_tokens":%d}}' % 2**70
+    ids = b'{"choices":[{"message":{"content":"four"},"token_ids":[%d]}]}' % 2**64
+    batch = Batch(records(*(make_completion(response=body) for body in (huge, ids))))
+    found = read(batch)["completions"]
+    assert [row["response_text"] for row in found] == ["four", "four"]
+    assert (found[0]["prompt_tokens"], found[1]["completion_token_ids"]) == (None, None)
+    assert (batch.rows, batch.dead_letters) == (2, 0)
 
 
 def test_a_row_holds_the_columns_by_name() -> None:

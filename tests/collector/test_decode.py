@@ -178,19 +178,19 @@ def test_sampling_keeps_what_was_asked_and_nothing_else() -> None:
     assert json.loads(found["sampling"]) == asked
 
 
-def test_a_sampling_value_of_a_wrong_type_costs_the_sampling_alone() -> None:
-    asked = {"messages": [{"role": "user", "content": "hi"}], "temperature": "hot"}
+def test_a_sampling_value_of_a_wrong_type_costs_itself_alone() -> None:
+    asked = {"messages": [{"role": "user", "content": "hi"}], "temperature": "hot", "seed": 7}
     found = row(request={**asked, "metadata": {"a": "b"}})
-    assert found["sampling"] is None
+    assert found["sampling"] == '{"seed":7}'
     assert json.loads(found["messages"]) == asked["messages"]
     assert json.loads(found["metadata"]) == {"a": "b"}
 
 
-def test_an_instruction_that_is_no_text_costs_the_plain_prompt_alone() -> None:
+def test_an_instruction_that_is_no_text_is_shown_as_one() -> None:
     odd = {"instructions": 5, "seed": 7, "metadata": {"a": "b"}}
-    plain = row(request={**odd, "input": "hi"})
-    assert (plain["messages"], plain["sampling"]) == (None, '{"seed":7}')
-    assert plain["metadata"] == '{"a": "b"}'
+    found = row(request={**odd, "input": "hi"})
+    assert json.loads(found["messages"])[0] == {"role": "system", "content": "5"}
+    assert (found["sampling"], found["metadata"]) == ('{"seed":7}', '{"a": "b"}')
     assert row(request={**odd, "messages": []})["messages"] == "[]"
 
 

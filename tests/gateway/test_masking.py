@@ -194,7 +194,10 @@ def test_the_cut_of_a_long_body_leaves_no_half_character() -> None:
 def test_a_match_cut_over_events_is_masked_where_it_begins() -> None:
     body = events(piece("I am 12"), piece("3-45-"), piece("6789, yes"), piece("!"), "[DONE]")
     kept = streamed(body)
-    assert read_answer(kept, True).response_text == "I am [masked], yes!"
+    assert (
+        read_answer(make_completion(response=kept, stream=True)).response_text
+        == "I am [masked], yes!"
+    )
     assert kept.endswith(b'data: {"id": "c", "choices": [{"index": 0, "delta": {"content": "!"}}]}'
                          b"\n\ndata: [DONE]\n\n")  # fmt: skip
 
@@ -231,7 +234,7 @@ def test_tool_arguments_are_json_within_pieces_of_json() -> None:
         call('{"to": "me', id="call_1", type="function"), call("\\u0"), call("040ho"),
         call('me.org", "n": 1}'),
     )  # fmt: skip
-    text = read_answer(streamed(body), True).response_text
+    text = read_answer(make_completion(response=streamed(body), stream=True)).response_text
     assert text is not None
     assert json.loads(json.loads(text)[0]["function"]["arguments"]) == {"to": MASKED, "n": 1}
 
@@ -411,7 +414,7 @@ async def test_no_byte_of_the_log_holds_the_secret(tmp_path: Path) -> None:
         assert log.count(b"[masked]") >= 8
         assert re.search(rb"45-6789|-678|home", log) is None
         assert [event.status for event in gate.completions()] == ["ok", "ok", "rejected"]
-        assert read_answer(gate.completions()[1].response, True).response_text == "it is [masked]."
+        assert read_answer(gate.completions()[1]).response_text == "it is [masked]."
         [feedback] = gate.feedback()
         assert (feedback.value_text, feedback.tags) == (MASKED, {"n": MASKED})
 
