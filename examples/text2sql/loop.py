@@ -25,6 +25,8 @@ from examples.text2sql.live import Arrivals, LiveTraffic
 from examples.text2sql.traffic import Traffic, accuracy
 
 TASK = "text2sql"
+STUCK_SECONDS = 120.0
+"""Without any new answer."""
 Say = Callable[[str], None]
 
 
@@ -89,12 +91,17 @@ class Loop:
         """The same, parsed."""
         return json.loads(self.verb(*words, "--json", allowed=allowed))
 
-    def wait(self, done: Callable[[], bool], seconds: float, what: str) -> None:
-        """Poll twice a second; an error names what did not happen."""
-        deadline = time.monotonic() + seconds
+    def wait(self, done: Callable[[], bool], moving: Callable[[], object], what: str) -> None:
+        """Poll twice a second as long as `moving` changes: a busy machine is slow, not stuck."""
+        seen, since = moving(), time.monotonic()
         while not done():
-            if time.monotonic() > deadline:
-                raise EverlearnError(f"{what} did not happen within {seconds:g} s")
+            now, state = time.monotonic(), moving()
+            if state != seen:
+                seen, since = state, now
+            if now - since > STUCK_SECONDS:
+                raise EverlearnError(
+                    f"{what} did not happen: no change for {STUCK_SECONDS:g} s, still {seen}"
+                )
             time.sleep(0.5)
 
     def accuracy(self) -> dict[str, float]:
@@ -109,7 +116,10 @@ def run(service: Service, config: Path, *, fast: bool, report_path: Path, say: S
     loop = Loop(service, config, fast=fast, say=say)
     with Supervisor(processes(service, config, "local"), service.data_path) as supervisor:
         with loop.phase("start every process"):
-            supervisor.start(lambda process: loop.say(f"  {process.name} answers"))
+            supervisor.start(
+                lambda process: loop.say(f"  {process.name} answers"),
+                waiting=lambda one, seconds: loop.say(f"  {one.name}: not yet, {seconds:.0f} s"),
+            )
         with loop.phase("measure the base model"):
             before = loop.accuracy()
         traffic = Traffic(loop.gateway, rate_per_second=loop.scale.rate_per_second, seed=1)
@@ -119,7 +129,7 @@ def run(service: Service, config: Path, *, fast: bool, report_path: Path, say: S
             _ramp(loop, traffic, version)
             after = loop.accuracy()
             time.sleep(loop.scale.after_seconds)
-            bad = _release_a_bad_version(loop, version)
+            bad = _release_a_bad_version(loop, traffic, version)
     status = loop.json("status")
     loop.story.events = measure.release_events(service, TASK, loop.started)
     loop.story.answers = measure.judged_answers(traffic.records, loop.started)
@@ -154,7 +164,8 @@ def _collect_feedback(loop: Loop, traffic: Traffic) -> dict[str, float]:
         return traffic.thumbs >= scale.thumbs and traffic.corrections >= scale.corrections
 
     with loop.phase("users ask, give thumbs; an analyst corrects"), Arrivals(loop.service) as seen:
-        loop.wait(enough, 300, f"{scale.thumbs} thumbs and {scale.corrections} corrections")
+        wanted = f"{scale.thumbs} thumbs and {scale.corrections} corrections"
+        loop.wait(enough, lambda: len(traffic.records), wanted)
     loop.say(f"  {len(traffic.records)} answers, {_given(traffic)}")
     return seen.first_seen
 
@@ -189,21 +200,22 @@ def _ramp(loop: Loop, traffic: Traffic, version: str) -> None:
     traffic.rate_per_second = loop.scale.rate_per_second
     with loop.phase("ramp the new version"):
         loop.verb("release", "start", TASK, version)
-        _follow(loop, version, "promoted", 300)
+        _follow(loop, traffic, version, "promoted")
 
 
-def _release_a_bad_version(loop: Loop, champion: str) -> str:
+def _release_a_bad_version(loop: Loop, traffic: Traffic, champion: str) -> str:
     """Spoil the champion's adapter, release it, and watch it go back to nothing."""
     with loop.phase("release a spoiled version; it must be rolled back"):
         bad = spoil.register(loop.service, TASK, champion)
         reason = "spoiled on purpose, to see it rolled back"
         loop.verb("release", "start", TASK, bad, "--ungated", reason)
-        _follow(loop, bad, "rolled_back", 180)
+        _follow(loop, traffic, bad, "rolled_back")
     return bad
 
 
-def _follow(loop: Loop, version: str, ending: str, seconds: float) -> None:
-    """Say every release event until `ending`; another ending is an error."""
+def _follow(loop: Loop, traffic: Traffic, version: str, ending: str) -> None:
+    """Say every release event until `ending`; another ending is an error. The release itself ends
+    by its `max_seconds`, so only traffic that has stopped can make it wait for ever."""
     told = 0
 
     def ended() -> bool:
@@ -222,4 +234,4 @@ def _follow(loop: Loop, version: str, ending: str, seconds: float) -> None:
             raise EverlearnError(f"version {version} ended as {wrong.pop()}, not {ending}")
         return ending in names
 
-    loop.wait(ended, seconds, f"version {version}: {ending}")
+    loop.wait(ended, lambda: len(traffic.records), f"version {version}: {ending}")
