@@ -142,6 +142,8 @@ class Capture(Section):
     """Per worker; then `on_full` acts. fsync prepares up to two segments beyond it."""
     on_full: Literal["drop_newest", "reject"] = "drop_newest"
     """drop_newest counts and goes on serving; reject answers 503."""
+    passed_max_bytes: int = Field(64 * 2**10, ge=0)
+    """Of routes that are only passed on (files, audio, images, ...): longer bodies are left out."""
     logprobs: bool = False
     """Whether the logprobs of sampled tokens are asked for where the upstream is of kind vllm; what
     the client did not ask for is taken out of its answer. Ten times the bytes of token ids."""
@@ -157,6 +159,16 @@ class Capture(Section):
             except re.error as error:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
         return patterns
+
+
+class Cors(Section):
+    """Which web pages may read the gateway's answers."""
+
+    allowed_origins: tuple[str, ...] = ("*",)
+    """As browsers write them: https://shop.example; * for any page, which lets in nobody who has no
+    key, as browsers send none of themselves; [] for none. Without keys name your pages here."""
+    max_age_seconds: int = Field(600, ge=0)
+    """How long a browser need not ask again."""
 
 
 class Gateway(Section):
@@ -179,6 +191,11 @@ class Gateway(Section):
     """Requests in flight per worker; more are answered 503 with retry-after."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM, for requests in flight."""
+    cors: Cors = Cors()
+    docs: bool = False
+    """Whether /docs and /openapi.json are served."""
+    metrics: bool = True
+    """Whether /metrics is served, to whoever reaches the port."""
     capture: Capture = Capture()
 
 

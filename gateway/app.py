@@ -10,6 +10,7 @@ from fastapi import Body, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everlearn import __version__
 from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
@@ -23,8 +24,12 @@ JSON = "application/json"
 
 def build(parts: Parts) -> FastAPI:
     """The app over a worker's parts."""
-    app = FastAPI(title="everlearn gateway", version=__version__)
+    settings = parts.service.gateway
+    # Without its description there are no pages over it either.
+    described = "/openapi.json" if settings.docs else None
+    app = FastAPI(title="everlearn gateway", version=__version__, openapi_url=described)
     _errors(app)
+    app.add_middleware(_Beacons)
 
     def key(request: Request) -> None:
         _holder(parts, request)
@@ -34,7 +39,28 @@ def build(parts: Parts) -> FastAPI:
     app.get("/v1/models", dependencies=with_key)(_models(parts))
     app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
     _state(app, parts)
+    if settings.metrics:
+        _metrics(app, parts)
     return app
+
+
+class _Beacons:
+    """A browser's `sendBeacon` says text/plain of whatever it sends: on the feedback route the text
+    is JSON, and is judged as such."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/v1/feedback":
+            headers = [
+                (name, b"application/json")
+                if name == b"content-type" and value.lower().startswith(b"text/plain")
+                else (name, value)
+                for name, value in scope["headers"]
+            ]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
 
 
 def _holder(parts: Parts, request: Request) -> Holder | None:
@@ -84,10 +110,12 @@ def full() -> Refusal:
 def _models(parts: Parts) -> Any:
     async def models(request: Request) -> Any:
         """Tasks first, then the models of the default upstream."""
-        rows = [_row(name) for name in parts.tasks]
+        holder = _holder(parts, request)
+        allowed = holder.key.tasks if holder is not None else ()
+        rows = [_row(name) for name in parts.tasks if not allowed or name in allowed]
         upstream = parts.default_upstream
-        if upstream is not None:
-            own_key = _holder(parts, request) is not None
+        if upstream is not None and not allowed:
+            own_key = holder is not None
             answer = await upstream.get(b"/models", request.headers.raw, own_key=own_key)
             if answer is not None and answer.status == 200:
                 listed = json.loads(answer.body).get("data", [])
@@ -100,12 +128,16 @@ def _models(parts: Parts) -> Any:
 def _model(parts: Parts) -> Any:
     async def model(model: str, request: Request) -> Response:
         """One task or one model of the default upstream."""
-        if model in parts.tasks:
+        holder = _holder(parts, request)
+        allowed = holder.key.tasks if holder is not None else ()
+        if model in parts.tasks and (not allowed or model in allowed):
             return JSONResponse(_row(model))
         upstream = parts.default_upstream
-        if upstream is not None:
-            own_key = _holder(parts, request) is not None
-            suffix = b"/models/" + quote(model).encode()
+        # Dots are no name: some servers take them for a way to elsewhere, escaped or not.
+        moves = any(part in (".", "..") for part in model.split("/"))
+        if upstream is not None and not allowed and not moves:
+            own_key = holder is not None
+            suffix = b"/models/" + quote(model, safe="").encode()
             answer = await upstream.get(suffix, request.headers.raw, own_key=own_key)
             if answer is not None:
                 return Response(answer.body, answer.status, media_type=JSON)
@@ -158,6 +190,8 @@ def _state(app: FastAPI, parts: Parts) -> None:
         ok = not draining and parts.recorder.accepting and parts.keyring.ready
         return JSONResponse({"ready": ok}, 200 if ok else 503)
 
+
+def _metrics(app: FastAPI, parts: Parts) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus."""

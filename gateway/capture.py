@@ -37,6 +37,7 @@ class Recorder:
         self._wal = WalWriter(root, worker, settings)
         self._masker = Masker(settings.mask) if settings.mask else None
         self._rejects = settings.on_full == "reject"
+        self._passed_max_bytes = settings.passed_max_bytes
         self._gathered: list[tuple[bytes, Then | None]] = []
         self.errors = 0
         """Events lost to an unexpected error; those lost to a full WAL are in `stats`."""
@@ -65,6 +66,9 @@ class Recorder:
                     self._loop.call_soon(then)
                 return
             body = self._head(body)
+        elif status == "passed":
+            body = body if len(body) <= self._passed_max_bytes else b""
+            response = response if len(response) <= self._passed_max_bytes else b""
         draft.status, draft.http_status = status, http_status
         draft.latency_ms = request.elapsed_ms()
         draft.request, draft.response = body, response

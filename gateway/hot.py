@@ -9,6 +9,7 @@ turn of the event loop in which it came, and so do its answer and every chunk of
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +19,7 @@ from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
 from gateway.dialect import Undo, tokens_of
-from gateway.http.body import read_body, with_model
+from gateway.http.body import names_one_model, read_body, with_model
 from gateway.http.channel import Answer, Channel, UpstreamFailure
 from gateway.http.client import Client, Work
 from gateway.http.heads import Request
@@ -32,6 +33,8 @@ from gateway.targets import Target, Targets
 from gateway.upstream import Asked, Upstream, suffix_of
 
 ENDPOINTS = {f"/v1/{name}".encode(): name for name in OPERATIONS}
+MAX_ID_BYTES = 256
+"""Of a request, unit or conversation id."""
 _UNIT = b"x-everlearn-unit"
 _CONVERSATION = b"x-everlearn-conversation"
 _REQUEST_ID = b"x-request-id"
@@ -75,7 +78,7 @@ class Exchange:
         )
         known = request.head.known
         if _REQUEST_ID in known:
-            self._draft.request_id = known[_REQUEST_ID].decode("utf-8", "replace")
+            self._draft.request_id = bounded(known[_REQUEST_ID].decode("utf-8", "replace"))
         self._holder: Holder | None = None
         self._entered = False
         self._targets: list[Target] = []
@@ -90,9 +93,7 @@ class Exchange:
 
     def start(self) -> Work | None:
         """Send the request on at once if that is possible, else the work that does it."""
-        parts = self._parts
-        parts.in_flight += 1
-        self._entered = True
+        self._enter()
         try:
             self._targets = self._plan()
             target = self._targets[0]
@@ -112,6 +113,10 @@ class Exchange:
             return self._in_task(None)
         self._client.left = self._left
         return None
+
+    def _enter(self) -> None:
+        self._parts.in_flight += 1
+        self._entered = True
 
     def refuse(self, refusal: Refusal) -> None:
         """Send and capture a refusal."""
@@ -308,26 +313,17 @@ class Exchange:
     def _plan(self) -> list[Target]:
         """Who is asked, in order; Refusal if nobody is."""
         parts, draft, request = self._parts, self._draft, self._request
-        known = request.head.known
-        holder = parts.keyring.holder(known)
-        if holder is not None:
-            draft.key_id = holder.key.id
+        holder = self._admit()
         body = read_body(request.body)
+        if holder is not None and holder.key.tasks and not names_one_model(request.body):
+            message = "This key is limited to tasks: name `model` once, and in these letters."
+            raise Refusal(400, message, "ambiguous_model", param="model")
         model = draft.model_requested = body.model
         if body.stream:
             draft.stream = True
         if body.store is False:
             draft.trainable = False
-        if _CONVERSATION in known:
-            draft.conversation_id = known[_CONVERSATION].decode("utf-8", "replace")
-        unit = draft.unit = (
-            (known[_UNIT].decode("utf-8", "replace") if _UNIT in known else None)
-            or _string(body.safety_identifier)
-            or _string(body.user)
-            or draft.conversation_id
-            or draft.request_id
-            or draft.completion_id
-        )
+        unit = self._identify(body.safety_identifier, body.user)
         route = parts.table.routes.get(model)
         arm: Arm | None = None
         if route is not None:
@@ -340,6 +336,28 @@ class Exchange:
         if route is not None and route.shadow_share > 0:
             self._cast_shadow(route, targets[0])
         return targets
+
+    def _admit(self) -> Holder | None:
+        """Whose key it is."""
+        holder = self._parts.keyring.holder(self._request.head.known)
+        if holder is not None:
+            self._draft.key_id = holder.key.id
+        return holder
+
+    def _identify(self, safety_identifier: object, user: object) -> str:
+        """Note the conversation and the unit; the unit."""
+        draft, known = self._draft, self._request.head.known
+        if _CONVERSATION in known:
+            draft.conversation_id = bounded(known[_CONVERSATION].decode("utf-8", "replace"))
+        unit = draft.unit = (
+            (bounded(known[_UNIT].decode("utf-8", "replace")) if _UNIT in known else None)
+            or _string(safety_identifier)
+            or _string(user)
+            or draft.conversation_id
+            or draft.request_id
+            or draft.completion_id
+        )
+        return unit
 
     def _cast_shadow(self, route: TaskRoute, first: Target) -> None:
         draft, hot = self._draft, self._hot
@@ -448,7 +466,18 @@ class Exchange:
 
 
 def _string(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return bounded(value) if isinstance(value, str) and value else None
+
+
+def bounded(identifier: str) -> str:
+    """An identifier as it is kept; of one that is too long the hash stands for it, so that it still
+    joins what belongs together."""
+    if len(identifier) <= MAX_ID_BYTES // 4:
+        return identifier
+    raw = identifier.encode("utf-8", "replace")
+    if len(raw) <= MAX_ID_BYTES:
+        return identifier
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
 def _status(failure: UpstreamFailure) -> Status:

@@ -16,18 +16,20 @@ from everlearn.task import Task
 from everlearn.telemetry import open_telemetry
 from gateway import app
 from gateway.capture import Recorder
+from gateway.cors import Cors
 from gateway.counters import LIMITS_FILE, SharedCounters
 from gateway.every import Every
 from gateway.hot import ENDPOINTS, Hot
 from gateway.http import asgi
 from gateway.http.client import Client, Limits, Work
-from gateway.http.heads import Request
+from gateway.http.heads import Head, Request
 from gateway.http.server import Server
 from gateway.http.wire import Refusal
 from gateway.keys import Keyring
 from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.parts import Parts
+from gateway.passed import Passing, route_of
 from gateway.table import POLL_SECONDS, RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
 
@@ -54,6 +56,7 @@ class Gateway:
         self._parts = parts
         self._hot = Hot(parts)
         self._app = app.build(parts)
+        self._cors = Cors(parts.service.gateway.cors)
         self._max_in_flight = parts.service.gateway.max_concurrent
 
     def early(self, request: Request) -> Refusal | None:
@@ -68,10 +71,23 @@ class Gateway:
 
     def handle(self, request: Request, client: Client) -> Work | None:
         """Answer one request."""
-        endpoint = ENDPOINTS.get(request.head.path)
-        if endpoint is not None and request.head.method == b"POST":
+        head = request.head
+        endpoint = ENDPOINTS.get(head.path)
+        if endpoint is not None and head.method == b"POST":
             return self._hot.answer(request, client, endpoint)
+        preflight = self._cors.preflight(head)
+        if preflight is not None:
+            client.respond(*preflight, b"")
+            client.finished()
+            return None
+        route = route_of(head.path)
+        if route is not None:
+            return Passing(self._hot, request, client, route).start()
         return asgi.run(self._app, request, client)
+
+    def lines(self, head: Head) -> bytes:
+        """For browsers."""
+        return self._cors.lines(head.known)
 
     async def stop(self) -> None:
         """Give up the copies that nobody waits for."""

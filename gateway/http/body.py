@@ -4,6 +4,7 @@ Everything else of the body travels as the client's own bytes.
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.http.wire import Refusal
 _KEY = b'"model"'
 _ESCAPED = b"\\u006"
 """Every letter of `model` escaped starts so, and nobody writes letters like that."""
+_ESCAPED_CAPITAL = b"\\u004"
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(rb"\s*:\s*")
@@ -71,22 +73,33 @@ def _members(was: str, model: str) -> list[tuple[bytes, bytes]]:
     return [(_KEY + colon + old, _KEY + colon + new) for colon in (b":", b": ")]
 
 
+def names_one_model(raw: bytes) -> bool:
+    """Whether the body names its model once, in these letters: whoever reads it, ignoring case or
+    taking the first of two, reads the same."""
+    if raw.lower().count(_KEY) == 1 and raw.find(_ESCAPED) < 0 and raw.find(_ESCAPED_CAPITAL) < 0:
+        return raw.count(_KEY) == 1
+    return [name for name, _ in _top_level(raw) if name.casefold() == "model"] == ["model"]
+
+
 def _model_span(raw: bytes) -> tuple[int, int]:
     """Where the last top-level `model` value stands; slow, for bodies with several `model` keys."""
-    depth = 0
     span: tuple[int, int] | None = None
+    for name, value in _top_level(raw):
+        if name == "model":
+            span = value
+    if span is None:
+        raise Refusal(400, "Invalid request body: no `model`", "invalid_type", param="model")
+    return span
+
+
+def _top_level(raw: bytes) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The keys of the body itself, and where the token after each stands."""
+    depth = 0
     tokens = list(_TOKEN.finditer(raw))
     for index, token in enumerate(tokens):
         if raw[token.start()] in b"{[":
             depth += 1
         elif raw[token.start()] in b"}]":
             depth -= 1
-        elif depth == 1 and _COLON.match(raw, token.end()) and _is_model(token.group()):
-            span = tokens[index + 1].span()
-    if span is None:
-        raise Refusal(400, "Invalid request body: no `model`", "invalid_type", param="model")
-    return span
-
-
-def _is_model(token: bytes) -> bool:
-    return _decode_string(token) == "model"
+        elif depth == 1 and _COLON.match(raw, token.end()):
+            yield _decode_string(token.group()), tokens[index + 1].span()

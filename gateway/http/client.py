@@ -40,7 +40,7 @@ class Limits:
     """What one connection may take, in bytes and seconds."""
 
     body_bytes: int = 16 * 2**20
-    head_bytes: int = 64 * 2**10
+    head_bytes: int = 32 * 2**10
     head_seconds: float = 15.0
     """From the first byte of a head to its end."""
     body_seconds: float = 300.0
@@ -57,6 +57,10 @@ class Handler(Protocol):
 
     def early(self, request: Request) -> Refusal | None:
         """Refuse a request by its head, before its body is read."""
+        ...
+
+    def lines(self, head: Head) -> bytes:
+        """Header lines that go with every answer to a request with that head."""
         ...
 
     def handle(self, request: Request, client: "Client") -> Work | None:
@@ -221,6 +225,7 @@ class Client(asyncio.Protocol):
         head.keep_alive = request.keep_alive = parser.should_keep_alive()
         self._body_until = self._server.now() + self._limits.body_seconds
         head.known = known = dict(head.headers)
+        head.lines = self._server.lines(head)
         self._plain = not known.keys() & {b"expect", b"transfer-encoding", b"upgrade"}
         if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
@@ -270,7 +275,8 @@ class Client(asyncio.Protocol):
         close = b"" if self._stays(request) else b"connection: close\r\n"
         if request.head.http10 and not close:
             close = b"connection: keep-alive\r\n"
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), lines, close, len(body))
+        more = request.head.lines + close
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), lines, more, len(body))
         if request.method == b"HEAD":
             body = b""
         if len(body) < 65_536:
@@ -286,7 +292,8 @@ class Client(asyncio.Protocol):
         self._chunked = not request.head.http10
         if request.head.http10:
             request.keep_alive = False
-        more = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        more = request.head.lines
+        more += b"transfer-encoding: chunked\r\n" if self._chunked else b""
         if not self._stays(request):
             more += b"connection: close\r\n"
         self._unsent = b"%b%b%b\r\n" % (status_line(status), lines, more)

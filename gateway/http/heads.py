@@ -24,7 +24,9 @@ Known = TypeVar("Known")
 class Head:
     """The head of a request, parsed; shared by all requests that carry the same."""
 
-    __slots__ = ("headers", "http10", "keep_alive", "kept", "known", "method", "path", "query")
+    __slots__ = (
+        "headers", "http10", "keep_alive", "kept", "known", "lines", "method", "path", "query",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.method = b""
@@ -34,6 +36,8 @@ class Head:
         """Names in lower case; without content-length."""
         self.known: dict[bytes, bytes] = {}
         """The headers by name; of one that stands there twice the last."""
+        self.lines = b""
+        """Header lines that go with every answer to it."""
         self.http10 = False
         self.keep_alive = True
         self.kept: dict[Any, Any] = {}

@@ -23,6 +23,7 @@ class Server:
         self.draining = False
         self.early = handler.early
         self.handle = handler.handle
+        self.lines = handler.lines
         self.refuse = handler.refuse
         self._listener: asyncio.Server | None = None
         self._sweeper: Every | None = None

@@ -37,7 +37,14 @@ NOT_TO_UPSTREAM = HOP_BY_HOP | {
     b"x-everlearn-conversation",
 }
 NOT_TO_UPSTREAM_WITH_KEY = NOT_TO_UPSTREAM | {b"authorization", b"api-key"}
-NOT_TO_CLIENT = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+NOT_TO_CLIENT = HOP_BY_HOP | {
+    b"content-length",
+    b"x-request-id",
+    # Which pages may read an answer is the gateway's to say: twice said, browsers believe neither.
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-expose-headers",
+}
 
 ERROR_TYPES = {
     400: "invalid_request_error",

@@ -164,7 +164,7 @@ async def test_however_a_stream_is_cut_its_bytes_stay_its_bytes() -> None:
 
 @pytest.mark.anyio
 async def test_no_request_of_our_own_description_is_a_server_error(tmp_path: Path) -> None:
-    async with backend(rich) as upstream, door(tmp_path, upstream.url) as gate:
+    async with backend(rich) as upstream, door(tmp_path, upstream.url, docs=True) as gate:
         document = tmp_path / "openapi.json"
         document.write_text((await gate.client.get("/openapi.json")).text)
         command = [

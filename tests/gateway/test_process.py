@@ -84,7 +84,7 @@ async def test_workers_share_a_port_and_one_that_dies_is_started_again(
 
 
 async def test_health_and_readiness(tmp_path: Path) -> None:
-    async with backend() as upstream, door(tmp_path, upstream.url) as gate:
+    async with backend() as upstream, door(tmp_path, upstream.url, docs=True) as gate:
         await gate.chat()
         health = (await gate.client.get("/health")).json()
         assert (health["status"], health["warnings"]) == ("ok", [])
@@ -92,7 +92,7 @@ async def test_health_and_readiness(tmp_path: Path) -> None:
         assert health["capture"]["dropped"] == 0
         assert (await gate.client.get("/ready")).json() == {"ready": True}
         assert (await gate.client.get("/nowhere")).json()["error"]["type"] == "not_found_error"
-        assert (await gate.client.get("/v1/chat/completions")).status_code in (404, 405)
+        assert (await gate.client.put("/v1/chat/completions")).status_code in (404, 405)
         assert (await gate.client.head("/health")).content == b""
         paths = (await gate.client.get("/openapi.json")).json()["paths"]
         assert {"/v1/feedback", "/v1/models", "/health", "/ready", "/metrics"} <= set(paths)
