@@ -11,9 +11,22 @@ from tokenizers.decoders import DecodeStream
 
 from serving.local.lora import Adapter
 from serving.local.sampling import Drawn, Sampling, make_generator
+from serving.local.shape import Grammar, Shape
 
 PRIMING_TOKENS = 4
 """Last prompt tokens the decoder sees first: enough to know whether a space leads the answer."""
+MAX_CHARACTER_TOKENS = 4
+"""A character of UTF-8 has at most four bytes, so at most this many tokens."""
+
+
+def _priming(tokenizer: Any, prompt: list[int]) -> list[int]:
+    """The last tokens from the beginning of a character on: the rest of one that began before
+    them would be shown as the answer's."""
+    for count in range(PRIMING_TOKENS, PRIMING_TOKENS + MAX_CHARACTER_TOKENS):
+        ids = prompt[-count:]
+        if not tokenizer.decode(ids).startswith("\ufffd"):
+            return ids
+    return prompt[-PRIMING_TOKENS:]
 
 
 @dataclass(frozen=True)
@@ -37,18 +50,21 @@ class Answer:
         sampling: Sampling,
         adapter: Adapter | None,
         tokenizer: Any,
+        grammar: Grammar | None = None,
     ) -> None:
         self.index = index
         self.prompt = prompt
         self.sampling = sampling
         self.adapter = adapter
         self.generator = make_generator(sampling.seed)
+        bent = grammar is not None or not sampling.penalties.neutral
+        self.shape = Shape(sampling.penalties, prompt, grammar) if bent else None
         self.finish_reason: str | None = None
         self.stop_reason: str | int | None = None
         self.drawn: list[Drawn] = []
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(
-            ids=prompt[-PRIMING_TOKENS:], skip_special_tokens=sampling.skip_special_tokens
+            ids=_priming(tokenizer, prompt), skip_special_tokens=sampling.skip_special_tokens
         )
         self._text = ""
         self._shown_chars = 0
@@ -74,6 +90,8 @@ class Answer:
             self._text += new
             if new and not ended:
                 self._end_at_stop_string(len(new))
+        if self.finish_reason is None and self.shape is not None and self.shape.done:
+            self.finish_reason = "stop"
         if self.finish_reason is None and len(self.drawn) >= rules.max_tokens:
             self.finish_reason = "length"
 

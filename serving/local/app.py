@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from everlearn import __version__
 from serving.local import errors
 from serving.local.completions import Serving, deliver
-from serving.local.engine import Engine, Event
+from serving.local.engine import MAX_WAITING, Engine, Event
 from serving.local.errors import json_response
 from serving.local.metrics import Metrics
 from serving.local.model import Model
@@ -26,7 +26,9 @@ from serving.local.protocol import (
 from serving.local.render import TokenTexts
 
 
-def make_app(model: Model, *, name: str, max_batch: int, max_adapters: int) -> FastAPI:
+def make_app(
+    model: Model, *, name: str, max_batch: int, max_adapters: int, max_waiting: int = MAX_WAITING
+) -> FastAPI:
     """The server over one loaded model; the engine runs while the app does."""
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -34,7 +36,7 @@ def make_app(model: Model, *, name: str, max_batch: int, max_adapters: int) -> F
         assert loop is not None
         loop.call_soon_threadsafe(deliver, events)
 
-    engine = Engine(model, max_batch, publish)
+    engine = Engine(model, max_batch, publish, max_waiting=max_waiting)
     models = Models(engine, name, max_adapters)
     serving = Serving(engine, models, TokenTexts(model.tokenizer), Metrics(engine, name))
 

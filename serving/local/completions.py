@@ -13,13 +13,14 @@ from fastapi.responses import StreamingResponse
 
 from everlearn.chat import template_messages, template_options, template_tools
 from serving.local.answer import Answer, Piece
-from serving.local.engine import Engine, Event, Request
+from serving.local.engine import Engine, Event, QueueFull, Request
 from serving.local.errors import ApiError, json_response
 from serving.local.lora import Adapter
 from serving.local.metrics import Metrics
 from serving.local.models import Models
 from serving.local.protocol import ChatRequest, CompletionRequest, Generation
 from serving.local.render import ChatRendering, Rendering, TextRendering, TokenTexts
+from serving.local.shape import BadGrammar
 
 DONE = b"data: [DONE]\n\n"
 
@@ -81,19 +82,38 @@ class Serving:
     async def _answer(
         self, http: HttpRequest, rendering: Rendering, *, adapter: Adapter | None
     ) -> Response:
+        grammar = await self._grammar(rendering.body)
         answers = [
-            self._start(rendering.body, prompt, number, adapter)
+            self._start(rendering.body, prompt, number, adapter, grammar)
             for number, prompt in enumerate(
                 prompt for prompt in rendering.prompts for _ in range(rendering.body.answers)
             )
         ]
         run = Run(self, rendering, answers)
+        run.submit()
         if rendering.body.stream:
             return StreamingResponse(run.stream(), media_type="text/event-stream")
         return await run.whole(http)
 
+    async def _grammar(self, body: Generation) -> str | None:
+        """What the answers must follow, compiled once for all of them."""
+        schema = body.schema_of_answer
+        if schema is None:
+            return None
+        try:
+            # A thread: a schema may take a second to compile, and the first one always does.
+            return await asyncio.to_thread(self.engine.model.grammars.check, schema)
+        except BadGrammar as error:
+            param = "tools" if body.response_format is None else "response_format"
+            raise ApiError(400, f"Grammar error: {error}", param=param) from error
+
     def _start(
-        self, body: Generation, prompt: list[int], number: int, adapter: Adapter | None
+        self,
+        body: Generation,
+        prompt: list[int],
+        number: int,
+        adapter: Adapter | None,
+        grammar: str | None,
     ) -> Answer:
         model = self.engine.model
         room = model.max_len - len(prompt)
@@ -107,7 +127,9 @@ class Serving:
         if not prompt:
             raise ApiError(400, "The prompt has no tokens.", param="prompt")
         sampling = body.sampling(room, model.defaults, model.stop_ids, number % body.answers)
-        return Answer(number, prompt, sampling, adapter, model.tokenizer.backend_tokenizer)
+        started = model.grammars.start(grammar) if grammar is not None else None
+        tokenizer = model.tokenizer.backend_tokenizer
+        return Answer(number, prompt, sampling, adapter, tokenizer, started)
 
 
 class Run:
@@ -120,9 +142,15 @@ class Run:
         self._queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self._request = Request(answers, self._queue.put_nowait, stream=bool(rendering.body.stream))
 
+    def submit(self) -> None:
+        """Queue the request; 503 when too many wait."""
+        try:
+            self._serving.engine.submit(self._request)
+        except QueueFull as error:
+            raise ApiError(503, f"The server is overloaded: {error}. Retry later.") from error
+
     async def _pieces(self) -> AsyncIterator[Piece]:
         """Every piece until all answers ended; leaving early frees the rows."""
-        self._serving.engine.submit(self._request)
         reasons: list[str] = []
         try:
             while len(reasons) < len(self._request.answers):

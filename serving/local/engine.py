@@ -2,6 +2,8 @@
 
 - At most `max_rows` answers run at once; the others wait in order of arrival.
 - A request whose client has gone leaves the batch before the next token.
+- No more than `max_waiting` answers wait: a request beyond is refused at once (`QueueFull`).
+- Memory of a long prompt is given back as soon as nothing runs.
 - A failing step fails the answers running at that time; waiting ones are served after it.
 """
 
@@ -24,7 +26,14 @@ PREFILL_ROWS = 8
 PREFILL_TOKENS = 2048
 """Padded prompt tokens between two tokens of the running answers: more would hold them up."""
 
+MAX_WAITING = 1024
+"""Answers: at a few a second those at the end have waited for minutes already."""
+
 log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """So many answers wait that this one would come too late."""
 
 
 @dataclass(eq=False)
@@ -67,8 +76,18 @@ class Row:
 class Engine:
     """Owns the model; everything else talks to it through `submit`, `abort` and `forget`."""
 
-    def __init__(self, model: Model, max_rows: int, publish: Callable[[list[Event]], None]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        max_rows: int,
+        publish: Callable[[list[Event]], None],
+        *,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
         self.model = model
+        self._max_waiting = max_waiting
+        # Written by one thread each, so that no count is lost.
+        self._submitted = self._received = 0
         self.load = Load()
         self._max_rows = max_rows
         self._publish = publish
@@ -90,6 +109,11 @@ class Engine:
         return self._thread.is_alive()
 
     def submit(self, request: Request) -> None:
+        """Queue a request; QueueFull when too many wait."""
+        waiting = self._submitted - self._received + len(self._waiting)
+        if waiting >= self._max_waiting:
+            raise QueueFull(f"{waiting} answers are waiting, at most {self._max_waiting} may")
+        self._submitted += len(request.answers)
         self._inbox.put(request)
 
     def abort(self, request: Request) -> None:
@@ -115,6 +139,8 @@ class Engine:
     def _receive(self) -> bool:
         """Take what arrived; wait for something when there is nothing to do. False: stop."""
         idle = not self._waiting and not self._batch.rows
+        if idle:
+            self.model.cache.release()
         while True:
             try:
                 message = self._inbox.get(block=idle)
@@ -126,6 +152,7 @@ class Engine:
                 self.model.lora.forget(message.adapter)
             else:
                 self._waiting += [Row(message, answer) for answer in message.answers]
+                self._received += len(message.answers)
                 idle = False
 
     def _step(self, events: list[Event]) -> None:
@@ -211,7 +238,9 @@ class Batch:
 
 def _sampler(answers: Sequence[Answer]) -> Sampler:
     return Sampler(
-        [answer.sampling for answer in answers], [answer.generator for answer in answers]
+        [answer.sampling for answer in answers],
+        [answer.generator for answer in answers],
+        [answer.shape for answer in answers],
     )
 
 

@@ -9,7 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
+TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+}
+RETRY_AFTER = {"retry-after": "1"}
+"""Of a 503: by then some answers have ended."""
 
 
 class ApiError(Exception):
@@ -59,7 +66,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
-        return json_response(error.body, error.status)
+        response = json_response(error.body, error.status)
+        if error.status == 503:
+            response.headers.update(RETRY_AFTER)
+        return response
 
     @app.exception_handler(ValidationError)
     async def validation_error(_: Request, error: ValidationError) -> Response:

@@ -17,6 +17,7 @@ from torch import Tensor
 from everlearn.errors import ConfigError
 from serving.local.cache import RowCache
 from serving.local.lora import Adapter, LoraLayers
+from serving.local.shape import Grammars
 
 MAX_MODEL_LEN = 8192
 """Cap of the context: the cache is memory for max_batch rows of the longest one."""
@@ -54,6 +55,7 @@ class Model:
         self.cache = RowCache(max_rows, self.max_len)
         generation = self._model.generation_config
         self.stop_ids = frozenset(_stop_ids(generation.eos_token_id, self.tokenizer.eos_token_id))
+        self.grammars = Grammars(self.tokenizer, self.vocabulary, self.stop_ids)
         self.defaults = Defaults(
             **{
                 key: value

@@ -5,21 +5,20 @@ honoured is refused: silence would look like obedience.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from serving.local.model import Defaults
 from serving.local.sampling import Sampling
+from serving.local.shape import ANY_OBJECT, Penalties
+from serving.local.tools import call_schema
 
 MAX_LOGPROBS = 20
 MAX_ANSWERS = 128
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (None, 0, 0.0),
-    "presence_penalty": (None, 0, 0.0),
-    "repetition_penalty": (None, 1, 1.0),
     "min_p": (None, 0, 0.0),
     "min_tokens": (None, 0),
     "logit_bias": (None, {}),
@@ -30,7 +29,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": (None, []),
     "bad_words": (None, []),
     "structured_outputs": (None,),
-    "response_format": (None, {"type": "text"}),
     "functions": (None, []),
 }
 """Fields not honoured here -> values that ask for nothing."""
@@ -56,6 +54,33 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = False
 
 
+class NamedSchema(Body):
+    """`json_schema` of a response format."""
+
+    name: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    """What form the answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise refused("response_format", "type json_schema needs a `json_schema`")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """None: any text."""
+        if self.type == "text":
+            return None
+        return self.json_schema.schema_ if self.json_schema else ANY_OBJECT
+
+
 class Generation(Body, ABC):
     """Fields of both completion routes."""
 
@@ -65,6 +90,10 @@ class Generation(Body, ABC):
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    response_format: ResponseFormat | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -95,6 +124,11 @@ class Generation(Body, ABC):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """What the answer must be JSON of; None: any text."""
+        return self.response_format.schema_of_answer if self.response_format else None
+
+    @property
     @abstractmethod
     def logprob_count(self) -> int | None:
         """None: no logprobs asked for."""
@@ -107,7 +141,7 @@ class Generation(Body, ABC):
     def sampling(
         self, room: int, defaults: Defaults, end_ids: frozenset[int], index: int
     ) -> Sampling:
-        """Of answer number `index`: each has a seed of its own."""
+        """Of answer number `index`: each has a seed of its own; without a grammar yet."""
         temperature = defaults.temperature if self.temperature is None else self.temperature
         top_k = defaults.top_k if self.top_k is None else self.top_k
         return Sampling(
@@ -122,6 +156,11 @@ class Generation(Body, ABC):
             logprobs=self.logprob_count,
             include_stop=self.include_stop_str_in_output,
             skip_special_tokens=self.skip_special_tokens,
+            penalties=Penalties(
+                self.presence_penalty or 0.0,
+                self.frequency_penalty or 0.0,
+                self.repetition_penalty or 1.0,
+            ),
         )
 
 
@@ -143,14 +182,48 @@ class ChatRequest(Generation):
     def _consistent(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise refused("top_logprobs", "needs `logprobs` to be true")
-        if self.tools and self.tool_choice != "none":
-            raise refused("tools", "supported with tool_choice none only")
+        self._check_tools()
         if self.add_generation_prompt and self.continue_final_message:
             raise refused("continue_final_message", "excludes `add_generation_prompt`")
         for message in self.messages:
             if not isinstance(message.get("role"), str):
                 raise refused("messages", "every message needs a role")
         return self
+
+    def _check_tools(self) -> None:
+        for tool in self.tools or ():
+            function = tool.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise refused("tools", "every tool is a function with a name")
+        choice = self.tool_choice
+        if choice not in (None, "none", "auto", "required") and self.chosen_tool is None:
+            raise refused("tool_choice", "is none, auto, required or a function by name")
+        names = [tool["function"]["name"] for tool in self.tools or ()]
+        if self.chosen_tool is not None and self.chosen_tool not in names:
+            raise refused("tool_choice", "does not match any of the specified `tools`")
+        if choice in ("auto", "required") and not names:
+            raise refused("tool_choice", "needs `tools`")
+
+    @property
+    def chosen_tool(self) -> str | None:
+        """The function that `tool_choice` names."""
+        choice = self.tool_choice
+        function = choice.get("function") if isinstance(choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
+    def tool_reading(self) -> Literal["off", "auto", "forced"]:
+        """Whether the answer's text is read for tool calls, or must be one."""
+        if not self.tools or self.tool_choice == "none":
+            return "off"
+        return "auto" if self.tool_choice in (None, "auto") else "forced"
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        if self.tool_reading == "forced":
+            return call_schema(self.tools or (), self.chosen_tool)
+        return super().schema_of_answer
 
     @property
     def logprob_count(self) -> int | None:

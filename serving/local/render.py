@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from everlearn import __version__
 from serving.local.answer import Piece
-from serving.local.protocol import Generation
+from serving.local.protocol import ChatRequest, Generation
+from serving.local.tools import Reader
 
 CONTEXT_TOKENS = 4
 """A character of UTF-8 has at most four bytes, so at most this many tokens."""
@@ -48,6 +49,8 @@ class Rendering(ABC):
     prefix: str
     kind: str
     chunk_kind: str
+    names_its_call = False
+    """A call that the client itself named ends like any answer, as in OpenAI's API."""
 
     def __init__(
         self, body: Generation, model: str, prompts: Sequence[list[int]], texts: TokenTexts
@@ -119,8 +122,11 @@ class Rendering(ABC):
     def delta(self, piece: Piece) -> dict[str, Any]:
         """One choice of a chunk."""
 
-    def _ending(self, piece: Piece) -> dict[str, Any]:
-        return {"finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
+    def _ending(self, piece: Piece, *, called: bool = False) -> dict[str, Any]:
+        reason = piece.finish_reason
+        if called and reason == "stop" and not self.names_its_call:
+            reason = "tool_calls"
+        return {"finish_reason": reason, "stop_reason": piece.stop_reason}
 
     def _token_ids(self, piece: Piece) -> list[int] | None:
         wanted = self.body.return_token_ids
@@ -146,6 +152,14 @@ class ChatRendering(Rendering):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
+    def __init__(
+        self, body: ChatRequest, model: str, prompts: Sequence[list[int]], texts: TokenTexts
+    ) -> None:
+        super().__init__(body, model, prompts, texts)
+        self._tools = body.tool_reading
+        self.names_its_call = body.chosen_tool is not None
+        self._readers: dict[int, Reader] = {}
+
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         body = super().whole(pieces)
         body["prompt_token_ids"] = self.prompts[0] if self.body.return_token_ids else None
@@ -162,25 +176,48 @@ class ChatRendering(Rendering):
             yield chunk
 
     def choice(self, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        text, calls = self._read(piece)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
         return {
             "index": piece.index,
             "message": message,
             "logprobs": self._logprobs(piece),
-            **self._ending(piece),
+            **self._ending(piece, called=bool(calls)),
             "token_ids": self._token_ids(piece),
         }
 
     def delta(self, piece: Piece) -> dict[str, Any]:
+        text, calls = self._read(piece)
+        delta: dict[str, Any] = {"content": text}
+        if calls:
+            first = len(self._readers[piece.index].calls) - len(calls)
+            delta["tool_calls"] = [
+                {"index": number, **call} for number, call in enumerate(calls, first)
+            ]
         choice = {
             "index": piece.index,
-            "delta": {"content": piece.text},
+            "delta": delta,
             "logprobs": self._logprobs(piece),
-            **self._ending(piece),
+            **self._ending(piece, called=self._called(piece)),
         }
         if self.body.return_token_ids:
             choice["token_ids"] = self._token_ids(piece)
         return choice
+
+    def _read(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
+        """What of the piece is shown, and the calls that it ends."""
+        if self._tools == "off":
+            return piece.text, []
+        reader = self._readers.setdefault(piece.index, Reader(forced=self._tools == "forced"))
+        before = len(reader.calls)
+        text = reader.feed(piece.text, ended=piece.finish_reason is not None)
+        return text, [call.shown() for call in reader.calls[before:]]
+
+    def _called(self, piece: Piece) -> bool:
+        reader = self._readers.get(piece.index)
+        return reader is not None and bool(reader.calls)
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.body.logprob_count is None:

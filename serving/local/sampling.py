@@ -5,11 +5,13 @@ from its own generator, so its answer does not depend on who shares the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from serving.local.shape import Penalties, Shape
 
 GREEDY_BELOW = 1e-5
 """Temperatures under this mean: the most likely token."""
@@ -33,6 +35,7 @@ class Sampling:
     """None: no logprobs; k: the sampled token's and those of the k most likely."""
     include_stop: bool = False
     skip_special_tokens: bool = True
+    penalties: Penalties = field(default_factory=Penalties)
 
     @property
     def greedy(self) -> bool:
@@ -57,8 +60,12 @@ class Sampler:
     """Draws for one fixed set of rows; built anew when rows join or leave."""
 
     def __init__(
-        self, rows: Sequence[Sampling], generators: Sequence[torch.Generator | None]
+        self,
+        rows: Sequence[Sampling],
+        generators: Sequence[torch.Generator | None],
+        shapes: Sequence[Shape | None] = (),
     ) -> None:
+        self._shapes = [(row, shape) for row, shape in enumerate(shapes) if shape is not None]
         self._chance = [number for number, row in enumerate(rows) if not row.greedy]
         drawn = [rows[number] for number in self._chance]
         self._generators = [generators[number] for number in self._chance]
@@ -71,13 +78,24 @@ class Sampler:
 
     def draw(self, logits: Tensor) -> list[Drawn]:
         """One token per row of logits [rows, vocabulary]."""
-        tokens = logits.argmax(dim=-1)
+        bent = self._bend(logits)
+        tokens = bent.argmax(dim=-1)
         if self._chance:
-            tokens[self._chance] = self._draw_by_chance(logits[self._chance])
+            tokens[self._chance] = self._draw_by_chance(bent[self._chance])
         ids = tokens.tolist()
+        for row, shape in self._shapes:
+            shape.take(ids[row])
         if all(wanted is None for wanted in self._wanted):
             return [Drawn(token, 0.0, ()) for token in ids]
         return self._with_logprobs(logits, tokens, ids)
+
+    def _bend(self, logits: Tensor) -> Tensor:
+        if not self._shapes:
+            return logits
+        bent = logits.clone()
+        for row, shape in self._shapes:
+            shape.apply(bent[row])
+        return bent
 
     def _draw_by_chance(self, logits: Tensor) -> Tensor:
         scaled = logits / self._temperature

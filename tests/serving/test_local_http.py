@@ -174,9 +174,12 @@ def test_without_a_model_the_base_model_answers(shared_server: Server) -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 99}, "top_logprobs"),
         ({"stop": ""}, "stop"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 0.5}, "min_p"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": [{"role": "user", "content": "long " * 400}]}, "messages"),
     ],
 )
@@ -186,7 +189,7 @@ def test_bad_requests_are_answered_400_and_name_the_field(
     answer = chat(shared_server, **change)
     error = answer.json()["error"]
     assert answer.status_code == 400
-    by_type = change == {"messages": "x"}
+    by_type = change["messages"] == "x" if "messages" in change else param == "response_format"
     kind = "Bad Request" if by_type else "BadRequestError"
     assert (error["type"], error["code"]) == (kind, 400)
     assert error["param"] == param
