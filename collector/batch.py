@@ -14,7 +14,7 @@ from collector.decode import (
     feedback_row,
 )
 from everlearn.events import Completion, decode
-from everlearn.lake.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, TableSpec
+from everlearn.lake.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, FOUND, TableSpec
 from everlearn.lake.schema import arrow_schema
 from everlearn.log.bus import Record
 from everlearn.tolerant import mended
@@ -24,6 +24,9 @@ CHUNK = 2048
 lake while it is still in the processor's cache, and the same memory serves the next chunk."""
 
 _SCHEMAS = {spec.name: arrow_schema(spec) for spec in (COMPLETIONS, FEEDBACK, DEAD_LETTERS)}
+for _name in FOUND:
+    _place = _SCHEMAS[FEEDBACK.name].get_field_index(_name)
+    _SCHEMAS[FEEDBACK.name] = _SCHEMAS[FEEDBACK.name].remove(_place)
 _FIELDS = {
     COMPLETIONS.name: COMPLETION_FIELDS,
     FEEDBACK.name: FEEDBACK_FIELDS,
@@ -92,10 +95,10 @@ class Batch:
         fields, kinds = _FIELDS[spec.name], _SCHEMAS[spec.name]
         values = dict(zip(fields, row, strict=True))
         try:
-            for name in spec.names:
+            for name in kinds.names:
                 values[name] = _fitting(values[name], kinds.field(name).type, name in _IDENTITY)
         except _BAD as error:
-            raw = repr(tuple(values[name] for name in spec.names)).encode(errors="replace")
+            raw = repr(tuple(values[name] for name in kinds.names)).encode(errors="replace")
             self._bury(values["gateway_id"], values["seq"], f"{spec.name}: {error}", raw)
             return None
         return tuple(values[name] for name in fields)

@@ -45,6 +45,7 @@ class Compaction:
         self._bytes += payload_bytes
         if self._commits >= EVERY_COMMITS or self._bytes >= EVERY_BYTES:
             self._commits = self._bytes = 0
+            find_targets(self._lake)
             flushed = compact(self._lake, SMALL_BYTES, self._patience)
             self._patience = PATIENCE_SECONDS if flushed else min(30.0, self._patience * 2)
 
@@ -69,11 +70,22 @@ def compact(lake: DuckLake, max_file_bytes: int, patience_seconds: float = 30.0)
     return flushed
 
 
+def find_targets(lake: DuckLake) -> bool:
+    """Look for the completions that feedback waits for; whether there may be more to look for."""
+    try:
+        return lake.find_targets() > 0
+    except LakeError as error:
+        log.warning("targets of feedback are looked for later: %s", error)
+        return False
+
+
 def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     """Merge files, expire snapshots older than `keep_hours`, delete files that nothing names.
 
     Snapshots that a frozen dataset names are kept. With `keep_hours` 0 nothing may be reading.
     """
+    while find_targets(lake):
+        pass
     compact(lake, LARGE_BYTES)
     frozen = lake.read("SELECT DISTINCT lake_snapshot FROM snapshots").column(0).to_pylist()
     rows = lake.read(

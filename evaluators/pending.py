@@ -15,6 +15,7 @@ from typing import Any
 from evaluators.graders.base import Base
 from evaluators.references import Reference
 from evaluators.types import Item, Sample
+from everlearn.lake.schema import feedback_state
 from everlearn.lake.store import Lake
 from everlearn.prompts import last_user_text, prompt_key
 
@@ -27,12 +28,11 @@ _ANSWERED = """
     WHERE task = $task AND status IN ('ok', 'shadow') AND response_text IS NOT NULL
         AND received_at >= $since
 """
-_CHANGED = """ AND completion_id IN (
-        SELECT unnest($completions::VARCHAR[])
-        UNION ALL SELECT target FROM said WHERE feedback_id IN (SELECT unnest($feedback::VARCHAR[]))
-        UNION ALL SELECT completion_id FROM scores
-            WHERE task = $task AND evaluator IN (SELECT evaluator FROM graders)
-                AND error IS NOT NULL)
+_AMONG = """ AND {id} BETWEEN $low AND $high AND {id} IN (SELECT unnest($ids::VARCHAR[]))"""
+"""The bounds let the lake skip files: ids begin with their time."""
+_FAILED = """
+    SELECT DISTINCT completion_id FROM scores JOIN ({graders}) USING (evaluator, evaluator_version)
+    WHERE task = $task AND error IS NOT NULL
 """
 _GRADERS = """
     SELECT unnest($names::VARCHAR[]) AS evaluator,
@@ -40,7 +40,7 @@ _GRADERS = """
         unnest($by_feedback::BOOLEAN[]) AS by_feedback,
         unnest($by_reference::BOOLEAN[]) AS by_reference
 """
-_FEEDBACK = "FROM feedback_state WHERE target IS NOT NULL"
+_FEEDBACK = "FROM ({states}) WHERE target IS NOT NULL"
 _NO_FEEDBACK = """FROM (SELECT NULL::VARCHAR AS target, NULL::VARCHAR AS state, * FROM feedback)
     WHERE false"""
 _SQL = """
@@ -66,7 +66,8 @@ latest AS (
         arg_max({{context: context, failed: error IS NOT NULL}}, created_at) AS row,
         count(error) AS failures
     FROM scores JOIN graders USING (evaluator, evaluator_version)
-    WHERE task = $task AND completion_id IN (SELECT completion_id FROM answered) GROUP BY ALL
+    WHERE task = $task AND completion_id IN (SELECT completion_id FROM answered) {among}
+    GROUP BY ALL
 ),
 due AS (
     SELECT a.completion_id, a.received_at, list(g.evaluator) AS evaluators
@@ -85,12 +86,13 @@ due AS (
 SELECT d.completion_id, d.evaluators, c.messages, c.response_text, c.metadata, c.version, c.arm,
     o.digest AS feedback_digest, o.feedback
 FROM due d JOIN completions c USING (completion_id) LEFT JOIN opinions o USING (completion_id)
+WHERE true {among_c}
 ORDER BY d.received_at, d.completion_id
 """
 _SEED = f"""
 INSERT INTO scores (completion_id, task, evaluator, evaluator_version, reason, created_at)
 SELECT a.completion_id, $task, g.evaluator, g.evaluator_version, 'expected', $now::TIMESTAMPTZ
-FROM ({_ANSWERED}) a CROSS JOIN ({_GRADERS}) g
+FROM ({_ANSWERED} {{among}}) a CROSS JOIN ({_GRADERS}) g
     ANTI JOIN scores s ON s.completion_id = a.completion_id AND s.evaluator = g.evaluator
         AND s.evaluator_version = g.evaluator_version
 """
@@ -102,14 +104,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Changes:
-    """Rows that reached the lake after it was last looked through; experts: their feedback."""
+    """Completions that came, or of which somebody said something, since the lake was last looked
+    through; experts: some of it by an expert."""
 
-    completions: tuple[str, ...]
-    feedback: tuple[str, ...]
+    completions: frozenset[str]
     experts: bool
-
-    def __bool__(self) -> bool:
-        return bool(self.completions or self.feedback)
 
 
 @dataclass(frozen=True)
@@ -135,18 +134,21 @@ class Pending:
 def changes(lake: Lake, after: int, until: int) -> Changes:
     """What the lake's snapshots after `after` brought; LakeError where one has expired."""
     if after >= until:
-        return Changes((), (), False)
+        return Changes(frozenset(), False)
     found = lake.read(
-        f"SELECT completion_id AS id, NULL AS author, true AS is_completion "
+        f"SELECT completion_id AS id, NULL AS author "
         f"FROM lake.table_insertions('completions', {after + 1:d}, {until:d}) "
-        f"UNION ALL SELECT feedback_id, author, false "
-        f"FROM lake.table_insertions('feedback', {after + 1:d}, {until:d})"
-    ).to_pylist()
-    return Changes(
-        completions=tuple(row["id"] for row in found if row["is_completion"]),
-        feedback=tuple(row["id"] for row in found if not row["is_completion"]),
-        experts=any(row["author"] == "expert" for row in found),
+        f"UNION ALL SELECT target, author "
+        f"FROM lake.table_changes('feedback', {after + 1:d}, {until:d}) WHERE target IS NOT NULL"
     )
+    experts = "expert" in found["author"].to_pylist()
+    return Changes(frozenset(found["id"].to_pylist()), experts)
+
+
+def failed(lake: Lake, task: str, graders: Sequence[Base[Any]]) -> frozenset[str]:
+    """Completions that some of `graders` failed at: time alone makes them due."""
+    sql, values = _numbered(_FAILED.format(graders=_GRADERS), _params(task, graders, None))
+    return frozenset(lake.read(sql, values).column(0).to_pylist())
 
 
 def pending(
@@ -157,12 +159,11 @@ def pending(
     *,
     since: datetime | None,
     limit: int,
-    among: Changes | None = None,
+    among: frozenset[str] | None = None,
 ) -> list[Pending]:
-    """The oldest `limit` completions that are due for some of `graders`.
-
-    `among`: only what these changes touch, and what failed before.
-    """
+    """The oldest `limit` completions that are due for some of `graders`, of all or `among` some."""
+    if among is not None and not among:
+        return []
     params = {
         **_params(task, graders, since),
         "now": datetime.now(UTC),
@@ -170,24 +171,41 @@ def pending(
         "digests": [reference.digest for reference in known.values()],
         "limit": limit,
     }
-    if among is not None:
-        params |= {"completions": list(among.completions), "feedback": list(among.feedback)}
+    params |= _bounds(among)
+    needs_feedback = any(each.needs_feedback for each in graders)
+    said = f"(SELECT * FROM feedback WHERE true {_among('target', among)})"
     sql = _SQL.format(
         graders=_GRADERS,
-        answered=_ANSWERED + (_CHANGED if among is not None else ""),
-        feedback=_FEEDBACK if any(each.needs_feedback for each in graders) else _NO_FEEDBACK,
+        answered=_ANSWERED + _among("completion_id", among),
+        feedback=_FEEDBACK.format(states=feedback_state(said)) if needs_feedback else _NO_FEEDBACK,
+        among=_among("completion_id", among),
+        among_c=_among("c.completion_id", among),
         max_failures=MAX_FAILURES,
         retry_seconds=RETRY_SECONDS,
     )
     return [_pending(row, known) for row in lake.read(*_numbered(sql, params)).to_pylist()]
 
 
-def seed(lake: Lake, task: str, graders: Sequence[Base[Any]], since: datetime | None) -> int:
+def seed(
+    lake: Lake,
+    task: str,
+    graders: Sequence[Base[Any]],
+    since: datetime | None,
+    among: frozenset[str] | None = None,
+) -> int:
     """Write an unscored row for every expected score that has none; how many."""
-    params = {**_params(task, graders, since), "now": datetime.now(UTC)}
-    sql, values = _numbered(_SEED, params)
+    params = {**_params(task, graders, since), "now": datetime.now(UTC), **_bounds(among)}
+    sql, values = _numbered(_SEED.format(among=_among("completion_id", among)), params)
     rows = lake.commit(lambda transaction: transaction.query(sql, values))
     return int(next(iter(rows[0].values()))) if rows else 0
+
+
+def _among(column: str, among: frozenset[str] | None) -> str:
+    return "" if among is None else _AMONG.format(id=column)
+
+
+def _bounds(among: frozenset[str] | None) -> dict[str, Any]:
+    return {"low": min(among), "high": max(among), "ids": sorted(among)} if among else {}
 
 
 def _params(task: str, graders: Sequence[Base[Any]], since: datetime | None) -> dict[str, Any]:

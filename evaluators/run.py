@@ -6,6 +6,8 @@
 3. Score a batch and write its rows, unscored ones with their reason, in one commit; go on.
 """
 
+import hashlib
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,12 +19,13 @@ from weakref import WeakKeyDictionary
 from evaluators.bulk import grade, grade_all, in_background
 from evaluators.graders import build_all
 from evaluators.graders.base import Base
-from evaluators.pending import Changes, Pending, changes, pending, seed
+from evaluators.pending import Changes, Pending, changes, failed, pending, seed
 from evaluators.references import Reference, references
 from evaluators.sandbox import require
 from evaluators.types import Score
 from everlearn.config import Service
 from everlearn.errors import LakeError, NotFound
+from everlearn.lake.progress import Mark, read_mark, write_mark
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 
@@ -37,13 +40,18 @@ class Progress:
     """How far a lake has been looked through for some graders."""
 
     snapshot: int
-    known: Mapping[str, Reference]
     failures: bool
     """Some grader failed: what is left of its tries comes due by time alone."""
+    marked: int
+    """The snapshot that the lake's mark tells."""
+    known: Mapping[str, Reference] | None = None
+    """None: not read in this process."""
 
 
 _PROGRESS: WeakKeyDictionary[Lake, dict[Any, Progress]] = WeakKeyDictionary()
-"""Of this process, by lake: only a shortcut, losing it costs one look at everything."""
+"""Of this process, by lake; a new process begins at the mark that the lake keeps."""
+FAR = 100
+"""Snapshots without anything to score after which the mark is moved all the same."""
 
 
 @dataclass
@@ -108,7 +116,7 @@ def evaluate(
 ) -> EvaluateReport:
     """Score the task's completions received from `since` on, the oldest first, at most `limit`.
 
-    The first call of a process looks at all of them, the next ones only at what has changed.
+    The first call looks at all of them, the next ones, of any process, only at what has changed.
     """
     graders = _chosen(build_all(task, service), task, grader)
     if any(each.runs_code for each in graders):
@@ -137,21 +145,38 @@ class _Call:
         self.left = sys.maxsize if limit is None else limit
         self.counts = {each.name: GraderCounts() for each in graders}
         self.done = self.seeded = 0
-        self.key = (task, tuple(each.version for each in graders), since)
+        versions = sorted(each.version for each in graders)
+        wanted = json.dumps([versions, since and since.isoformat()])
+        self.mark = f"evaluate/{task}/{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
 
     def run(self) -> None:
         """Find what is due, score it and, when nothing is left, remember how far the lake went."""
         snapshot = self.lake.snapshot_id()
-        before = _PROGRESS.setdefault(self.lake, {}).get(self.key)
-        among = None if before is None else self._changes(before, snapshot)
-        if before is not None and among is not None and not among and not before.failures:
-            return
-        known = before.known if before is not None and among is not None else self._references()
-        if not self._batches(known, among):
+        before = self._before()
+        found = None if before is None else self._changes(before, snapshot)
+        among = None if found is None or before is None else self._among(found, before)
+        known = before.known if before is not None and among is not None else None
+        if among is None or (among and known is None):
+            known = self._references()
+        if not self._batches(known or {}, among):
             return
         failures = any(counts.failed for counts in self.counts.values())
         failures = failures or (before is not None and before.failures)
-        _PROGRESS[self.lake][self.key] = Progress(snapshot, known, failures)
+        marked = 0 if before is None else before.marked
+        if before is None or self.done or snapshot - marked > FAR:
+            write_mark(self.lake, self.mark, Mark(snapshot, {"failures": failures}))
+            marked = snapshot
+        _PROGRESS[self.lake][self.mark] = Progress(snapshot, failures, marked, known)
+
+    def _before(self) -> Progress | None:
+        """How far this process has looked, else how far any has."""
+        held = _PROGRESS.setdefault(self.lake, {}).get(self.mark)
+        if held is not None:
+            return held
+        mark = read_mark(self.lake, self.mark)
+        if mark is None:
+            return None
+        return Progress(mark.snapshot, mark.document["failures"], mark.snapshot)
 
     def _changes(self, before: Progress, snapshot: int) -> Changes | None:
         """None: look at everything, as a reference or an expired snapshot demands."""
@@ -163,11 +188,16 @@ class _Call:
             return None
         return found
 
+    def _among(self, found: Changes, before: Progress) -> frozenset[str]:
+        if not before.failures:
+            return found.completions
+        return found.completions | failed(self.lake, self.task, self.graders)
+
     def _references(self) -> dict[str, Reference]:
         needed = any(each.needs_reference for each in self.graders)
         return references(self.lake, self.task) if needed else {}
 
-    def _batches(self, known: Mapping[str, Reference], among: Changes | None) -> bool:
+    def _batches(self, known: Mapping[str, Reference], among: frozenset[str] | None) -> bool:
         """Score batch by batch; whether all that was due is done."""
         while self.left > 0:
             size = min(BATCH, self.left)
@@ -176,7 +206,7 @@ class _Call:
                 since=self.since, limit=size, among=among,
             )  # fmt: skip
             if self.done == 0 and (len(batch) == size or (batch and self._is_slow())):
-                self.seeded = seed(self.lake, self.task, self.graders, self.since)
+                self.seeded = seed(self.lake, self.task, self.graders, self.since, among)
             if batch:
                 _score(self.lake, self.task, self.graders, batch, self.counts)
             self.done += len(batch)

@@ -127,6 +127,25 @@ FEEDBACK = _table(
     ("key_tasks", "text", "tasks that key may speak of, by commas; null: all"),
     ("gateway_id", "text", "which gateway worker wrote it"),
     ("seq", "int", "that worker's sequence number"),
+    ("target", "text", "our id of the completion that it is about, once that is there"),
+    ("task", "text", "of that completion"),
+    ("ambiguous", "bool", "several completions bear the name that it gave"),
+)
+
+FOUND = ("target", "task", "ambiguous")
+"""Columns of `feedback` that the lake fills by itself, in the transaction of the rows."""
+
+FEEDBACK_OPEN = _table(
+    "feedback_open",
+    "Feedback whose completion is not there yet, or not for good: kept apart, looked for again.",
+    ("feedback_id", "text", "of the feedback"),
+    ("completion_id", "text", "as named by the sender"),
+    ("request_id", "text", "as named by the sender"),
+    ("conversation_id", "text", "as named by the sender"),
+    ("received_at", "time", "of the feedback"),
+    ("opened_at", "time", "when it began to wait"),
+    ("found", "bool", "it has a target, which a later row may still change"),
+    ("looks", "int", "how often it was looked for in the whole lake"),
 )
 
 SCORES = _table(
@@ -223,9 +242,19 @@ OFFSETS = _table(
     ("updated_at", "time", "when committed"),
 )
 
+PROGRESS = _table(
+    "progress",
+    "How far somebody has looked through the lake, so that the next look is at what is new.",
+    ("name", "text", "who looks at what"),
+    ("snapshot", "int", "lake snapshot up to which everything was seen"),
+    ("document", "json", "what was made of it"),
+    ("updated_at", "time", "when"),
+)
+
 TABLES = (
     COMPLETIONS,
     FEEDBACK,
+    FEEDBACK_OPEN,
     SCORES,
     SNAPSHOTS,
     SNAPSHOT_ROWS,
@@ -233,4 +262,5 @@ TABLES = (
     RELEASE_UNITS,
     DEAD_LETTERS,
     OFFSETS,
+    PROGRESS,
 )

@@ -34,8 +34,9 @@ import pyarrow as pa
 
 from everlearn.config import LakeConfig, Service
 from everlearn.errors import InputError, LakeError
-from everlearn.lake.columns import TABLES, Kind, TableSpec
+from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES, Kind, TableSpec
 from everlearn.lake.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
+from everlearn.lake.targets import NAMES, OPEN_ALL, Targets
 from everlearn.lake.turns import Turns
 from everlearn.redact import without_passwords
 
@@ -84,6 +85,7 @@ class DuckLake:
         self._gate = Path(f"{place}.lock") if kind == "sqlite" else None
         self._turns = Turns(Path(place)) if kind == "sqlite" else None
         self._held: list[int] = []
+        self._targets = Targets()
         self._connection = _connect(config, kind, data)
         if threads is not None:
             self._connection.execute(f"SET threads = {threads}")
@@ -129,6 +131,11 @@ class DuckLake:
                 self.call(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')")
         return alone
 
+    def find_targets(self) -> int:
+        """Look in everything for what waits for its completion, so much of it as one transaction
+        may hold; how much that was."""
+        return self.commit(lambda transaction: transaction.find_targets())
+
     def write_files(self, options: Mapping[str, str]) -> None:
         """Write the completions' files like this from now on."""
         for name, value in options.items():
@@ -167,7 +174,9 @@ class DuckLake:
             try:
                 cursor.execute("USE lake")
                 cursor.execute("BEGIN")
-                result = work(DuckTransaction(cursor))
+                transaction = DuckTransaction(cursor, self._targets)
+                result = work(transaction)
+                transaction.settle()
                 cursor.execute("COMMIT")
                 return result
             except BaseException:
@@ -270,6 +279,8 @@ class DuckLake:
                     if column.name not in have.get(name, spec.names):
                         kind = SQL_TYPES[column.kind]
                         transaction.run(f'ALTER TABLE {name} ADD COLUMN "{column.name}" {kind}')
+            if "target" not in have.get(FEEDBACK.name, {"target"}):
+                transaction.run(OPEN_ALL)
             for name, (_, query) in VIEWS.items():
                 transaction.run(f"CREATE OR REPLACE VIEW {name} AS {query}")
                 transaction.run(f"COMMENT ON VIEW {name} IS '{VIEW_HASHES[name]}'")
@@ -294,8 +305,12 @@ class DuckLake:
 class DuckTransaction:
     """All or nothing; valid only inside `DuckLake.commit`."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        self._cursor = cursor
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, targets: Targets) -> None:
+        self._cursor, self._targets = cursor, targets
+        self._said: list[pa.Table] = []
+        self._arrived: list[pa.RecordBatch] = []
+        """Feedback that is not written yet, names of completions that are: both are brought
+        together by `settle`."""
 
     def append(
         self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatchReader
@@ -311,13 +326,49 @@ class DuckTransaction:
             raise InputError(f"{table} has no column {', '.join(sorted(unknown))}")
         if isinstance(arrow, pa.Table) and arrow.num_rows == 0:
             return
-        self._cursor.register("appended", arrow)
-        names = ", ".join(f'"{name}"' for name in arrow.schema.names)
+        if table == FEEDBACK.name:
+            rows = arrow if isinstance(arrow, pa.Table) else arrow.read_all()
+            self._said.append(_complete(rows))
+            return
+        self._insert(table, self._noted(arrow) if table == COMPLETIONS.name else arrow)
+
+    def settle(self) -> None:
+        """Find what feedback is about, now that the completions are written, and write it."""
+        said, self._said = self._said, []
+        arrived, self._arrived = self._arrived, []
+        if said:
+            self._insert(FEEDBACK.name, self._targets.resolve(self._cursor, pa.concat_tables(said)))
+        if arrived:
+            self._targets.arrive(self._cursor, pa.Table.from_batches(arrived))
+
+    def find_targets(self) -> int:
+        """See `DuckLake.find_targets`."""
+        return self._targets.sweep(self._cursor)
+
+    def _noted(self, rows: pa.Table | pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """The same rows; their names are kept."""
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in rows.to_batches() if isinstance(rows, pa.Table) else rows:
+                held = [name for name in NAMES if name in batch.schema.names]
+                columns = [
+                    batch[name] if name in held else pa.nulls(batch.num_rows, pa.string())
+                    for name in NAMES
+                ]
+                self._arrived.append(pa.RecordBatch.from_arrays(columns, NAMES))
+                yield batch
+
+        return pa.RecordBatchReader.from_batches(rows.schema, batches())
+
+    def _insert(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
+        self._cursor.register("appended", rows)
+        names = ", ".join(f'"{name}"' for name in rows.schema.names)
         self._cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM appended")
         self._cursor.unregister("appended")
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Read what this transaction sees, its own rows included; also for UPDATE and DELETE."""
+        self.settle()
         result = self._cursor.execute(sql, list(params))
         names = [column[0] for column in result.description or ()]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -325,6 +376,18 @@ class DuckTransaction:
     def run(self, sql: str) -> None:
         """Run a statement that answers nothing."""
         self._cursor.execute(sql)
+
+
+def _complete(rows: pa.Table) -> pa.Table:
+    """Feedback with every column."""
+    schema = arrow_schema(FEEDBACK)
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.schema.names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def to_arrow(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -19,20 +19,6 @@ SQL_TYPES: dict[Kind, str] = {
     "floats": "DOUBLE[]",
 }
 
-TARGETS = """
-    SELECT f.feedback_id, c.completion_id, c.task, c.way, c.received_at > f.received_at AS later,
-        abs(epoch(c.received_at) - epoch(f.received_at)) AS apart
-    FROM (
-        SELECT feedback_id, received_at, unnest([0, 1, 2, 3]) AS way,
-            unnest([completion_id, completion_id, request_id, conversation_id]) AS name
-        FROM feedback
-    ) f JOIN (
-        SELECT completion_id, received_at, task, status, unnest([0, 1, 2, 3]) AS way,
-            unnest([completion_id, upstream_id, request_id, conversation_id]) AS name
-        FROM completions
-    ) c ON c.name = f.name AND c.way = f.way
-    WHERE c.way = 0 OR c.status NOT IN ('shadow', 'rejected')"""
-
 # The rules of feedback, once:
 # - Given at: when the sender says, but never later than it arrived (clocks run fast).
 # - Rater: (author, author_id), without an id also the key that sent it.
@@ -43,39 +29,34 @@ TARGETS = """
 #   the latest counts; a retraction takes back what the rater gave before it, or as late.
 # - A key speaks of its own tasks only: what it says of another is kept and not allowed.
 # - A name that more than one completion bears joins the latest before it, and is `ambiguous`:
-#   whatever learns or judges leaves it out.
-FEEDBACK_STATE = f"""
-WITH targets AS ({TARGETS}
-), nearest AS (
-    SELECT feedback_id, first(completion_id ORDER BY way, later, apart) AS target,
-        first(task ORDER BY way, later, apart) AS task,
-        count(*) FILTER (way IN (1, 2)) > 1 AND min(way) IN (1, 2) AS ambiguous
-    FROM targets GROUP BY feedback_id
-), named AS (
-    SELECT f.*, n.target, coalesce(n.ambiguous, false) AS ambiguous,
-        n.target IS NOT NULL AND f.key_tasks IS NOT NULL
-            AND NOT coalesce(list_contains(string_split(f.key_tasks, ','), n.task), false)
+#   whatever learns or judges leaves it out (`targets.py` finds them).
+# That `target` and `task` part every window lets a query of one of them skip the others' rows.
+_STATE = """
+WITH named AS (
+    SELECT f.* REPLACE (coalesce(f.ambiguous, false) AS ambiguous),
+        f.target IS NOT NULL AND f.key_tasks IS NOT NULL
+            AND NOT coalesce(list_contains(string_split(f.key_tasks, ','), f.task), false)
             AS foreign_task,
         least(coalesce(f.occurred_at, f.received_at), f.received_at) AS given_at,
         coalesce(f.author_id, '/' || f.key_id) AS rater,
-        {{kind: f.kind, name: f.name, flag: f.value_bool, number: f.value_number,
-            text: f.value_text, comment: f.comment, tags: f.tags}} AS content,
-        coalesce(n.target, f.completion_id, f.request_id, f.conversation_id) AS about,
+        {kind: f.kind, name: f.name, flag: f.value_bool, number: f.value_number,
+            text: f.value_text, comment: f.comment, tags: f.tags} AS content,
+        coalesce(f.target, f.completion_id, f.request_id, f.conversation_id) AS about,
         CASE WHEN f.kind IN ('correction', 'comment', 'preference') THEN f.kind ELSE 'value' END
             AS slot
-    FROM feedback f LEFT JOIN nearest n USING (feedback_id)
+    FROM /* these */ feedback f
 ), told AS (
     SELECT *, idempotency_key IS NOT NULL AND content IS NOT DISTINCT FROM lag(content) OVER (
-            PARTITION BY idempotency_key, key_id, author, author_id, completion_id, request_id,
-                conversation_id, other_completion_id
+            PARTITION BY target, task, idempotency_key, key_id, author, author_id, completion_id,
+                request_id, conversation_id, other_completion_id
             ORDER BY received_at, feedback_id) AS repeated
     FROM named
 ), ordered AS (
     SELECT *,
         max(CASE WHEN kind = 'retraction' AND NOT repeated THEN given_at END)
-            OVER (PARTITION BY about, name, author, rater) AS retracted_at,
+            OVER (PARTITION BY target, task, about, name, author, rater) AS retracted_at,
         row_number() OVER (
-            PARTITION BY about, other_completion_id, name, author, rater, slot,
+            PARTITION BY target, task, about, other_completion_id, name, author, rater, slot,
                 kind = 'retraction', repeated
             ORDER BY given_at DESC, received_at DESC, feedback_id DESC) AS recency
     FROM told
@@ -92,9 +73,16 @@ SELECT * EXCLUDE (foreign_task, rater, content, repeated, about, slot, retracted
     END AS state
 FROM ordered"""
 
+
+def feedback_state(these: str = "") -> str:
+    """SQL: every feedback with its `state`; of some targets alone with `these`, a query of
+    `feedback` in brackets that leaves out none of a target's."""
+    return _STATE.replace("/* these */ feedback", these) if these else _STATE
+
+
 FEEDBACK_JOINED = """
 SELECT s.* EXCLUDE (completion_id, target, state), s.target AS completion_id,
-    c.task, c.version, c.arm, c.unit
+    c.version, c.arm, c.unit
 FROM feedback_state s JOIN completions c ON c.completion_id = s.target
 WHERE s.state = 'joined'"""
 
@@ -111,7 +99,7 @@ VIEWS = {
         "Every feedback with its completion (`target`), when it was given (`given_at`, never later "
         "than it arrived) and what became of it (`state`): joined, orphan, duplicate, retracted, "
         "superseded, retraction or not_allowed (its key may not speak of that task).",
-        FEEDBACK_STATE,
+        feedback_state(),
     ),
     "feedback_joined": (
         "The feedback that counts, joined to its completion: the columns of `feedback` with our "
