@@ -5,19 +5,19 @@ there, when what the row saw has changed (feedback, reference), or when the grad
 `MAX_FAILURES` times at most and with growing pauses.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluators.graders.base import Base
-from evaluators.references import Reference
-from evaluators.types import Item, Sample
+from evaluators.references import Reference, asked
+from evaluators.types import Item, Sample, sample_of
 from everlearn.lake.schema import feedback_state
 from everlearn.lake.store import Lake
 from everlearn.prompts import last_user_text, prompt_key
+from everlearn.tolerant import loads
 
 MAX_FAILURES = 5
 RETRY_SECONDS = 15.0
@@ -25,8 +25,8 @@ RETRY_SECONDS = 15.0
 
 _ANSWERED = """
     SELECT completion_id, received_at FROM completions
-    WHERE task = $task AND status IN ('ok', 'shadow') AND response_text IS NOT NULL
-        AND received_at >= $since
+    WHERE task = $task AND (status = 'ok' OR (status = 'shadow' AND error IS NULL))
+        AND response_text IS NOT NULL AND received_at >= $since
 """
 _AMONG = """ AND {id} BETWEEN $low AND $high AND {id} IN (SELECT unnest($ids::VARCHAR[]))"""
 """The bounds let the lake skip files: ids begin with their time."""
@@ -83,8 +83,8 @@ due AS (
                 > {retry_seconds} * 2 ** (l.failures - 1))
     GROUP BY ALL ORDER BY a.received_at, a.completion_id LIMIT $limit
 )
-SELECT d.completion_id, d.evaluators, c.messages, c.response_text, c.metadata, c.version, c.arm,
-    o.digest AS feedback_digest, o.feedback
+SELECT d.completion_id, d.evaluators, c.messages, c.tools, c.answer, c.response_text,
+    c.finish_reason, c.metadata, c.version, c.arm, o.digest AS feedback_digest, o.feedback
 FROM due d JOIN completions c USING (completion_id) LEFT JOIN opinions o USING (completion_id)
 WHERE true {among_c}
 ORDER BY d.received_at, d.completion_id
@@ -122,6 +122,8 @@ class Pending:
     feedback_digest: str
     prompt: str
     reference_digest: str
+    fault: str | None = None
+    """Why the row cannot be read: it is unscored for that reason, until something changes."""
 
     def context(self, grader: Base[Any]) -> str:
         """What a verdict of `grader` depends on that may still change."""
@@ -226,31 +228,48 @@ def _numbered(sql: str, params: Mapping[str, Any]) -> tuple[str, list[Any]]:
 
 
 def _pending(row: Mapping[str, Any], known: Mapping[str, Reference]) -> Pending:
-    messages = json.loads(row["messages"] or "[]")
-    prompt = prompt_key(messages)
-    reference = known.get(prompt)
-    feedback = json.loads(row["feedback"] or "[]")
-    item = {
+    """One row as the graders see it; one that cannot be read stops nobody."""
+    found = Pending(
+        completion_id=row["completion_id"],
+        evaluators=tuple(row["evaluators"]),
+        sample=Sample(row["response_text"]),
+        item={},
+        feedback_digest=row["feedback_digest"] or "",
+        prompt="",
+        reference_digest="",
+    )
+    try:
+        messages, tools = asked(row)
+        prompt = prompt_key(messages, tools)
+        reference = known.get(prompt)
+        return replace(
+            found,
+            sample=sample_of(row["answer"], row["response_text"], row["finish_reason"]),
+            item=_item(row, messages, tools, reference),
+            prompt=prompt,
+            reference_digest=reference.digest if reference else "",
+        )
+    except Exception as error:
+        return replace(found, fault=f"unreadable row: {type(error).__name__}: {error}"[:300])
+
+
+def _item(
+    row: Mapping[str, Any], messages: Any, tools: Any, reference: Reference | None
+) -> dict[str, Any]:
+    feedback = loads(row["feedback"] or "[]")
+    return {
         "messages": messages,
+        "tools": tools,
         "prompt": last_user_text(messages),
         "response": row["response_text"],
         "reference": reference.text if reference else None,
         "correction": _latest(feedback, "correction", "value_text"),
         "thumbs": _latest(feedback, "binary", "value_bool"),
-        "metadata": json.loads(row["metadata"] or "{}"),
+        "metadata": loads(row["metadata"] or "{}"),
         "feedback": feedback,
         "version": row["version"],
         "arm": row["arm"],
     }
-    return Pending(
-        completion_id=row["completion_id"],
-        evaluators=tuple(row["evaluators"]),
-        sample=Sample(row["response_text"]),
-        item=item,
-        feedback_digest=row["feedback_digest"] or "",
-        prompt=prompt,
-        reference_digest=reference.digest if reference else "",
-    )
 
 
 def _latest(feedback: Sequence[Mapping[str, Any]], kind: str, key: str) -> Any:

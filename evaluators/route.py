@@ -61,10 +61,14 @@ def parse_sample(value: str | Mapping[str, Any]) -> Sample:
     if isinstance(value, str):
         return Sample(value)
     text = value.get("output_text")
-    choices, tools = value.get("choices") or [], value.get("output_tools") or []
-    if not (isinstance(text, str) and isinstance(choices, list) and isinstance(tools, list)):
+    choices, tools = value.get("choices"), value.get("output_tools")
+    if not (isinstance(text, str) and all(isinstance(x, list | None) for x in (choices, tools))):
         raise InputError("sample: output_text is a text; choices and output_tools are lists")
-    return Sample(text, tuple(choices), tuple(tools))
+    return Sample(text, _known(choices), _known(tools))
+
+
+def _known(given: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if given is None else tuple(given)
 
 
 def _errors(spec: Grader, verdict: Score) -> dict[str, Any]:

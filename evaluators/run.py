@@ -28,6 +28,7 @@ from everlearn.errors import LakeError, NotFound
 from everlearn.lake.progress import Mark, read_mark, write_mark
 from everlearn.lake.store import Lake
 from everlearn.task import Task
+from everlearn.tolerant import mended
 
 __all__ = ["evaluate", "EvaluateReport", "GraderCounts", "grade", "grade_all"]
 
@@ -238,7 +239,12 @@ def _score(
     rows: list[dict[str, Any]] = []
     groups: dict[frozenset[str], list[Pending]] = defaultdict(list)
     for each in batch:
-        groups[frozenset(each.evaluators)].append(each)
+        if each.fault is None:
+            groups[frozenset(each.evaluators)].append(each)
+            continue
+        for evaluator in (grader for grader in graders if grader.name in each.evaluators):
+            counts[evaluator.name].add(Score(reason=each.fault))
+            rows.append(_row(task, each, evaluator, Score(reason=each.fault)))
     for names, members in groups.items():
         due = [each for each in graders if each.name in names]
         scores = in_background(grade(due, [(each.sample, each.item) for each in members]))
@@ -256,14 +262,19 @@ def _row(task: str, member: Pending, grader: Base[Any], score: Score) -> dict[st
         "evaluator": grader.name,
         "evaluator_version": grader.version,
         "value": score.value,
-        "label": score.label,
-        "reason": score.reason,
+        "label": _told(score.label),
+        "reason": _told(score.reason),
         "sub_scores": dict(score.sub_scores) or None,
-        "error": score.error,
+        "error": _told(score.error),
         "cost": dict(score.cost) or None,
         "context": member.context(grader),
         "created_at": datetime.now(UTC),
     }
+
+
+def _told(words: str | None) -> str | None:
+    """Words as the lake takes them: a grader may quote half a character."""
+    return None if words is None else mended(words)
 
 
 async def _close(graders: Sequence[Base[Any]]) -> None:

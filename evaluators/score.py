@@ -16,6 +16,8 @@ async def score(evaluator: Evaluator, sample: Sample, item: Item) -> Score:
         return Score(reason=str(error))
     except GraderError as error:
         return Score(error=str(error))
+    except Exception as error:  # whatever one answer holds, the others are scored
+        return Score(error=f"{evaluator.name}: {type(error).__name__}: {error}"[:500])
     if result.value is not None and not math.isfinite(result.value):
         return replace(result, value=None, error=f"{evaluator.name} gave {result.value}")
     return result

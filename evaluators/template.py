@@ -65,21 +65,12 @@ def _written(path: tuple[str, ...]) -> str:
 
 
 def _lookup(path: tuple[str, ...], sample: Sample, item: Item) -> Any:
-    value: Any = item if path[0] == "item" else _sample_field(sample, path[1])
+    value: Any = item if path[0] == "item" else getattr(sample, path[1])
     for step in path[1:] if path[0] == "item" else path[2:]:
         value = _step(value, step)
     if value is None:
         raise Unknown(f"{_written(path)} is not known")
     return value
-
-
-def _sample_field(sample: Sample, name: str) -> Any:
-    if name != "output_json":
-        return getattr(sample, name)
-    try:
-        return json.loads(sample.output_text)
-    except ValueError:
-        return None
 
 
 def _step(value: Any, step: str) -> Any:

@@ -35,7 +35,7 @@ class PythonGrader(Base[PythonSpec]):
         seconds = self.spec.timeout_seconds
         wall_seconds = 2 * seconds + 2
         request = {
-            "sample": asdict(sample), "item": dict(item),
+            "sample": {**asdict(sample), "output_json": sample.output_json}, "item": dict(item),
             "cpu_seconds": seconds, "wall_seconds": wall_seconds,
         }  # fmt: skip
         reply = await sandbox().ask(self._child, request, wall_seconds + START_SECONDS)

@@ -20,11 +20,11 @@ class Rows:
         self.lake: DuckLake = open_lake(self.service)
         self._seconds = 0
 
-    def answered(self, prompt: str, answer: str, **fields: Any) -> str:
+    def answered(self, prompt: str, text: str, **fields: Any) -> str:
         """Add a completion; its id."""
         row = {
             "completion_id": new_id("cmpl"), "task": "text2sql", "status": "ok", "arm": "champion",
-            "version": "base", "received_at": self._now(), "response_text": answer,
+            "version": "base", "received_at": self._now(), "response_text": text,
             "messages": json.dumps([{"role": "user", "content": prompt}]), **fields,
         }  # fmt: skip
         self.lake.commit(lambda transaction: transaction.append("completions", [row]))

@@ -29,6 +29,87 @@ def test_who_said_it_counts() -> None:
     assert prompt_key([{"role": "system", "content": "a"}]) != prompt_key(ask("a"))
 
 
+def test_the_key_of_a_plain_conversation_stays_for_ever() -> None:
+    talk = [{"role": "system", "content": "Be  kind."}, *ask("How many\n orders?")]
+    assert prompt_key(talk) == "8c38b014a24b076b52a9253657a517ae"
+
+
+def picture(name: str, text: str = "which animal?") -> list[dict[str, Any]]:
+    shown = {"type": "image_url", "image_url": {"url": f"https://pics.example/{name}"}}
+    return [{"role": "user", "content": [{"type": "text", "text": text}, shown]}]
+
+
+def called(city: str, result: str, name: str = "c1") -> list[dict[str, Any]]:
+    call = {"name": "weather", "arguments": f'{{"city": "{city}"}}'}
+    calls = [{"id": name, "type": "function", "function": call}]
+    return [
+        *ask("how warm?"),
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": name, "content": result},
+    ]
+
+
+TOOL = {"type": "function", "function": {"name": "weather"}}
+
+
+def test_whatever_the_model_saw_makes_another_prompt() -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}
+    picture_first = [{"role": "user", "content": picture("cat")[0]["content"][::-1]}]
+    different: list[tuple[Any, Any]] = [
+        (ask("which animal?"), None), (picture("cat"), None), (picture("dog"), None),
+        (picture_first, None), ([{"role": "user", "content": [sound]}], None),
+        (ask(""), None), ([{"role": "user", "content": [1, 2]}], None),
+        ([{"role": "user", "content": [3, 4]}], None), (called("Turin", "18"), None),
+        (called("Oslo", "18"), None), (called("Turin", "-3"), None), (called("turin", "18"), None),
+        (ask("which animal?"), [TOOL]), (ask("which animal?"), [TOOL, TOOL]),
+        ([{"role": "user", "content": "which animal?", "name": "ann"}], None),
+        ([{"type": "function_call_output", "call_id": "c", "output": "18"}], None),
+        ([{"type": "function_call_output", "call_id": "c", "output": "-3"}], None),
+        ([*ask("a"), *ask("b")], None), (ask("a\x1e user\x1fb"), None), ("hello", None),
+        ([None], None), ({"role": "assistant"}, None), ([], None),
+    ]  # fmt: skip
+    assert len({prompt_key(*each) for each in different}) == len(different)
+
+
+def test_what_no_model_is_shown_makes_no_other_prompt() -> None:
+    assert prompt_key(called("Turin", "18")) == prompt_key(called("Turin", "18", name="c9"))
+    spaced = called("Turin", "18")
+    spaced[1]["tool_calls"][0]["function"]["arguments"] = '{ "city":"Turin" }'
+    assert prompt_key(called("Turin", "18")) == prompt_key(spaced)
+    cached = [{**ask("a")[0], "cache_control": {"type": "ephemeral"}, "annotations": []}]
+    assert prompt_key(cached) == prompt_key(ask("a"))
+    assert prompt_key(ask("a"), []) == prompt_key(ask("a"), None) == prompt_key(ask("a"))
+
+
+def test_which_result_belongs_to_which_call_counts() -> None:
+    def results(*names: str) -> list[dict[str, Any]]:
+        calls = [{"id": name, "function": {"name": "f", "arguments": "{}"}} for name in ("x", "y")]
+        answers = [{"role": "tool", "tool_call_id": name, "content": "1"} for name in names]
+        return [{"role": "assistant", "tool_calls": calls}, *answers]
+
+    assert prompt_key(results("x", "y")) != prompt_key(results("y", "x"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "id", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON)
+def test_any_json_has_a_key_and_a_last_user_text(messages: Any, tools: Any) -> None:
+    assert prompt_key(messages, tools) == prompt_key(messages, tools)
+    assert isinstance(last_user_text(messages), str)
+
+
+def test_half_an_emoji_has_a_key() -> None:
+    assert prompt_key(ask("a\ud83d")) != prompt_key(ask("a"))
+
+
 def test_the_last_user_text_skips_the_answer() -> None:
     talk = [*ask("first"), {"role": "assistant", "content": "yes"}, *ask("second")]
     assert last_user_text([*talk, {"role": "assistant", "content": "no"}]) == "second"
