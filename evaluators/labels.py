@@ -42,9 +42,10 @@ _PAIRS = """
 WITH human AS (
     SELECT f.completion_id, arg_max(CASE f.kind WHEN 'binary' THEN f.value_bool
         ELSE trim(f.value_text) = trim(c.response_text) END,
-        coalesce(f.occurred_at, f.received_at)) AS good
+        f.given_at) AS good
     FROM feedback_joined f JOIN completions c USING (completion_id)
     WHERE f.task = $1 AND f.author = 'expert' AND f.kind IN ('binary', 'correction')
+        AND NOT f.ambiguous
     GROUP BY f.completion_id
 ),
 verdicts AS (

@@ -40,21 +40,22 @@ _GRADERS = """
         unnest($by_feedback::BOOLEAN[]) AS by_feedback,
         unnest($by_reference::BOOLEAN[]) AS by_reference
 """
-_FEEDBACK = "FROM ({states}) WHERE target IS NOT NULL"
-_NO_FEEDBACK = """FROM (SELECT NULL::VARCHAR AS target, NULL::VARCHAR AS state, * FROM feedback)
-    WHERE false"""
+_FEEDBACK = "FROM ({states}) WHERE target IS NOT NULL AND NOT ambiguous"
+_NO_FEEDBACK = """FROM (SELECT NULL::VARCHAR AS target, NULL::VARCHAR AS state,
+    received_at AS given_at, * FROM feedback) WHERE false"""
 _SQL = """
 WITH graders AS ({graders}),
 said AS MATERIALIZED (
     SELECT target, state, feedback_id, kind, name, value_bool, value_number, value_text, author,
-        author_id, weight, coalesce(occurred_at, received_at) AS given_at {feedback}
+        author_id, key_id, weight, given_at {feedback}
 ),
 answered AS ({answered}),
 opinions AS (
     SELECT target AS completion_id,
         md5(string_agg(feedback_id, ',' ORDER BY feedback_id)) AS digest,
         to_json(list({{kind: kind, name: name, value_bool: value_bool, value_number: value_number,
-            value_text: value_text, author: author, author_id: author_id, weight: weight}}
+            value_text: value_text, author: author, author_id: author_id, key_id: key_id,
+            weight: weight}}
             ORDER BY given_at, feedback_id)) AS feedback
     FROM said WHERE state = 'joined' GROUP BY target
 ),

@@ -20,11 +20,11 @@ _SQL = """
     SELECT f.kind, f.value_text, f.weight, f.author, c.completion_id, c.messages, c.tools,
         c.response_text
     FROM feedback_joined f JOIN completions c USING (completion_id)
-    WHERE f.task = ? AND f.author = 'expert'
+    WHERE f.task = ? AND f.author = 'expert' AND NOT f.ambiguous
         AND ((f.kind = 'correction' AND f.value_text IS NOT NULL)
             OR (f.kind = 'binary' AND f.value_bool AND c.response_text IS NOT NULL
                 AND c.status = 'ok'))
-    ORDER BY coalesce(f.occurred_at, f.received_at), f.feedback_id
+    ORDER BY f.given_at, f.feedback_id
 """
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from everlearn.config import Section, Service, describe, read_yaml
 from everlearn.errors import ConfigError, NotFound
+from everlearn.opinion import Scale
 
 
 class Message(Section):
@@ -125,15 +126,17 @@ class Execution(Section):
 
 
 class FeedbackGrader(Section):
-    """What people said: the joined feedback of that name. true is 1, false is 0; unscored if none.
+    """What people said: the joined feedback of that name, from 0 to 1; unscored if none.
 
-    A correction by an expert counts as 0 for the answer it corrects.
+    An expert's word outranks the users'; his correction counts as 0 for the answer it corrects.
     """
 
     type: Literal["feedback"]
     name: str
     feedback: str = "thumbs"
     """Name of the feedback."""
+    scale: Scale | None = None
+    """Of its values; empty: the task's `feedback`, else the usual one of that name."""
 
 
 class Multi(Section):
@@ -163,6 +166,31 @@ class Heldout(Section):
     """Grader of held-out answers; default: the release's primary."""
     never_trained_on: Literal[True] = True
     """Says it in the file; false is refused, for no held-out row is ever trained on."""
+
+
+class FeedbackRule(Section):
+    """How the values of one name of feedback are read."""
+
+    scale: Scale = "binary"
+    """binary: true and false, 1 and 0 or 1 and -1; else the lowest and the highest value."""
+
+    @field_validator("scale")
+    @classmethod
+    def _rises(cls, scale: Scale) -> Scale:
+        if scale != "binary" and not scale[0] < scale[1]:
+            raise ValueError("a scale goes from its lowest value to a higher one: [1, 5]")
+        return scale
+
+
+class Trust(Section):
+    """How far strangers are believed; experts, whose keys say so, are."""
+
+    max_share_per_rater: float = Field(0.02, gt=0, le=1)
+    """Of the taught rows, of one rater and of one unit, where no expert stands behind them."""
+    min_raters: int = Field(10, ge=1)
+    """Fewer different raters: users' feedback alone teaches nothing."""
+    max_per_minute: int = Field(30, ge=1)
+    """Pieces of one rater; faster is a machine, whose feedback is quarantined."""
 
 
 class Lora(Section):
@@ -322,6 +350,10 @@ class Task(Section):
     """What is measured, on every answer where it can be."""
     reward: Multi | None = None
     """RFT's reward; default: the mean of the deterministic graders."""
+    feedback: dict[str, FeedbackRule] = {}
+    """Scales by name of feedback; thumbs are binary, stars and rating 1 to 5, nps 0 to 10, any
+    other name 0 to 1."""
+    trust: Trust = Trust()
     heldout: Heldout = Heldout()
     train: Train = Train()
     gate: GateRules = GateRules()
@@ -332,6 +364,11 @@ class Task(Section):
     @property
     def base_name(self) -> str:
         return self.served_base or self.base_model
+
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """Scales by name of feedback, as declared."""
+        return {name: rule.scale for name, rule in self.feedback.items()}
 
     def grader(self, name: str) -> "Grader":
         """The grader of that name, the reward included; NotFound otherwise."""

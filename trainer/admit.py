@@ -1,32 +1,47 @@
 """Which rows may be used: pure functions, every row dropped with its reason, none lost.
 
-Feedback is untrusted input. Consent comes first; then an expert outweighs users, several units
-outweigh one, and no unit is heard more often than `max_per_unit`.
+Feedback is untrusted input. Consent comes first; then an expert outweighs users, several raters
+outweigh one, and no unit is heard more often than `max_per_unit`. Of what no expert stands behind,
+no rater and no unit has a larger share than `trust.max_share_per_rater` (but one row at least), and
+fewer raters than `trust.min_raters` teach nothing. The exam has the answers of experts, and those
+of users that as many raters found right.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from everlearn.task import Trust
 from trainer.rows import LEARNED, Row, fold
 
 Rule = Callable[[Sequence[Row]], list[Row]]
 
+BELIEVING = Trust(max_share_per_rater=1.0, min_raters=1)
+"""Asks nothing of strangers."""
+
 
 def admit(
-    rows: Sequence[Row], *, max_per_unit: int, must_pass: Sequence[str] = (), verdict: str = ""
+    rows: Sequence[Row],
+    *,
+    max_per_unit: int,
+    must_pass: Sequence[str] = (),
+    verdict: str = "",
+    trust: Trust = BELIEVING,
+    exam: bool = False,
 ) -> list[Row]:
     """The rows of one side with the unusable ones dropped.
 
     `must_pass` names graders that need no reference: a 0 disqualifies an answer. `verdict` names
-    the grader that compares with the expert's answer.
+    the grader that compares with the expert's answer. `exam`: they are asked, not taught.
     """
     rules: tuple[Rule, ...] = (
         lambda kept: [_usable(row, must_pass) for row in kept],
         lambda kept: _experts_win(kept, verdict),
         _majority_wins,
+        lambda kept: _enough_raters(kept, trust.min_raters, exam),
         _once,
         lambda kept: _capped(kept, max_per_unit),
+        lambda kept: _shared(kept, trust.max_share_per_rater),
     )
     live, dropped = list(rows), []
     for rule in rules:
@@ -42,6 +57,8 @@ def dropped(row: Row, reason: str) -> Row:
 
 
 def _usable(row: Row, must_pass: Sequence[str]) -> Row:
+    if row.dropped_reason is not None:
+        return dropped(row, row.dropped_reason)
     if not row.trainable:
         return dropped(row, "no_consent")
     if not row.messages or not row.answer.strip():
@@ -74,12 +91,14 @@ def _experts_win(rows: Sequence[Row], verdict: str) -> list[Row]:
 
 
 def _majority_wins(rows: Sequence[Row]) -> list[Row]:
-    """Units vote on (prompt, answer), each once; the weight of a row is what agrees with it."""
+    """Raters vote on (prompt, answer), each once; the weight of a row is what agrees with it."""
     votes: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in rows:
         if row.kind in ("accepted", "rejected"):
             sign = 1.0 if row.kind == "accepted" else -1.0
-            votes[row.key, fold(row.completion)][row.unit] = sign * row.weight
+            raters = _raters(row)
+            for rater in raters:
+                votes[row.key, fold(row.completion)][rater] = sign * row.weight / len(raters)
     support = {choice: sum(each.values()) for choice, each in votes.items()}
     best: dict[str, float] = defaultdict(float)
     for (key, _), total in support.items():
@@ -140,3 +159,60 @@ def _capped(rows: Iterable[Row], max_per_unit: int) -> list[Row]:
         taken[row.unit] += 1
         result.append(row if taken[row.unit] <= max_per_unit else dropped(row, "unit_cap"))
     return result
+
+
+def _raters(row: Row) -> tuple[str, ...]:
+    return row.raters or (row.unit,)
+
+
+def _users_alone(row: Row) -> bool:
+    """Whether strangers' feedback is all there is for it."""
+    return row.kind != "replay" and row.author != "expert"
+
+
+def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:
+    """Users alone teach when there are enough of them; an exam row wants as many for itself."""
+    of_all: set[str] = set()
+    of_answer: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in filter(_users_alone, rows):
+        of_all.update(_raters(row))
+        of_answer[row.key, fold(row.answer)].update(_raters(row))
+
+    def checked(row: Row) -> Row:
+        if not _users_alone(row):
+            return row
+        if exam and len(of_answer[row.key, fold(row.answer)]) < least:
+            return dropped(row, "unconfirmed")
+        return dropped(row, "too_few_raters") if len(of_all) < least else row
+
+    return [checked(row) for row in rows]
+
+
+def _shared(rows: Sequence[Row], share: float) -> list[Row]:
+    """No rater and no unit alone has more than a share of the judged rows."""
+    kept = sorted((row for row in rows if row.kind != "replay"), key=_strongest_first)
+    total = -1
+    while len(kept) != total:
+        total = len(kept)
+        kept = _within(kept, max(1, int(share * total)))
+    ids = {id(row) for row in kept}
+    return [
+        row if row.kind == "replay" or id(row) in ids else dropped(row, "rater_share")
+        for row in rows
+    ]
+
+
+def _within(rows: Sequence[Row], most: int) -> list[Row]:
+    """Those of the strangers' rows that leave each owner with `most` at most."""
+    taken: dict[tuple[str, ...], int] = defaultdict(int)
+    kept = []
+    for row in rows:
+        if _users_alone(row):
+            # Of raters who agree none stands alone; the unit that asked always does.
+            owners = {("unit", row.unit), ("raters", *_raters(row))}
+            if any(taken[owner] >= most for owner in owners):
+                continue
+            for owner in owners:
+                taken[owner] += 1
+        kept.append(row)
+    return kept

@@ -1,9 +1,10 @@
-"""What the feedback on one answer amounts to: pure functions, an expert outweighs users."""
+"""What the feedback on one answer amounts to: pure functions over `everlearn.opinion`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from everlearn import opinion
 from trainer.rows import Row, fold
 
 
@@ -13,29 +14,44 @@ class Judgement:
 
     completion_id: str
     kind: str
-    """binary, correction or preference."""
+    """binary, scalar, implicit, correction or preference."""
     author: str = "end_user"
     name: str = "thumbs"
     value_bool: bool | None = None
+    value_number: float | None = None
     value_text: str | None = None
     other_completion_id: str | None = None
     weight: float | None = 1.0
     received_at: Any = None
+    author_id: str | None = None
+    key_id: str | None = None
+    quarantined: str | None = None
+    """Why this rater is not heard."""
 
 
-def judged(answer: Row, given: Sequence[Judgement]) -> Row | None:
-    """The answer as `accepted`, `rejected` or `correction`; None when the voices are even.
+def judged(
+    answer: Row, given: Sequence[Judgement], scales: opinion.Scales = opinion.SCALES
+) -> Row | None:
+    """The answer as `accepted`, `rejected` or `correction`; None when nobody said anything about
+    it, or the voices are even.
 
-    `given` is in order of arrival: the latest word of an expert counts. A correction by a user
-    is not evidence enough to be taught; it counts as a rejection.
+    `given` is in order: the latest word counts. A user's correction is a suggestion: not taught.
     """
-    experts = [each for each in given if each.author == "expert"]
-    if experts:
-        return _by_expert(answer, experts)
-    total = sum(_sign(each) * _trust(each) for each in given)
-    if total == 0:
-        return None
-    return _accepted(answer, "end_user", total) if total > 0 else _rejected(answer, -total)
+    names = {each.name for each in given}
+    heard, _ = opinion.voices(map(asdict, given), answer.completion, names, scales)
+    found = opinion.opinion(heard)
+    if found is None or found.margin == 0:
+        return _unheard(answer, given, heard)
+    if found.expert:
+        return _by_expert(answer, found)
+    if found.margin > 0:
+        return _accepted(answer, "end_user", found.margin)
+    return _rejected(answer, "end_user", -found.margin)
+
+
+def suggested(given: Iterable[Judgement]) -> bool:
+    """Whether nothing but users' corrections was said."""
+    return all(each.kind == "correction" and each.author != "expert" for each in given)
 
 
 def preferred(answer: Row, other: Row, judgement: Judgement) -> Row | None:
@@ -53,26 +69,33 @@ def preferred(answer: Row, other: Row, judgement: Judgement) -> Row | None:
     )
 
 
-def _by_expert(answer: Row, experts: Sequence[Judgement]) -> Row:
-    corrections = [each.value_text for each in experts if each.kind == "correction"]
-    right = corrections[-1] if corrections else None
+def _by_expert(answer: Row, found: opinion.Opinion) -> Row:
+    right = found.correction
     if right and fold(right) != fold(answer.completion):
         return replace(answer, kind="correction", target=right, author="expert")
-    if right or _sign(experts[-1]) > 0:
+    if found.value > 0.5:
         return _accepted(answer, "expert", 1.0)
-    return replace(_rejected(answer, 1.0), author="expert")
+    return _rejected(answer, "expert", 1.0)
+
+
+def _unheard(answer: Row, given: Sequence[Judgement], heard: Sequence[opinion.Voice]) -> Row | None:
+    """Dropped with its reason, where there is one to tell."""
+    if not heard and given and suggested(given):
+        return replace(answer, dropped_reason="suggestion")
+    if heard and all(voice.weight <= 0 for voice in heard):
+        reasons = [each.quarantined for each in given if each.quarantined]
+        return replace(
+            answer, dropped_reason=f"quarantined_{reasons[-1]}" if reasons else "untrusted"
+        )
+    return None
 
 
 def _accepted(answer: Row, author: str, weight: float) -> Row:
     return replace(answer, kind="accepted", target=answer.completion, author=author, weight=weight)
 
 
-def _rejected(answer: Row, weight: float) -> Row:
-    return replace(answer, kind="rejected", author="end_user", weight=weight)
-
-
-def _sign(judgement: Judgement) -> int:
-    return 1 if judgement.kind == "binary" and judgement.value_bool else -1
+def _rejected(answer: Row, author: str, weight: float) -> Row:
+    return replace(answer, kind="rejected", author=author, weight=weight)
 
 
 def _trust(judgement: Judgement) -> float:

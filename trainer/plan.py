@@ -1,6 +1,6 @@
 """What would be trained from a snapshot, and why or why not."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,17 +61,18 @@ def plan(
     registry: Registry,
     *,
     salt: str,
+    released: Collection[str] = (),
     method: str | None = None,
     snapshot_id: str | None = None,
     write: bool = True,
 ) -> Plan:
     """Freeze or load the data and say what it allows. `method` None: the task's; `salt`: of the
-    installation, for the split."""
+    installation, for the split; `released`: from quarantine."""
     if snapshot_id is not None:
         snapshot = load(lake, snapshot_id, task.task)
     else:
         champion = registry.champion(task.task).version
-        snapshot = freeze(lake, task, champion=champion, salt=salt, write=write)
+        snapshot = freeze(lake, task, champion=champion, salt=salt, released=released, write=write)
     data = TrainingData(tuple(snapshot.side("train")))
     name = method or task.train.method
     methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)

@@ -37,7 +37,9 @@ class Row:
     author: str | None = None
     """expert or end_user; None if nobody judged it."""
     weight: float = 1.0
-    """Trust, summed over the units that agree."""
+    """Trust, summed over the raters that agree."""
+    raters: tuple[str, ...] = ()
+    """Whose word it is, where no expert's; none: the unit's own."""
     split: Side = "train"
     dropped_reason: str | None = None
     trainable: bool = True

@@ -7,17 +7,19 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from evaluators.trust import Standing
 from everlearn.errors import ConfigError, NotFound
 from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Execution, FeedbackGrader, JsonSchema, Task
 from trainer.admit import admit
 from trainer.judge import Judgement, judged, preferred
+from trainer.raters import rater_of, standings, weighed
 from trainer.rows import Row, from_lake, parsed, to_lake
 from trainer.split import by_unit, without_leaks
 
@@ -30,12 +32,14 @@ _ANSWERS = """
     FROM completions c WHERE c.task = ? AND c.status = 'ok'
 """
 _FEEDBACK = """
-    SELECT f.completion_id, f.other_completion_id, f.kind, f.name, f.value_bool, f.value_text,
-        f.author, f.weight, f.received_at
+    SELECT f.completion_id, f.other_completion_id, f.kind, f.name, f.value_bool, f.value_number,
+        f.value_text,
+        f.author, f.author_id, f.key_id, f.weight, f.received_at
     FROM feedback_joined f SEMI JOIN completions c
         ON f.completion_id = c.completion_id AND c.task = ? AND c.status = 'ok'
-    WHERE f.kind IN ('binary', 'correction', 'preference')
-    ORDER BY f.received_at, f.feedback_id
+    WHERE f.kind IN ('binary', 'scalar', 'implicit', 'correction', 'preference')
+        AND NOT f.ambiguous
+    ORDER BY f.given_at, f.feedback_id
 """
 _JUDGED = f"""{_ANSWERS} AND c.completion_id IN (
     SELECT unnest([f.completion_id, f.other_completion_id]) FROM feedback_joined f)
@@ -75,12 +79,20 @@ class Snapshot:
         }
 
 
-def freeze(lake: Lake, task: Task, *, champion: str, salt: str, write: bool = True) -> Snapshot:
+def freeze(
+    lake: Lake,
+    task: Task,
+    *,
+    champion: str,
+    salt: str,
+    released: Collection[str] = (),
+    write: bool = True,
+) -> Snapshot:
     """Take a snapshot now; `champion` is the version whose ordinary answers are replayed, `salt`
-    that of the installation."""
+    that of the installation, `released` are raters whose quarantine an operator has ended."""
     lake_snapshot = lake.snapshot_id()
     # In the order in which `load` gives them: the same snapshot trains the same weights.
-    rows = sorted(select(read_rows(lake, task, champion), task, salt), key=_by_id)
+    rows = sorted(select(read_rows(lake, task, champion, released), task, salt), key=_by_id)
     hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
     digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
@@ -99,6 +111,8 @@ def select(rows: Sequence[Row], task: Task, salt: str = "") -> list[Row]:
             max_per_unit=task.train.max_per_unit,
             must_pass=must_pass(task),
             verdict=heldout_grader(task),
+            trust=task.trust,
+            exam=side != "train",
         )
     return without_leaks(admitted)
 
@@ -145,34 +159,63 @@ def must_pass(task: Task) -> list[str]:
     ]
 
 
-def read_rows(lake: Lake, task: Task, champion: str) -> list[Row]:
+def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] = ()) -> list[Row]:
     """Every judged answer and a sample of the champion's ordinary ones, before admission."""
-    names = {g.feedback for g in task.graders if isinstance(g, FeedbackGrader)} or {"thumbs"}
+    verdicts = _verdicts(lake, task)
     answers = {
-        record["completion_id"]: record for record in lake.read(_JUDGED, [task.task]).to_pylist()
+        record["completion_id"]: _row(record, verdicts)
+        for record in lake.read(_JUDGED, [task.task]).to_pylist()
     }
-    feedback: dict[str, list[Judgement]] = defaultdict(list)
+    given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
+    ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
+    rows = judge_all(answers, given, task, released=released)
+    rows += [_row(record, verdicts) for record in ordinary]
+    return sorted(rows, key=lambda row: row.completion_id)
+
+
+def raters(lake: Lake, task: Task, released: Collection[str] = ()) -> dict[str, Standing]:
+    """How far each rater of the task is believed now."""
+    answers = {
+        record["completion_id"]: _row(record, {})
+        for record in lake.read(_JUDGED, [task.task]).to_pylist()
+    }
+    given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
+    return standings(given, answers, task, released=released)
+
+
+def judge_all(
+    answers: Mapping[str, Row],
+    given: Sequence[Judgement],
+    task: Task,
+    *,
+    released: Collection[str] = (),
+) -> list[Row]:
+    """What the feedback makes of the answers by id: pure, but for the work of weighing raters."""
+    names = {g.feedback for g in task.graders if isinstance(g, FeedbackGrader)} or {"thumbs"}
+    about: dict[str, list[Judgement]] = defaultdict(list)
     pairs: list[Judgement] = []
-    for record in lake.read(_FEEDBACK, [task.task]).to_pylist():
-        judgement = Judgement(**record)
+    for judgement in weighed(given, answers, task, released=released):
         if judgement.kind == "preference":
             pairs.append(judgement)
         elif judgement.kind == "correction" or judgement.name in names:
-            feedback[judgement.completion_id].append(judgement)
-    verdicts = _verdicts(lake, task)
+            about[judgement.completion_id].append(judgement)
     rows = [
-        judged(_row(answers[name], verdicts), given)
-        for name, given in feedback.items()
+        judged(_by(answers[name], said), said, task.scales)
+        for name, said in about.items()
         if name in answers
     ]
     rows += [
-        preferred(_row(answers[pair.completion_id], {}), _row(answers[other], {}), pair)
+        preferred(_by(answers[pair.completion_id], [pair]), answers[other], pair)
         for pair in pairs
         if (other := pair.other_completion_id or "") in answers and pair.completion_id in answers
     ]
-    ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
-    rows += [_row(record, verdicts) for record in ordinary]
-    return sorted((row for row in rows if row is not None), key=lambda row: row.completion_id)
+    return [row for row in rows if row is not None]
+
+
+def _by(answer: Row, given: Iterable[Judgement]) -> Row:
+    """The answer with the raters who are heard about it."""
+    heard = {rater_of(each, answer) for each in given if each.author != "expert" and each.weight}
+    return replace(answer, raters=tuple(sorted(heard)))
 
 
 def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]]) -> Row:

@@ -74,7 +74,9 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case Execution():
             return execution.ExecutionGrader(spec, task.folder, _rules(service))
         case FeedbackGrader():
-            return feedback.FeedbackGrader(spec)
+            # The scale is part of the definition: another one gives other verdicts.
+            scale = spec.scale or task.scales.get(spec.feedback)
+            return feedback.FeedbackGrader(spec.model_copy(update={"scale": scale}))
         case PythonGrader():
             return python.PythonGrader(spec, _rules(service))
         case ScoreModel():

@@ -1,19 +1,14 @@
 """`feedback`: what people said about the answer; unscored while nobody has.
 
-An expert's verdict outranks the users'. A correction counts as 0 for the answer it corrects,
-unless it repeats it. Of users the mean by weight counts, each with the latest of theirs. A number
-outside 0 to 1 leaves the answer unscored.
+What a value means and whose word counts is `everlearn.opinion`'s to say; a value off its scale is
+left out, and named where nothing else is left.
 """
-
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from evaluators.graders.base import Base
 from evaluators.template import Unknown
 from evaluators.types import Item, Sample, Score
+from everlearn import opinion
 from everlearn.task import FeedbackGrader as Feedback
-
-Row = Mapping[str, Any]
 
 
 class FeedbackGrader(Base[Feedback]):
@@ -22,43 +17,14 @@ class FeedbackGrader(Base[Feedback]):
     needs_feedback = True
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
-        verdicts = [
-            (row, value)
-            for row in item.get("feedback") or ()
-            if (value := self._verdict(row, sample.output_text)) is not None
-        ]
-        strange = [value for _, value in verdicts if not 0 <= value <= 1]
-        if strange:
-            raise Unknown(f"{self.spec.feedback}: {strange[-1]:g} is not in 0 to 1")
-        experts = [(row, value) for row, value in verdicts if row.get("author") == "expert"]
-        if experts:
-            row, value = experts[-1]
-            return Score(value, reason=f"{row['kind']} by an expert")
-        return _mean(verdicts, self.spec.feedback)
-
-    def _verdict(self, row: Row, answer: str) -> float | None:
-        if row["kind"] == "correction":
-            if row.get("author") != "expert" or row.get("value_text") is None:
-                return None
-            return float(row["value_text"].strip() == answer.strip())
-        if row.get("name") != self.spec.feedback:
-            return None
-        if row["kind"] == "binary" and row.get("value_bool") is not None:
-            return float(row["value_bool"])
-        number = row.get("value_number")
-        return (
-            float(number) if row["kind"] in ("scalar", "implicit") and number is not None else None
+        name, scale = self.spec.feedback, self.spec.scale
+        heard, strange = opinion.voices(
+            item.get("feedback") or (), sample.output_text, [name], {name: scale} if scale else {}
         )
-
-
-def _mean(verdicts: Iterable[tuple[Row, float]], name: str) -> Score:
-    latest = {
-        row.get("author_id") or f"anonymous {index}": (row, value)
-        for index, (row, value) in enumerate(verdicts)
-    }
-    weights = {who: float(row.get("weight", 1.0)) for who, (row, _) in latest.items()}
-    total = sum(weights.values())
-    if total <= 0:
-        raise Unknown(f"no feedback named {name}" if not latest else f"{name}: no trusted author")
-    mean = sum(weights[who] * value for who, (_, value) in latest.items()) / total
-    return Score(mean, reason=f"{len(latest)} of {name}")
+        found = opinion.opinion(heard)
+        if found is None:
+            reason = f"{name}: no trusted author" if heard else f"no feedback named {name}"
+            raise Unknown(strange[-1] if strange else reason)
+        if found.expert:
+            return Score(found.value, reason=f"{found.kind} by an expert")
+        return Score(found.value, reason=f"{found.voices} of {name}")

@@ -33,6 +33,7 @@ VERBS = (
     ("rollback", "Move all traffic back to the champion before."),
     ("labels", "The label queue."),
     ("keys", "Give, list and take back client keys."),
+    ("trust", "How far raters are believed, and who is quarantined."),
     ("maintain", "Compact the lake and expire old snapshots."),
     ("config", "Check and print the resolved config."),
 )

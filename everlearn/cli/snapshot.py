@@ -21,13 +21,20 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     service = load(config_path)
     task = load_task(service, task_name)
 
+    from evaluators.quarantine import released
     from registry.versions import Registry
     from trainer.snapshot import freeze
 
     lake = open_lake(service)
     try:
         champion = Registry(service).champion(task.task).version
-        made = freeze(lake, task, champion=champion, salt=heldout_salt(service))
+        made = freeze(
+            lake,
+            task,
+            champion=champion,
+            salt=heldout_salt(service),
+            released=released(service, task.task),
+        )
     finally:
         lake.close()
     if as_json:

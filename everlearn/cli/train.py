@@ -40,6 +40,7 @@ def command(
     service = load(config_path)
     task = load_task(service, task_name)
 
+    from evaluators.quarantine import released
     from registry.versions import Registry
     from trainer.plan import plan
     from trainer.run import train
@@ -55,6 +56,7 @@ def command(
             task,
             registry,
             salt=salt,
+            released=released(service, task.task),
             method=method,
             snapshot_id=snapshot_id,
             write=not dry_run,

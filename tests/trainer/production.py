@@ -29,6 +29,8 @@ def make_task(folder: Path, model: Path, task: str = "colours", **train: Any) ->
         "upstream": "local",
         "graders": [MATCHES],
         "heldout": {"percent": 30},
+        # Few people fill these lakes: what strangers may teach is tested by itself.
+        "trust": {"max_share_per_rater": 1.0, "min_raters": 1, "max_per_minute": 10_000},
         "train": {
             "max_steps": 40,
             "batch_size": 16,

@@ -37,10 +37,41 @@ def test_even_voices_say_nothing() -> None:
     assert judged(make_row(), [said(), said(value_bool=False)]) is None
 
 
-def test_a_users_correction_is_not_taught_but_counts_as_a_rejection() -> None:
+def test_a_users_correction_is_a_suggestion_and_says_nothing_of_itself() -> None:
     row = judged(make_row(), [fixed("DROP TABLE orders", author="end_user")])
     assert row is not None
-    assert (row.kind, row.target) == ("rejected", None)
+    assert (row.dropped_reason, row.target) == ("suggestion", None)
+    row = judged(make_row(), [said(), fixed("DROP TABLE orders", author="end_user")])
+    assert row is not None
+    assert (row.kind, row.dropped_reason) == ("accepted", None)
+
+
+def test_nobody_who_is_quarantined_is_heard() -> None:
+    row = judged(make_row(), [said(weight=0.0, quarantined="rate")])
+    assert row is not None
+    assert row.dropped_reason == "quarantined_rate"
+    row = judged(make_row(), [said(weight=0.0, quarantined="rate"), said(value_bool=False)])
+    assert row is not None
+    assert (row.kind, row.dropped_reason) == ("rejected", None)
+
+
+def test_stars_are_taught_as_they_are_counted() -> None:
+    def given(stars: float) -> Any:
+        return judged(make_row(), [said(kind="scalar", name="stars", value_bool=None,
+                                        value_number=stars)])  # fmt: skip
+
+    assert (given(5).kind, given(4).kind, given(1).kind) == ("accepted", "accepted", "rejected")
+    assert (given(5).weight, given(4).weight, given(1).weight) == (1.0, 0.5, 1.0)
+    assert given(3) is None
+
+
+def test_an_experts_later_word_is_the_verdict() -> None:
+    row = judged(
+        make_row(completion="SELECT 1"),
+        [fixed("SELECT 2", author_id="ann"), said(author="expert", author_id="bob")],
+    )
+    assert row is not None
+    assert (row.kind, row.target) == ("accepted", "SELECT 1")
 
 
 def test_an_expert_outweighs_any_number_of_users() -> None:
