@@ -27,9 +27,10 @@ def read(path: Path) -> Grader:
     return parse(read_yaml(path), str(path))  # JSON is YAML
 
 
-def content_hash(*specs: BaseModel) -> str:
-    """Of definitions, defaults included: equal hashes give equal verdicts."""
-    content = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
+def content_hash(*specs: BaseModel | str) -> str:
+    """Of definitions, defaults included, and texts they use: equal hashes give equal verdicts."""
+    plain = [spec if isinstance(spec, str) else spec.model_dump(mode="json") for spec in specs]
+    content = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -1,87 +1,123 @@
-"""How similar two texts are, 0 to 1, on white-space tokens with case folded.
+"""How similar two texts are, 0 to 1, by the libraries everybody compares with.
 
-`cosine` needs an embedding model and `meteor` a thesaurus: neither is here.
+- `bleu`: sacrebleu's sentence BLEU (13a tokens, effective order). `gleu`, `meteor`: nltk, on words
+  with case folded; METEOR without WordNet: equal words and stems match, synonyms do not.
+- `rouge_*`: F1 of rouge-score, on words of any script with case folded. `fuzzy_match`: rapidfuzz's
+  ratio.
+- `cosine` needs an embedding model and is asked for elsewhere (`judge/embeddings.py`).
+- The time of each is bounded: texts past `MAX_CHARACTERS` or `max_words` are not compared.
+
+The libraries are imported when a metric is first used: nltk alone takes seconds.
 """
 
-import math
-from collections import Counter
+import functools
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rapidfuzz import fuzz
+from everlearn.errors import GraderError
 
-Metric = Callable[[str, str], float]
-Tokens = Sequence[str]
+MAX_CHARACTERS = 100_000
+_WORD = re.compile(r"\w+")
+
+Function = Callable[[str, str], float]
 
 
-def _tokens(text: str) -> list[str]:
+@dataclass(frozen=True)
+class Metric:
+    """One metric; `load` imports its library."""
+
+    name: str
+    load: Callable[[], Function]
+    max_words: int = MAX_CHARACTERS
+    """Fewer where the time grows with the product of both lengths."""
+
+    def __call__(self, text: str, reference: str) -> float:
+        """The similarity; GraderError for texts that are too long to compare."""
+        if not self._fits(reference):
+            raise GraderError(f"{self.name}: the reference is too long to compare")
+        if not self._fits(text):
+            if len(text) > 4 * len(reference):
+                return 0.0
+            raise GraderError(f"{self.name}: the text is too long to compare")
+        if not text.strip() or not reference.strip():
+            return float(text.strip() == reference.strip())
+        return min(1.0, max(0.0, self.load()(text, reference)))
+
+    def _fits(self, text: str) -> bool:
+        return len(text) <= MAX_CHARACTERS and (
+            len(text) <= self.max_words or len(text.split()) <= self.max_words
+        )
+
+
+def _words(text: str) -> list[str]:
     return text.casefold().split()
 
 
-def _grams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+@functools.cache
+def _fuzzy() -> Function:
+    from rapidfuzz import fuzz
+
+    return lambda text, reference: float(fuzz.ratio(text, reference)) / 100
 
 
-def _f1(overlap: float, candidate: int, reference: int) -> float:
-    return 2 * overlap / (candidate + reference) if candidate + reference else 0.0
+@functools.cache
+def _bleu() -> Function:
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(effective_order=True)
+    return lambda text, reference: float(bleu.sentence_score(text, [reference]).score) / 100
 
 
-def fuzzy_match(candidate: str, reference: str) -> float:
-    """Share of characters kept by the cheapest edit."""
-    return float(fuzz.ratio(candidate, reference)) / 100
+@functools.cache
+def _gleu() -> Function:
+    from nltk.translate.gleu_score import sentence_gleu
+
+    return lambda text, reference: float(sentence_gleu([_words(reference)], _words(text)))
 
 
-def rouge_n(n: int) -> Metric:
-    """F1 of the n-grams that both texts share."""
+class _NoSynonyms:
+    """Stands in for WordNet, which is a download."""
 
-    def metric(candidate: str, reference: str) -> float:
-        ours, theirs = _grams(_tokens(candidate), n), _grams(_tokens(reference), n)
-        return _f1((ours & theirs).total(), ours.total(), theirs.total())
-
-    return metric
+    def synsets(self, word: str) -> Sequence[Any]:
+        return ()
 
 
-def rouge_l(candidate: str, reference: str) -> float:
-    """F1 of the longest common subsequence of tokens."""
-    ours, theirs = _tokens(candidate), _tokens(reference)
-    row = [0] * (len(theirs) + 1)
-    for token in ours:
-        diagonal = 0
-        for column, other in enumerate(theirs, 1):
-            above = row[column]
-            row[column] = diagonal + 1 if token == other else max(above, row[column - 1])
-            diagonal = above
-    return _f1(row[-1], len(ours), len(theirs))
+@functools.cache
+def _meteor() -> Function:
+    from nltk.translate.meteor_score import single_meteor_score
+
+    def meteor(text: str, reference: str) -> float:
+        words = (_words(reference), _words(text))
+        return float(single_meteor_score(*words, wordnet=_NoSynonyms()))
+
+    return meteor
 
 
-def _clipped(candidate: str, reference: str) -> list[tuple[int, int, int]]:
-    """Per order 1 to 4: n-grams shared, of the candidate, of the reference."""
-    ours, theirs = _tokens(candidate), _tokens(reference)
-    grams = [(_grams(ours, n), _grams(theirs, n)) for n in range(1, 5)]
-    return [((a & b).total(), a.total(), b.total()) for a, b in grams]
+class _Words:
+    """Of any script: the library's own tokenizer knows a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.casefold())
 
 
-def bleu(candidate: str, reference: str) -> float:
-    """Sentence BLEU-4: mean precision (add-one above order 1) times the brevity penalty."""
-    counts = _clipped(candidate, reference)
-    shared, total, wanted = counts[0]
-    if not shared:
-        return 0.0
-    logs = [math.log(shared / total)]
-    logs += [math.log((hit + 1) / (size + 1)) for hit, size, _ in counts[1:]]
-    return min(1.0, math.exp(1 - wanted / total)) * math.exp(sum(logs) / 4)
+@functools.cache
+def _rouge(kind: str) -> Function:
+    from rouge_score.rouge_scorer import RougeScorer
 
-
-def gleu(candidate: str, reference: str) -> float:
-    """The smaller of precision and recall over all n-grams of orders 1 to 4."""
-    counts = _clipped(candidate, reference)
-    shared, ours, theirs = (sum(column) for column in zip(*counts, strict=True))
-    return shared / max(ours, theirs) if max(ours, theirs) else 0.0
+    scorer = RougeScorer([kind], tokenizer=_Words())
+    return lambda text, reference: float(scorer.score(reference, text)[kind].fmeasure)
 
 
 METRICS: dict[str, Metric] = {
-    "fuzzy_match": fuzzy_match,
-    "bleu": bleu,
-    "gleu": gleu,
-    **{f"rouge_{n}": rouge_n(n) for n in range(1, 6)},
-    "rouge_l": rouge_l,
+    metric.name: metric
+    for metric in (
+        Metric("fuzzy_match", _fuzzy),
+        Metric("bleu", _bleu),
+        Metric("gleu", _gleu),
+        Metric("meteor", _meteor, max_words=3_000),
+        *(Metric(f"rouge_{n}", functools.partial(_rouge, f"rouge{n}")) for n in range(1, 6)),
+        Metric("rouge_l", functools.partial(_rouge, "rougeL"), max_words=2_000),
+    )
 }

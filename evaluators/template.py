@@ -11,9 +11,13 @@ from typing import Any
 from evaluators.types import Item, Sample
 from everlearn.errors import ConfigError, GraderError
 
-_FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PATH = re.compile(r"^(item|sample)((?:\.[\w-]+|\[[0-9]+\])+)$")
 _STEP = re.compile(r"\.([\w-]+)|\[([0-9]+)\]")
+_INDEX = re.compile(r"[0-9]{1,9}$")
+MAX_TEMPLATE = 1 << 18
+"""Characters of a template."""
+MAX_RENDERED = 1 << 22
+"""Characters of what it becomes."""
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 
@@ -26,12 +30,16 @@ class Template:
 
     def __init__(self, text: str, where: str) -> None:
         """Parse; ConfigError naming `where` on a bad placeholder."""
-        parts = _FIELD.split(text)
-        self._literals = parts[::2]
-        self._paths = [_parse(path.strip(), where) for path in parts[1::2]]
-        stray = next((part for part in self._literals if "{{" in part), None)
-        if stray is not None:
-            raise ConfigError(f"{where}: a {{{{ without }}}} in {text!r}")
+        if len(text) > MAX_TEMPLATE:
+            raise ConfigError(f"{where}: {len(text)} characters; at most {MAX_TEMPLATE}")
+        first, *fields = text.split("{{")
+        self._literals, self._paths = [first], []
+        for field in fields:
+            path, closed, literal = field.partition("}}")
+            if not closed:
+                raise ConfigError(f"{where}: a {{{{ without }}}} in {text!r:.200}")
+            self._paths.append(_parse(path.strip(), where))
+            self._literals.append(literal)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,10 +47,13 @@ class Template:
 
     def render(self, sample: Sample, item: Item) -> str:
         """The text with every placeholder filled; Unknown when one is not known."""
-        texts = [self._literals[0]]
+        texts, size = [self._literals[0]], 0
         for path, literal in zip(self._paths, self._literals[1:], strict=True):
-            texts.append(_text(_lookup(path, sample, item)))
-            texts.append(literal)
+            text = _text(_lookup(path, sample, item))
+            size += len(text)
+            if size > MAX_RENDERED:
+                raise GraderError(f"{_written(path)}: more than {MAX_RENDERED} characters to grade")
+            texts += (text, literal)
         return "".join(texts)
 
 
@@ -76,7 +87,7 @@ def _lookup(path: tuple[str, ...], sample: Sample, item: Item) -> Any:
 def _step(value: Any, step: str) -> Any:
     if isinstance(value, Mapping):
         return value.get(step)
-    if isinstance(value, Sequence) and not isinstance(value, str) and step.isdecimal():
+    if isinstance(value, Sequence) and not isinstance(value, str) and _INDEX.match(step):
         return value[int(step)] if int(step) < len(value) else None
     return None
 

@@ -5,7 +5,6 @@ and why its default.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from everlearn import regex
 from everlearn.errors import ConfigError
 
 
@@ -148,16 +148,14 @@ class Capture(Section):
     """Whether the logprobs of sampled tokens are asked for where the upstream is of kind vllm; what
     the client did not ask for is taken out of its answer. Ten times the bytes of token ids."""
     mask: tuple[str, ...] = ()
-    """Regular expressions; matches are replaced by [masked] before the first write."""
+    """Regular expressions; matches are replaced by [masked] before the first write. They are
+    searched in linear time: no backreferences, no lookaround."""
 
     @field_validator("mask")
     @classmethod
     def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+            regex.compile(pattern)
         return patterns
 
 

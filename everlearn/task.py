@@ -10,11 +10,39 @@ from everlearn.errors import ConfigError, NotFound
 from everlearn.opinion import Scale
 
 
+class TextPart(Section):
+    """Text of a message."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    prompt_cache_breakpoint: Any = None
+    """Accepted for compatibility."""
+
+
+class ImagePart(Section):
+    """A picture in a message: part of the format, shown to no judge."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: str | None = None
+
+
+class AudioPart(Section):
+    """Sound in a message: part of the format, played to no judge."""
+
+    type: Literal["input_audio"]
+    input_audio: dict[str, Any]
+
+
+Part = str | Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
+
+
 class Message(Section):
     """One templated chat message of a model grader."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: Part | tuple[Part, ...]
+    type: Literal["message"] | None = None
 
 
 class StringCheck(Section):
@@ -39,6 +67,14 @@ class TextSimilarity(Section):
         "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
         "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
     ]  # fmt: skip
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    embedding_model: str | None = None
+    """Of cosine: the model asked at the upstream's /v1/embeddings; without it unscored."""
+    upstream: str | None = None
+    """Upstream of the config that serves it; default: the service's default upstream."""
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Of cosine."""
 
 
 class SamplingParams(Section):
@@ -60,10 +96,17 @@ class ScoreModel(Section):
     input: tuple[Message, ...]
     range: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest score; a verdict outside is unscored."""
-    sampling_params: SamplingParams = SamplingParams()
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    sampling_params: SamplingParams | None = None
     upstream: str | None = None
     """Upstream of the config that serves the judge; default: the service's default upstream."""
     timeout_seconds: float = Field(60.0, gt=0)
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _default(cls, range: Any) -> Any:
+        return (0.0, 1.0) if range is None else range
 
 
 class LabelModel(Section):
@@ -75,7 +118,7 @@ class LabelModel(Section):
     input: tuple[Message, ...]
     labels: tuple[str, ...]
     passing_labels: tuple[str, ...]
-    sampling_params: SamplingParams = SamplingParams()
+    sampling_params: SamplingParams | None = None
     upstream: str | None = None
     timeout_seconds: float = Field(60.0, gt=0)
 
@@ -86,6 +129,8 @@ class PythonGrader(Section):
     type: Literal["python"]
     name: str
     source: str
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
     image_tag: str | None = None
     """Accepted for compatibility; the sandbox is a child process."""
     timeout_seconds: float = Field(10.0, gt=0)
@@ -147,7 +192,15 @@ class Multi(Section):
     calculate_output: str
     """The formula, over names of graders."""
     graders: "dict[str, Grader]" = {}
-    """By name; empty: the task's graders of the names in the formula."""
+    """By name; empty: the task's graders of the names in the formula. A single grader stands for
+    itself, by its own name."""
+
+    @field_validator("graders", mode="before")
+    @classmethod
+    def _single(cls, graders: Any) -> Any:
+        if isinstance(graders, dict) and isinstance(graders.get("type"), str):
+            return {graders.get("name"): graders}
+        return graders
 
 
 Grader = Annotated[

@@ -5,18 +5,20 @@
   replaced in the body as it was sent; every other byte stays.
 - The pieces of a streamed text are joined first, so that no match hides in the cut between two.
 - What spells a masked text once more, token by token, goes with it.
-- What cannot be read as text cannot be searched, and is not kept.
+- What cannot be read as text cannot be searched, and is not kept; nor is what would take more than
+  time in proportion to its length: too many matches, escapes within escapes without end.
 - An identifier with a match is left out: masked ones would join what does not belong together.
 """
 
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from everlearn import regex
 from everlearn.events import Completion, Event, Feedback
 from gateway.http.sse import Events
 
@@ -30,19 +32,29 @@ _ESCAPE = re.compile(
 _ESCAPES = re.compile(rf'(?:{_ESCAPE.pattern}[^\\"]*){{1,1000}}')
 """Many at once, because a call for each would take seconds on a body that is made of them."""
 _STRING_OR_NUMBER = re.compile(
-    r'"[^"\\]*(?:\\.[^"\\]*)*"|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)', re.DOTALL
+    r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)', re.DOTALL
 )
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+MAX_MATCHES = 10_000
+"""Of a pattern in one text: each search may read on to the text's end."""
+MAX_LEVELS = 32
+"""Of escapes within escapes."""
 _DECODER = json.JSONDecoder(strict=False)
 
 Span = tuple[int, int]
+
+
+class _Unsearchable(Exception):
+    """A text that cannot be searched in bounded time."""
 
 
 class Masker:
     """Masks by regular expressions."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = [re.compile(pattern) for pattern in patterns]
+        self._patterns = [regex.compile(pattern) for pattern in patterns]
 
     def event(self, event: Event) -> Event:
         """The event without what must not be kept."""
@@ -145,24 +157,45 @@ class Masker:
 
     def _spans(self, text: str) -> list[Span]:
         """What matches cover of the text, in order, apart from each other."""
-        return _merged(self._found(text))
+        try:
+            return _merged(self._found(text, MAX_LEVELS))
+        except _Unsearchable:
+            return [(0, len(text))]
 
-    def _found(self, text: str) -> list[Span]:
-        found = [
-            match.span()
-            for pattern in self._patterns
-            for match in pattern.finditer(text)
-            if match.end() > match.start()
-        ]
+    def _found(self, text: str, levels: int) -> list[Span]:
+        whole = _whole_characters(text)
+        found = [span for pattern in self._patterns for span in _matches(pattern, whole)]
         undone = _ESCAPES.sub(_undone, text) if "\\" in text else text
         if undone == text:
             return found
-        deeper = self._found(undone)
+        if levels == 0:
+            raise _Unsearchable
+        deeper = self._found(undone, levels - 1)
         if not found and not deeper:
             return found
         escapes = _Escapes(text)
         found = [escapes.whole(*span) for span in found]
         return found + [(escapes.origin(start), escapes.origin(end)) for start, end in deeper]
+
+
+def _matches(pattern: regex.Pattern, text: str) -> Iterator[Span]:
+    for count, match in enumerate(pattern.finditer(text)):
+        if count == MAX_MATCHES:
+            raise _Unsearchable
+        start, end = match.span()
+        if end > start:
+            yield start, end
+
+
+def _whole_characters(text: str) -> str:
+    """Of the same length; half a surrogate pair, which an escape may say, is no character."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _HALF.sub("\ufffd", text)
+    return text
 
 
 def without_tokens(node: Any) -> bool:

@@ -68,7 +68,7 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case StringCheck():
             return string_check.StringCheckGrader(spec)
         case TextSimilarity():
-            return text_similarity.TextSimilarityGrader(spec)
+            return text_similarity.TextSimilarityGrader(spec, service)
         case JsonSchema():
             return json_schema.JsonSchemaGrader(spec)
         case Execution():

@@ -1,7 +1,7 @@
 """What every grader has: a name, a version, nothing to release unless it says so."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from evaluators.definition import content_hash
 from evaluators.template import Template
@@ -34,6 +34,13 @@ class Base(ABC, Generic[Spec]):
 
     async def aclose(self) -> None:
         """Nothing to release."""
+
+    def passed(self, value: float, **more: Any) -> Score:
+        """The score, labelled by `pass_threshold` where the definition has one."""
+        threshold = getattr(self.spec, "pass_threshold", None)
+        if threshold is None:
+            return Score(value, **more)
+        return Score(value, label="pass" if value >= threshold else "fail", **more)
 
     def template(self, text: str, key: str) -> Template:
         """Parse a template of this grader and note what it reads."""

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TypeVar
 
+from evaluators.definition import content_hash
 from evaluators.graders.base import Base
 from evaluators.judge.client import Judge
 from evaluators.judge.verdict import read_label, read_score
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import ConfigError
-from everlearn.task import LabelModel, ScoreModel
+from everlearn.task import LabelModel, Message, ScoreModel, TextPart
 
 _PROMPTS = Path(__file__).resolve().parent.parent / "judge"
 _REASON = {"type": "string"}
@@ -27,10 +28,11 @@ class _ModelGrader(Base[Spec]):
         if not spec.input:
             raise ConfigError(f"grader {spec.name}: input = []: a judge needs a message")
         self._messages = [
-            (message.role, self.template(message.content, f"input[{index}]"))
+            (message.role, self.template(_text(spec, index, message), f"input[{index}]"))
             for index, message in enumerate(spec.input)
         ]
         self._instruction = instruction
+        self.version = content_hash(spec, instruction)
         self._judge = Judge(spec, service)
 
     async def aclose(self) -> None:
@@ -65,7 +67,7 @@ class ScoreModelGrader(_ModelGrader[ScoreModel]):
         }
         answer = await self._judge.ask(self._render(sample, item), _schema("score", number))
         value, reason = read_score(answer.text, *self.spec.range)
-        return Score(value, reason=reason, cost=answer.cost)
+        return self.passed(value, reason=reason, cost=answer.cost)
 
 
 class LabelModelGrader(_ModelGrader[LabelModel]):
@@ -88,6 +90,20 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
         given, reason = read_label(answer.text, self.spec.labels)
         value = float(given in self.spec.passing_labels)
         return Score(value, label=given, reason=reason, cost=answer.cost)
+
+
+def _text(spec: ScoreModel | LabelModel, index: int, message: Message) -> str:
+    """The message as one text, parts apart by a line; ConfigError for what is no text."""
+    content = message.content
+    parts = content if isinstance(content, tuple) else (content,)
+    texts = []
+    for part in parts:
+        if not isinstance(part, str | TextPart):
+            raise ConfigError(
+                f"grader {spec.name}: input[{index}]: {part.type}: only text is shown to a judge"
+            )
+        texts.append(part if isinstance(part, str) else part.text)
+    return "\n".join(texts)
 
 
 def _schema(key: str, value: dict[str, object]) -> dict[str, object]:

@@ -41,7 +41,7 @@ class PythonGrader(Base[PythonSpec]):
         reply = await sandbox().ask(self._child, request, wall_seconds + START_SECONDS)
         if "value" not in reply:
             raise GraderError(str(reply.get("error")))
-        return Score(reply["value"])
+        return self.passed(reply["value"])
 
 
 def _check_source(spec: PythonSpec) -> None:

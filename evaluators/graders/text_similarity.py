@@ -1,26 +1,40 @@
 """`text_similarity`: how similar two texts are, 0 to 1."""
 
+import asyncio
+
 from evaluators.graders.base import Base
+from evaluators.judge.embeddings import Cosine
 from evaluators.similarity import METRICS
 from evaluators.types import Item, Sample, Score
-from everlearn.errors import ConfigError
+from everlearn.config import Service
 from everlearn.task import TextSimilarity
+
+AT_ONCE = 2_000
+"""Characters compared on the spot; more, or a library's first import, go to a thread."""
 
 
 class TextSimilarityGrader(Base[TextSimilarity]):
     """Applies one metric to the rendered texts."""
 
-    def __init__(self, spec: TextSimilarity) -> None:
+    def __init__(self, spec: TextSimilarity, service: Service | None) -> None:
         super().__init__(spec)
-        if spec.evaluation_metric not in METRICS:
-            raise ConfigError(
-                f"grader {spec.name}: evaluation_metric = {spec.evaluation_metric!r}: "
-                f"not supported; there are: {', '.join(METRICS)}"
-            )
-        self._metric = METRICS[spec.evaluation_metric]
+        self._metric = METRICS.get(spec.evaluation_metric)
+        self._cosine = Cosine(spec, service)
+        self._loaded = False
+        self.slow = self._metric is None
         self._input = self.template(spec.input, "input")
         self._reference = self.template(spec.reference, "reference")
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         text, reference = self._input.render(sample, item), self._reference.render(sample, item)
-        return Score(self._metric(text, reference))
+        if self._metric is None:
+            value = await self._cosine(text, reference)
+        elif self._loaded and len(text) + len(reference) <= AT_ONCE:
+            value = self._metric(text, reference)
+        else:
+            value = await asyncio.to_thread(self._metric, text, reference)
+            self._loaded = True
+        return self.passed(value)
+
+    async def aclose(self) -> None:
+        await self._cosine.aclose()

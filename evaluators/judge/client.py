@@ -1,24 +1,25 @@
-"""Asks a judge model at an OpenAI-compatible address; every failure is a GraderError.
+"""Asks a judge model; every failure is a GraderError.
 
-The key comes from the environment variable that the upstream names and is in no message.
+What the verdict looks like is said in words and, where the server takes one, as a JSON schema. A
+server that refuses the schema is asked with less of it - without bounds, then without any - and
+what it took is remembered for as long as this process runs.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import httpx
-
-from everlearn import tls
-from everlearn.config import Service, Upstream
-from everlearn.errors import ConfigError, GraderError
+from evaluators.judge.connection import Connection, Refused, upstream_of
+from everlearn.config import Service
+from everlearn.errors import GraderError
 from everlearn.task import LabelModel, ScoreModel
 
-ATTEMPTS = 3
-BACKOFF_SECONDS = 0.2
-_RETRIED = {408, 409, 429, 500, 502, 503, 504}
+_BOUNDS = ("minimum", "maximum")
+_FORMS = 3
+"""With the schema, with the schema without bounds, without."""
+_TAKEN: dict[tuple[str, str], int] = {}
+"""The form that a judge took, by address and model."""
 
 
 class Answer(NamedTuple):
@@ -33,17 +34,18 @@ class Judge:
 
     def __init__(self, spec: ScoreModel | LabelModel, service: Service | None) -> None:
         self._spec = spec
-        self._upstream = None if service is None else _upstream(spec, service)
-        self._client: httpx.AsyncClient | None = None
+        where = f"grader {spec.name}"
+        upstream = None if service is None else upstream_of(spec.upstream, service, where)
+        self._connection = Connection(upstream, spec.timeout_seconds, "the judge")
 
     async def ask(
-        self, messages: Sequence[dict[str, str]], response_schema: dict[str, Any]
+        self, messages: Sequence[dict[str, str]], response_schema: Mapping[str, Any]
     ) -> Answer:
         """The judge's text within `timeout_seconds`, retries included."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._spec.timeout_seconds):
-                body = await self._post(self._body(messages, response_schema))
+                body = await self._asked(messages, response_schema)
         except TimeoutError as error:
             raise GraderError(
                 f"the judge gave no answer in {self._spec.timeout_seconds:g} s"
@@ -53,82 +55,51 @@ class Judge:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._connection.aclose()
 
-    def _body(
-        self, messages: Sequence[dict[str, str]], response_schema: dict[str, Any]
+    async def _asked(
+        self, messages: Sequence[dict[str, str]], schema: Mapping[str, Any]
     ) -> dict[str, Any]:
-        sampling = self._spec.sampling_params.model_dump(exclude_none=True)
+        upstream = self._connection.upstream
+        who = (upstream.base_url if upstream else "", self._spec.model)
+        refused: Refused | None = None
+        for form in range(_TAKEN.get(who, 0), _FORMS):
+            body = self._body(messages, _format(schema, form))
+            try:
+                answer = await self._connection.post("/chat/completions", body)
+            except Refused as error:
+                refused = refused or error  # the first says what it is about
+                continue
+            _TAKEN[who] = form
+            return answer
+        assert refused is not None
+        raise refused
+
+    def _body(self, messages: Sequence[dict[str, str]], form: dict[str, Any]) -> dict[str, Any]:
+        sampling = {}
+        if self._spec.sampling_params is not None:
+            sampling = self._spec.sampling_params.model_dump(exclude_none=True)
         if "max_completions_tokens" in sampling:
-            vllm = self._upstream is not None and self._upstream.kind == "vllm"
+            upstream = self._connection.upstream
+            vllm = upstream is not None and upstream.kind == "vllm"
             key = "max_tokens" if vllm else "max_completion_tokens"
             sampling[key] = sampling.pop("max_completions_tokens")
-        schema = {"name": "verdict", "strict": True, "schema": response_schema}
-        return {
-            "model": self._spec.model,
-            "messages": list(messages),
-            "response_format": {"type": "json_schema", "json_schema": schema},
-            **sampling,
+        return {"model": self._spec.model, "messages": list(messages), **form, **sampling}
+
+
+def _format(schema: Mapping[str, Any], form: int) -> dict[str, Any]:
+    if form == _FORMS - 1:
+        return {}
+    if form:
+        schema = {
+            **schema,
+            "properties": {
+                name: {key: value for key, value in each.items() if key not in _BOUNDS}
+                for name, each in schema["properties"].items()
+            },
         }
-
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
-            try:
-                response = await self._connected().post("/chat/completions", json=body)
-            except httpx.HTTPError as error:
-                problem = f"the judge could not be reached: {type(error).__name__}"
-                continue
-            if response.status_code not in _RETRIED:
-                return _json(response)
-            problem = f"the judge answered {response.status_code}"
-        raise GraderError(f"{problem}, {ATTEMPTS} times")
-
-    def _connected(self) -> httpx.AsyncClient:
-        if self._upstream is None:
-            raise GraderError("no config names the judge's upstream")
-        if self._client is None:
-            headers = {}
-            if self._upstream.api_key_env is not None:
-                key = os.environ.get(self._upstream.api_key_env)
-                if not key:
-                    raise GraderError(f"${self._upstream.api_key_env} is not set")
-                headers["authorization"] = f"Bearer {key}"
-            timeout = httpx.Timeout(
-                self._spec.timeout_seconds, connect=self._upstream.connect_timeout_seconds
-            )
-            self._client = httpx.AsyncClient(
-                base_url=self._upstream.base_url,
-                headers=headers,
-                timeout=timeout,
-                verify=tls.verify(self._upstream),
-            )
-        return self._client
-
-
-def _upstream(spec: ScoreModel | LabelModel, service: Service) -> Upstream:
-    name = spec.upstream or service.default_upstream
-    if name is None or name not in service.upstreams:
-        known = ", ".join(sorted(service.upstreams)) or "none is configured"
-        raise ConfigError(
-            f"grader {spec.name}: upstream = {name!r}: not an upstream of the config: {known}"
-        )
-    return service.upstreams[name]
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    if response.status_code != 200:
-        raise GraderError(f"the judge answered {response.status_code}")
-    try:
-        body = response.json()
-    except ValueError as error:
-        raise GraderError("the judge's server did not answer JSON") from error
-    if not isinstance(body, dict):
-        raise GraderError("the judge's server did not answer a completion")
-    return body
+    named = {"name": "verdict", "strict": True, "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 def _content(body: dict[str, Any]) -> str:

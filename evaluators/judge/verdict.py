@@ -8,13 +8,14 @@ from typing import Any
 
 from everlearn.errors import GraderError
 
+_THINK, _THOUGHT = "<think>", "</think>"
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
 _NUMBER = re.compile(r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$")
 
 
 def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:
     """The number of `{"score": 0.5, "reason": "..."}` or `0.5`, and the reason."""
-    plain = text.strip()
+    plain = _spoken(text)
     number: Any
     if _NUMBER.match(plain):
         number, reason = float(plain), None
@@ -30,7 +31,7 @@ def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:
 
 def read_label(text: str, labels: Sequence[str]) -> tuple[str, str | None]:
     """The label of `{"label": "good", "reason": "..."}` or `good`, and the reason."""
-    plain = text.strip()
+    plain = _spoken(text)
     if plain in labels:
         return plain, None
     verdict = _object(plain)
@@ -38,6 +39,18 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str, str | None]:
     if label not in labels:
         raise GraderError(f"the judge's label {label!r:.80} is none of {', '.join(labels)}")
     return str(label), _reason(verdict)
+
+
+def _spoken(text: str) -> str:
+    """Without the thinking before it: `<think>...</think>`, whose opening may be in the prompt."""
+    plain = text.strip()
+    if plain.startswith(_THINK):
+        thought, ended, plain = plain.rpartition(_THOUGHT)
+        if not ended:
+            raise GraderError(f"the judge's answer ended while it was thinking: {_short(thought)}")
+    elif plain.count(_THOUGHT) == 1:
+        plain = plain.partition(_THOUGHT)[2]
+    return plain.strip()
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def judge_server() -> Iterator[JudgeServer]:
     """Runs until the block ends."""
     judge, app = JudgeServer(), FastAPI()
 
+    @app.post("/v1/embeddings")
     @app.post("/v1/chat/completions")
     def complete(request: Request, body: dict[str, Any]) -> Response:
         judge.requests.append(body)

@@ -1,5 +1,7 @@
 """Formulas compute; nothing else in them compiles."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,35 @@ def test_the_graders_it_reads_are_its_names_and_no_functions() -> None:
 def test_anything_else_does_not_compile(text: str) -> None:
     with pytest.raises(ConfigError, match="grader g"):
         Formula(text, "grader g")
+
+
+def test_a_name_of_any_characters_stands_in_backquotes() -> None:
+    text = "0.5 * `exact match!` + `größe-1` / `exact match!`"
+    formula = Formula(text, "g")
+    assert formula.names == ("exact match!", "größe-1")
+    assert formula.evaluate({"exact match!": 0.5, "größe-1": 1.0}) == 2.25
+
+
+@pytest.mark.parametrize("text", ["exact match", "`open", "if + 1"])
+def test_a_name_that_is_no_plain_word_is_refused_with_the_way_out(text: str) -> None:
+    with pytest.raises(ConfigError, match="stands in backquotes"):
+        Formula(text, "g")
+
+
+@pytest.mark.parametrize(
+    "text", ["9^9^9", "2^4000000 * a", "exp(exp(exp(9)))", "(-8)^0.5", "1e308 * 10 + a"]
+)
+def test_numbers_do_not_grow(text: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(GraderError):
+        value(text, a=1.0)
+    assert time.perf_counter() - started < 0.1
+
+
+@pytest.mark.parametrize("text", ["a" + "+a" * 2000, "(" * 100 + "a" + ")" * 100 + "^2" * 60])
+def test_a_formula_that_is_too_long_or_deep_does_not_compile(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"at most|deeper|not a formula"):
+        Formula(text, "g")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ async def ask(folder: Path, address: str, **spec: Any) -> Score:
         ("1", 1.0),
         (" 0.25\n", 0.25),
         ('```json\n{"score": 1}\n```', 1.0),
+        ('<think>\nis {"score": 0} fair?\n</think>\n{"score": 1}', 1.0),
+        ('so {"score": 0}?\n</think>\n\n{"score": 1}', 1.0),
     ],
 )
 async def test_a_plain_verdict_is_a_score(
@@ -73,7 +75,9 @@ async def test_a_plain_verdict_is_a_score(
     "content",
     ["good", "", "0.5 points", "1.5", "-0.1", "NaN", '{"score": NaN}', '{"score": 1e999}',
      '{"score": "1"}', '{"score": true}', '{"score": null}', '{"value": 1}', "[1]", '{"score": 2}',
-     "Score: 1", '{"score": 1} {"score": 0}', "inf", "१"],
+     "Score: 1", '{"score": 1} {"score": 0}',
+     '<think>{"score": 1}', '<think>so</think> I say {"score": 1}',
+     'he wrote </think>{"score": 1} and </think>{"score": 1}', "inf", "१"],
 )  # fmt: skip
 async def test_anything_else_is_unscored(tmp_path: Path, judge: JudgeServer, content: str) -> None:
     judge.answer = says(content)
@@ -103,6 +107,33 @@ async def test_a_server_that_fails_is_unscored(
     found = await ask(tmp_path, judge.address)
     assert found.value is None
     assert error in (found.error or "")
+
+
+async def test_the_servers_own_words_are_in_the_reason(tmp_path: Path, judge: JudgeServer) -> None:
+    judge.answer = answers(400, '{"error": {"message": "context length is 8"}}')
+    found = await ask(tmp_path, judge.address)
+    assert found.error == "the judge answered 400: context length is 8"
+
+
+async def test_a_server_that_refuses_the_schema_is_asked_without_it_and_that_is_remembered(
+    tmp_path: Path, judge: JudgeServer
+) -> None:
+    def refuses(what: str) -> Any:
+        def answer(body: dict[str, Any]) -> Any:
+            if what in str(body.get("response_format")):
+                return answers(400, '{"error": {"message": "no such response_format"}}')(body)
+            return says('{"score": 0.5, "reason": "so"}')(body)
+
+        return answer
+
+    for what, model, asked in (("json_schema", "plain", 3), ("minimum", "boundless", 2)):
+        judge.requests.clear()
+        judge.answer = refuses(what)
+        for _ in range(2):
+            assert (await ask(tmp_path, judge.address, model=model)).value == 0.5
+        assert len(judge.requests) == asked + 1
+    schema = judge.requests[-1]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["score"] == {"type": "number"}
 
 
 async def test_a_server_that_recovers_is_asked_again(tmp_path: Path, judge: JudgeServer) -> None:
@@ -184,6 +215,13 @@ async def test_a_label_counts_only_when_it_is_one_of_them(
     ("spec", "reason"),
     [
         ({"type": "score_model", "input": []}, "a judge needs a message"),
+        (
+            {
+                "type": "score_model",
+                "input": [{"role": "user", "content": {"type": "input_image", "image_url": "x"}}],
+            },
+            "input_image: only text is shown to a judge",
+        ),
         ({"type": "score_model", "input": INPUT, "range": [1, 0]}, "low is below high"),
         ({"type": "score_model", "input": INPUT, "upstream": "nobody"}, "not an upstream"),
         (
