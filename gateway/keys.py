@@ -136,10 +136,12 @@ class Keyring:
         """Whether anybody can be let in."""
         return self._read or bool(self._holders) or self._require is False
 
-    def take(self, stored: Sequence[Key], *, ever: bool, error: str | None = None) -> None:
-        """What the state store holds now; `ever` says whether it ever held a key. Keys that stay
-        keep what is left of their limits."""
-        self._read, self.error = True, error
+    def take(
+        self, stored: Sequence[Key], *, ever: bool, error: str | None = None, all_known: bool = True
+    ) -> None:
+        """What the state store holds now; `ever` says whether it ever held a key, `all_known`
+        whether it holds no others. Keys that stay keep what is left of their limits."""
+        self._read, self.error = all_known, error
         self._take(stored, ever)
 
     def holder(self, headers: Mapping[bytes, bytes]) -> Holder | None:

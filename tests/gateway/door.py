@@ -19,6 +19,8 @@ from gateway.worker import running
 from tests.builders import make_service
 
 CHAT = {"model": "text2sql", "messages": [{"role": "user", "content": "how many orders?"}]}
+ASKED = {**CHAT, "model": "base", "return_token_ids": True}
+"""The same as the upstream gets it."""
 BASE = ArmRoute(version="base", model="base")
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.http.client import Limits
 from gateway.upstream import Upstream
 from tests.gateway.backend import STREAM_HEAD, Call, answer, backend, chat_body, plain
-from tests.gateway.door import CHAT, Door, door
+from tests.gateway.door import ASKED, CHAT, Door, door
 from tests.gateway.raw import post, wire
 
 pytestmark = pytest.mark.anyio
@@ -200,7 +200,7 @@ async def test_a_chunked_body_is_taken_and_sent_on_whole(tmp_path: Path) -> None
         body = b"".join(b"%x\r\n%b\r\n" % (1, content[i : i + 1]) for i in range(len(content)))
         await line.send(post(body + b"0\r\n\r\n", "Transfer-Encoding: chunked"))
         assert (await line.answer())[0] == 200
-        assert upstream.calls[0].body == {**CHAT, "model": "base"}
+        assert upstream.calls[0].body == ASKED
         assert "transfer-encoding" not in upstream.calls[0].headers
 
 
@@ -260,7 +260,7 @@ async def test_an_upgrade_is_not_taken_up(tmp_path: Path, protocol: str) -> None
     ):
         await line.send(post(None, "connection: upgrade", f"upgrade: {protocol}"))
         assert (await line.answer())[0] == 200
-        assert upstream.calls[0].body == {**CHAT, "model": "base"}
+        assert upstream.calls[0].body == ASKED
         assert "upgrade" not in upstream.calls[0].headers
         await line.send(post())
         assert (await line.answer())[0] == 200
@@ -333,7 +333,8 @@ async def test_of_duplicate_keys_the_last_counts_here_and_upstream(tmp_path: Pat
         body = b'{"model": "other", "messages": [{"model": "x"}], "model": "text2sql", "n": 1}'
         got = await gate.client.post("/v1/chat/completions", content=body)
         assert got.headers["x-everlearn-task"] == "text2sql"
-        assert upstream.calls[0].raw == body.replace(b'"text2sql"', b'"base"')
+        expected = body.replace(b'"text2sql"', b'"base"')
+        assert upstream.calls[0].raw == expected.replace(b"{", b'{"return_token_ids":true,', 1)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -369,8 +370,8 @@ async def test_a_client_that_leaves_in_the_turn_in_which_its_stream_begins(
 
     send = Upstream.send
 
-    async def send_and_leave(self: Upstream, *arguments: Any) -> Any:
-        found = await send(self, *arguments)
+    async def send_and_leave(self: Upstream, *arguments: Any, **named: Any) -> Any:
+        found = await send(self, *arguments, **named)
         (client,) = gate.server.clients
         client.connection_lost(None)
         return found
