@@ -274,6 +274,10 @@ class Train(Section):
     """Optimizer steps per method."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step."""
+    reasoning: Literal["keep", "strip"] = "strip"
+    """Whether an answer's thinking is taught with it; stripped, only what follows it is."""
+    distil: bool = False
+    """Teach unjudged answers of a champion elsewhere that every grader with a verdict passes."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak, linear decay."""
     max_per_unit: int = Field(50, ge=1)

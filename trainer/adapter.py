@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.generate import answer_all
+from trainer.encode import template_hash
+from trainer.generate import answer_all, prompts_of
 from trainer.rows import Messages
 from trainer.workbench import Workbench
 
@@ -94,9 +95,9 @@ def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict
     result = []
     for messages in prompts:
         made = answer_all(model, tokenizer, [messages], PROBE_TOKENS).answers[0]
-        asked = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        (asked,) = prompts_of(model, tokenizer, [messages])
+        if asked is None or not made.token_ids:
+            continue
         ids = torch.tensor([[*asked, *made.token_ids]], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
@@ -112,11 +113,6 @@ def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict
             }
         )
     return result
-
-
-def template_hash(template: str) -> str:
-    """sha256 of the chat template that renders prompts."""
-    return hashlib.sha256(template.encode()).hexdigest()
 
 
 def _origin(bench: Workbench, method: str, digest: str) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def _usable(row: Row, must_pass: Sequence[str]) -> Row:
         return dropped(row, row.dropped_reason)
     if not row.trainable:
         return dropped(row, "no_consent")
-    if not row.messages or not row.answer.strip():
+    if row.forced is not None:
+        return dropped(row, "forced")
+    if not row.messages:
+        return dropped(row, "messages_unreadable")
+    if not row.answer.strip():
         return dropped(row, "no_answer")
     if row.weight <= 0:
         return dropped(row, "untrusted")
@@ -167,7 +171,7 @@ def _raters(row: Row) -> tuple[str, ...]:
 
 def _users_alone(row: Row) -> bool:
     """Whether strangers' feedback is all there is for it."""
-    return row.kind != "replay" and row.author != "expert"
+    return row.kind != "replay" and row.author not in ("expert", "grader")
 
 
 def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:

@@ -17,8 +17,8 @@ from typing import Any
 
 from everlearn.errors import InputError
 from everlearn.task import Task
-from trainer.generate import Answers, answer_all
-from trainer.rows import Messages, Row
+from trainer.generate import Answers, Asked, answer_all
+from trainer.rows import Row
 from trainer.workbench import Workbench
 
 Grade = Callable[[Sequence[Row], Sequence[str]], list[float | None]]
@@ -43,14 +43,18 @@ def examine(
 ) -> Exam:
     """Let the model answer all rows and grade the answers."""
     every = [*rows, *suite]
-    made = answer(model, bench, [row.messages for row in every])
-    scores = grade(every, [each.text for each in made.answers])
+    made = answer(model, bench, [row.conversation for row in every])
+    graded = grade(every, [each.text for each in made.answers])
+    # What the model was not asked is unscored, not wrong.
+    scores = [
+        score if each.token_ids else None for score, each in zip(graded, made.answers, strict=True)
+    ]
     lengths = [len(each.token_ids) for each in made.answers[: len(rows)]]
     cut = len(rows)
     return Exam(tuple(scores[:cut]), tuple(scores[cut:]), fmean(lengths) if lengths else 0.0)
 
 
-def answer(model: Any, bench: Workbench, prompts: Sequence[Messages]) -> Answers:
+def answer(model: Any, bench: Workbench, prompts: Sequence[Asked]) -> Answers:
     """Greedy answers, as long as the task trains them."""
     return answer_all(model, bench.tokenizer, prompts, bench.task.train.max_completion_tokens)
 
@@ -91,7 +95,7 @@ def _suite_row(path: Path, number: int, line: str) -> Row:
 
 
 def latency_ratio(
-    bench: Workbench, champion: Path | None, candidate: Path, prompts: Sequence[Messages]
+    bench: Workbench, champion: Path | None, candidate: Path, prompts: Sequence[Asked]
 ) -> float | None:
     """Candidate's seconds over the champion's for the same prompts.
 

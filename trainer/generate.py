@@ -1,11 +1,19 @@
-"""Greedy answers of a model to many prompts, in batches."""
+"""Greedy answers of a model to many prompts, in batches.
+
+A prompt that the template cannot hold has an empty answer of no tokens: nobody can say what the
+model would have said, and the others are answered.
+"""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from everlearn.chat import Unsupported, split_thinking
+from trainer.render import Conversation, Renderer
 from trainer.rows import Messages
+
+Asked = Conversation | Messages
 
 BATCH = 64
 
@@ -16,6 +24,9 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]
+
+
+UNANSWERED = Answer("", ())
 
 
 @dataclass(frozen=True)
@@ -31,21 +42,38 @@ class Answers:
         return sum(len(answer.token_ids) for answer in self.answers)
 
 
-def answer_all(model: Any, tokenizer: Any, prompts: Sequence[Messages], max_tokens: int) -> Answers:
+def answer_all(model: Any, tokenizer: Any, prompts: Sequence[Asked], max_tokens: int) -> Answers:
     """Greedy answers; prompts of similar length share a batch."""
     import torch
 
-    lengths = [sum(len(str(m.get("content"))) for m in messages) for messages in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: lengths[index])
+    ids = prompts_of(model, tokenizer, prompts)
+    known = {index: each for index, each in enumerate(ids) if each is not None}
+    order = sorted(known, key=lambda index: len(known[index]))
     found: dict[int, Answer] = {}
     started = time.monotonic()
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            made = _batch(model, tokenizer, [prompts[index] for index in batch], max_tokens)
+            made = _batch(model, tokenizer, [known[index] for index in batch], max_tokens)
             found.update(zip(batch, made, strict=True))
     seconds = time.monotonic() - started
-    return Answers(tuple(found[index] for index in range(len(prompts))), seconds)
+    return Answers(tuple(found.get(index, UNANSWERED) for index in range(len(prompts))), seconds)
+
+
+def prompts_of(model: Any, tokenizer: Any, prompts: Sequence[Asked]) -> list[list[int] | None]:
+    """Token ids as the server makes them; None for a prompt that the template cannot hold."""
+    stops = sorted(stop_ids(model, tokenizer))
+    renderer = Renderer(tokenizer, stops, keep_thinking=False)
+    return [_ids(renderer, each) for each in prompts]
+
+
+def _ids(renderer: Renderer, asked: Asked) -> list[int] | None:
+    try:
+        return renderer.prompt_ids(
+            asked if isinstance(asked, Conversation) else Conversation(asked)
+        )
+    except Unsupported:
+        return None
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -55,16 +83,11 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     return {int(token) for token in (tokenizer.eos_token_id, *many) if token is not None}
 
 
-def _batch(
-    model: Any, tokenizer: Any, prompts: Sequence[Messages], max_tokens: int
-) -> list[Answer]:
-    inputs = tokenizer.apply_chat_template(
-        [list(messages) for messages in prompts],
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        padding=True,
-    ).to(model.device)
+def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_tokens: int) -> list[Answer]:
+    padded = tokenizer.pad(
+        {"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt"
+    )
+    inputs = padded.to(model.device)
     stops = stop_ids(model, tokenizer)
     output = model.generate(
         input_ids=inputs["input_ids"],
@@ -84,4 +107,5 @@ def _batch(
 def _cut(tokenizer: Any, ids: list[int], stops: set[int]) -> Answer:
     end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
     kept = ids[: end + 1]
-    return Answer(tokenizer.decode(kept, skip_special_tokens=True).strip(), tuple(kept))
+    text = split_thinking(tokenizer.decode(kept, skip_special_tokens=True))[1]
+    return Answer(text.strip(), tuple(kept))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from everlearn import opinion
-from trainer.rows import Row, fold
+from trainer.rows import Row, accept, fold, message_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,23 @@ def preferred(answer: Row, other: Row, judgement: Judgement) -> Row | None:
         answer,
         kind="preference",
         target=answer.completion,
+        target_message=answer.said,
         completion=other.completion,
+        said=other.said,
         author="expert" if judgement.author == "expert" else "end_user",
         weight=_trust(judgement),
         trainable=answer.trainable and other.trainable,
+        forced=answer.forced or other.forced,
     )
 
 
 def _by_expert(answer: Row, found: opinion.Opinion) -> Row:
     right = found.correction
     if right and fold(right) != fold(answer.completion):
-        return replace(answer, kind="correction", target=right, author="expert")
+        message = message_of(right, answer.said)
+        return replace(
+            answer, kind="correction", target=right, target_message=message, author="expert"
+        )
     if found.value > 0.5:
         return _accepted(answer, "expert", 1.0)
     return _rejected(answer, "expert", 1.0)
@@ -91,7 +97,7 @@ def _unheard(answer: Row, given: Sequence[Judgement], heard: Sequence[opinion.Vo
 
 
 def _accepted(answer: Row, author: str, weight: float) -> Row:
-    return replace(answer, kind="accepted", target=answer.completion, author=author, weight=weight)
+    return accept(answer, author=author, weight=weight)
 
 
 def _rejected(answer: Row, author: str, weight: float) -> Row:

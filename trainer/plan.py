@@ -1,7 +1,8 @@
 """What would be trained from a snapshot, and why or why not."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from everlearn.errors import NotEnoughEvidence
@@ -12,7 +13,7 @@ from registry.versions import Registry
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import allowed
 from trainer.reward import reward_grader
-from trainer.snapshot import Snapshot, freeze, load
+from trainer.snapshot import Refuses, Snapshot, freeze, load, renderable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Plan:
         if self.method != "auto":
             return f"{self.method} was asked for"
         names = ", ".join(method.name for method in self.methods)
-        return f"the data allows {names}: cheapest first, held-out rows choose"
+        return f"the data allows {names}: cheapest first, select rows choose"
 
     def summary(self) -> dict[str, Any]:
         """For `--dry-run`."""
@@ -65,14 +66,25 @@ def plan(
     method: str | None = None,
     snapshot_id: str | None = None,
     write: bool = True,
+    refuses: Refuses | None = None,
 ) -> Plan:
     """Freeze or load the data and say what it allows. `method` None: the task's; `salt`: of the
-    installation, for the split; `released`: from quarantine."""
+    installation, for the split; `released`: from quarantine; `refuses`: what the base model's
+    template cannot hold."""
     if snapshot_id is not None:
         snapshot = load(lake, snapshot_id, task.task)
+        snapshot = replace(snapshot, rows=tuple(renderable(snapshot.rows, refuses)))
     else:
         champion = registry.champion(task.task).version
-        snapshot = freeze(lake, task, champion=champion, salt=salt, released=released, write=write)
+        snapshot = freeze(
+            lake,
+            task,
+            champion=champion,
+            salt=salt,
+            released=released,
+            write=write,
+            refuses=refuses,
+        )
     data = TrainingData(tuple(snapshot.side("train")))
     name = method or task.train.method
     methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)
@@ -89,11 +101,18 @@ def too_little(
     """Why there is not enough to learn from or to be examined on."""
     if not methods:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        return f"too little to learn from: {reasons}"
-    found = len(snapshot.side("heldout"))
+        return f"too little to learn from: {reasons}{unusable(snapshot)}"
+    found = len(snapshot.side("gate"))
     if found < task.gate.min_rows:
-        return f"{found} held-out rows < gate.min_rows {task.gate.min_rows}"
+        return f"{found} rows for the exam < gate.min_rows {task.gate.min_rows}{unusable(snapshot)}"
     return None
+
+
+def unusable(snapshot: Snapshot) -> str:
+    """What most rows were dropped for, for people to see what to change."""
+    reasons = Counter(snapshot.counts["dropped"]).most_common(3)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    return f"; dropped: {listed}" if listed else ""
 
 
 def nothing_new(lake: Lake, registry: Registry, snapshot: Snapshot, task: Task) -> str | None:

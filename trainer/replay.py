@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trainer.render import Example
+
 ROWS_PER_STEP = 16
 """Of the likelihood term; its weight is 1."""
 
@@ -38,9 +40,7 @@ class ReplayTerm:
         return loss + term
 
 
-def replaying(
-    trainer_class: Any, rows: Sequence[dict[str, list[int]]], *, pad: int, seed: int
-) -> Any:
+def replaying(trainer_class: Any, rows: Sequence[Example], *, pad: int, seed: int) -> Any:
     """`trainer_class` with the replay term over encoded rows; itself when there are none."""
     if not rows:
         return trainer_class
@@ -49,13 +49,11 @@ def replaying(
     return type(name, (ReplayTerm, trainer_class), {"replay": batches})
 
 
-def endless_batches(
-    rows: Sequence[dict[str, list[int]]], *, pad: int, seed: int
-) -> Iterator[dict[str, Any]]:
+def endless_batches(rows: Sequence[Example], *, pad: int, seed: int) -> Iterator[dict[str, Any]]:
     """Shuffled passes over the rows, `ROWS_PER_STEP` at a time, padded on the right."""
     rng = random.Random(seed)
 
-    def passes() -> Iterator[dict[str, list[int]]]:
+    def passes() -> Iterator[Example]:
         while True:
             order = list(rows)
             rng.shuffle(order)
@@ -66,18 +64,17 @@ def endless_batches(
         yield padded(list(itertools.islice(stream, ROWS_PER_STEP)), pad)
 
 
-def padded(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+def padded(rows: Sequence[Example], pad: int) -> dict[str, Any]:
     """Tensors input_ids, attention_mask and labels, each [rows, longest]."""
     import torch
 
-    width = max(len(row["input_ids"]) for row in rows)
+    width = max(len(row) for row in rows)
 
-    def filled(name: str, value: int) -> Any:
-        return torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+    def filled(values: list[list[int]], rest: int) -> Any:
+        return torch.tensor([each + [rest] * (width - len(each)) for each in values])
 
-    mask = [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows]
     return {
-        "input_ids": filled("input_ids", pad),
-        "attention_mask": torch.tensor(mask),
-        "labels": filled("labels", -100),
+        "input_ids": filled([row.input_ids for row in rows], pad),
+        "attention_mask": filled([[1] * len(row) for row in rows], 0),
+        "labels": filled([row.labels for row in rows], -100),
     }

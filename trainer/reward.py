@@ -7,6 +7,7 @@ most of the work is saved.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from everlearn.chat import split_thinking
 from everlearn.config import Service
 from everlearn.task import (
     Execution,
@@ -104,7 +105,7 @@ def trl_reward(grading: Grading, rows: Sequence[Row]) -> RewardFunction:
     def reward(
         prompts: Any, completions: Sequence[Any], row: Sequence[int], **options: Any
     ) -> list[float]:
-        texts = [each[0]["content"] if isinstance(each, list) else each for each in completions]
+        texts = [split_thinking(each)[1].strip() for each in completions]
         verdicts = grading.detailed([rows[index] for index in row], texts)
         log_metric = options.get("log_metric")
         if log_metric is not None:

@@ -5,20 +5,25 @@
 - `preference`: target = the preferred answer, completion = the other one.
 - `rejected`: somebody said the answer is wrong, nobody said what is right.
 - `replay`: an ordinary answer of the champion that nobody complained about.
+
+A conversation is data, not text: the row keeps messages, tools and answers as messages beside the
+texts that people and graders compare.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from everlearn.prompts import prompt_key
+from trainer.render import Captured, Conversation
 
 Kind = Literal["accepted", "rejected", "correction", "preference", "replay"]
-Side = Literal["train", "heldout", "dropped"]
-Messages = Sequence[Mapping[str, Any]]
+Side = Literal["train", "select", "gate", "dropped"]
+Message = Mapping[str, Any]
+Messages = Sequence[Message]
 
 LEARNED: tuple[Kind, ...] = ("accepted", "correction", "preference")
 """Kinds whose target is taught."""
@@ -32,10 +37,16 @@ class Row:
     unit: str
     kind: Kind
     messages: Messages
+    tools: Sequence[Mapping[str, Any]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template that the request named."""
     completion: str
+    said: Message | None = None
+    """The completion as an assistant message; None: a plain text."""
     target: str | None = None
+    target_message: Message | None = None
     author: str | None = None
-    """expert or end_user; None if nobody judged it."""
+    """expert, end_user or grader; None if nobody judged it."""
     weight: float = 1.0
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()
@@ -43,14 +54,20 @@ class Row:
     split: Side = "train"
     dropped_reason: str | None = None
     trainable: bool = True
+    forced: str | None = None
+    """What of the request forced words on the answer."""
     finish_reason: str | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    completion_token_ids: Sequence[int] | None = None
+    """Of the completion, as production sampled it."""
+    template_hash: str | None = None
     verdicts: Mapping[str, float] = field(default_factory=dict)
     """Latest scores of the completion by grader name."""
 
     @cached_property
     def key(self) -> str:
         """Rows with equal keys ask the same."""
-        return prompt_key(self.messages)
+        return prompt_key(self.messages, self.tools)
 
     @property
     def answer(self) -> str:
@@ -58,15 +75,75 @@ class Row:
         return self.completion if self.target is None else self.target
 
     @property
+    def conversation(self) -> Conversation:
+        """What was asked, as a chat template takes it."""
+        return Conversation(self.messages, self.tools, self.options)
+
+    @property
+    def given(self) -> Message:
+        """The completion as a message."""
+        return self.said or {"role": "assistant", "content": self.completion}
+
+    @property
+    def taught(self) -> Message:
+        """What the row teaches or shows, as a message."""
+        if self.target is None:
+            return self.given
+        return self.target_message or {"role": "assistant", "content": self.target}
+
+    def captured(self, template: str) -> Captured | None:
+        """Production's own tokens of what is taught, where it is production's own answer."""
+        own = self.kind in ("accepted", "replay") and self.answer == self.completion
+        if not own or not self.prompt_token_ids or not self.completion_token_ids:
+            return None
+        return Captured(
+            self.prompt_token_ids,
+            self.completion_token_ids,
+            same_template=self.template_hash == template,
+        )
+
+    @property
     def row_hash(self) -> str:
-        """sha256 of messages, completion and target."""
-        content = json.dumps([list(self.messages), self.completion, self.target], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """sha256 of what was asked, said and taught."""
+        content: list[Any] = [list(self.messages), self.completion, self.target]
+        # Plain rows keep the hash that they always had.
+        if self.tools or self.options:
+            content += [self.tools, dict(self.options)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def fold(text: str) -> str:
     """Answers are the same when they differ in white space only."""
     return " ".join(text.split())
+
+
+def accept(row: Row, *, author: str, weight: float = 1.0) -> Row:
+    """The row as accepted: its own answer is the target."""
+    return replace(
+        row,
+        kind="accepted",
+        target=row.completion,
+        target_message=row.said,
+        author=author,
+        weight=weight,
+    )
+
+
+def message_of(text: str, answer: Message | None) -> Message | None:
+    """A right answer that somebody wrote, as a message; None: a plain text.
+
+    Where the answer it corrects called tools, calls are written as they are shown: as a JSON list
+    in the last line.
+    """
+    if not (answer or {}).get("tool_calls"):
+        return None
+    content, _, shown = text.rpartition("\n")
+    try:
+        calls = json.loads(shown)
+        names = [call["function"]["name"] for call in calls]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return {"role": "assistant", "content": content, "tool_calls": calls} if names else None
 
 
 def to_lake(row: Row, snapshot_id: str) -> dict[str, Any]:
@@ -80,8 +157,15 @@ def to_lake(row: Row, snapshot_id: str) -> dict[str, Any]:
         "dropped_reason": row.dropped_reason,
         "kind": row.kind,
         "messages": list(row.messages) if kept else None,
+        "tools": row.tools if kept else None,
+        "options": dict(row.options) if kept and row.options else None,
         "completion": row.completion if kept else None,
+        "answer": row.said if kept else None,
         "target": row.target if kept else None,
+        "target_message": row.target_message if kept else None,
+        "prompt_token_ids": row.prompt_token_ids if kept else None,
+        "completion_token_ids": row.completion_token_ids if kept else None,
+        "template_hash": row.template_hash,
         "author": row.author,
         "weight": row.weight,
         "row_hash": row.row_hash,
@@ -95,8 +179,15 @@ def from_lake(record: Mapping[str, Any]) -> Row:
         unit=record["unit"] or "",
         kind=record["kind"],
         messages=parsed(record["messages"]) or [],
+        tools=parsed(record["tools"]),
+        options=parsed(record["options"]) or {},
         completion=record["completion"] or "",
+        said=parsed(record["answer"]),
         target=record["target"],
+        target_message=parsed(record["target_message"]),
+        prompt_token_ids=record["prompt_token_ids"],
+        completion_token_ids=record["completion_token_ids"],
+        template_hash=record["template_hash"],
         author=record["author"],
         weight=record["weight"],
         split=record["split"],
@@ -105,5 +196,10 @@ def from_lake(record: Mapping[str, Any]) -> Row:
 
 
 def parsed(value: Any) -> Any:
-    """A JSON column's value, whether the lake gave text or objects."""
-    return json.loads(value) if isinstance(value, str) else value
+    """A JSON column's value, whether the lake gave text or objects; None for no JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None

@@ -1,9 +1,10 @@
 """One training run, from a plan to a registered version, or a recorded reason why not.
 
 1. Open the run in MLflow, with the snapshot as its input; refuse when the plan does.
-2. Let the champion answer the held-out prompts.
-3. Train each method of the plan, cheapest first, and examine it on the same rows.
-4. Choose; publish the adapter with its probes; log the evidence; register the version.
+2. Let the champion answer the prompts of the *select* and the *gate* side.
+3. Train each method of the plan, cheapest first, and examine it on the *select* rows.
+4. Choose by them; publish the adapter with its probes; examine it on the *gate* rows, which no
+   method and no choice has seen; log that evidence; register the version.
 
 The run is closed whatever happens, so every end has its reason. Nothing here touches live traffic,
 and no method sees a held-out row.
@@ -105,7 +106,8 @@ class _Learning:
         self.task = bench.task
         self.champion = registry.champion(self.task.task)
         self.data = TrainingData(tuple(plan.snapshot.side("train")))
-        self.heldout = plan.snapshot.side("heldout")
+        self.select = plan.snapshot.side("select")
+        self.gate = plan.snapshot.side("gate")
         self.suite = regression_suite(self.task)
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
@@ -122,9 +124,11 @@ class _Learning:
     def version(self) -> Outcome:
         """Steps 2 to 4."""
         self.run.params(run_params(self.task, self.plan, self.champion))
-        before = self._examine(self.bench.adapted(self.champion.path))
-        self.report(f"champion {self.champion.version}: {describe(self.heldout, before)}")
-        check_scored(before, self.task)
+        champion = self.bench.adapted(self.champion.path)
+        before = self._examine(champion, self.select)
+        examined = self._examine(champion, self.gate, self.suite)
+        self.report(f"champion {self.champion.version}: {describe(self.select, before)}")
+        check_scored(examined, self.task)
         import_trainers()
         for method in self.plan.methods:
             wait = self._no_time(method)
@@ -137,7 +141,7 @@ class _Learning:
             raise TrainingError(f"task {self.task.task}: nothing could be trained: {reasons}")
         name, reason = choose({name: each.exam.scores for name, each in self.trials.items()})
         self.report(f"chosen: {reason}")
-        return self._register(self.trials[name], reason, before)
+        return self._register(self.trials[name], reason, (before, examined))
 
     def _no_time(self, method: Method) -> str | None:
         spent = [(each.method.cost, each.seconds) for each in self.trials.values()]
@@ -153,36 +157,38 @@ class _Learning:
         try:
             trainer = method.build(self.data, self.bench, self._rewarded)
             trained = fit(method.name, trainer, self.report)
-        except TrainingError as error:
+        except (TrainingError, NotEnoughEvidence) as error:
             if self.plan.method != "auto":
                 raise
             self._leave_out(method, f"failed: {error}")
             return
-        exam = self._examine(trained.model)
+        exam = self._examine(trained.model, self.select)
         folder = self.bench.folder / f"{method.name}-adapter"
         saved = adapters.save(trained.model, self.bench, folder)
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
         heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]
         self.run.metrics([*trained.metrics, *heldout])
-        self.report(f"{method.name}: {describe(self.heldout, exam)}, {seconds:.1f} s")
+        self.report(f"{method.name}: {describe(self.select, exam)}, {seconds:.1f} s")
 
-    def _examine(self, model: Any) -> Exam:
-        return examine(model, self.bench, self.grade, self.heldout, self.suite)
+    def _examine(self, model: Any, rows: list[Row], suite: Sequence[Row] = ()) -> Exam:
+        return examine(model, self.bench, self.grade, rows, suite)
 
     def _rewarded(self, rows: Sequence[Row]) -> Any:
         assert self.reward is not None
         return trl_reward(self.reward, rows)
 
-    def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
-        """Publish the adapter, log what the gate will read, make the version."""
+    def _register(self, trial: Trial, reason: str, champion: tuple[Exam, Exam]) -> Outcome:
+        """Publish the adapter, log what the gate will read, make the version; `champion` is its
+        exam on the select and on the gate side."""
+        before, examined = champion
         method, snapshot_id = trial.method.name, self.plan.snapshot.snapshot_id
         prompts = probe_prompts(self.data, self.task.train.seed)
         home = self.service.data_path / "adapters"
         made = adapters.publish(trial.saved, self.bench, method, home, prompts)
-        self.run.document("evidence.json", self._evidence(made.model_name, trial, before))
+        self.run.document("evidence.json", self._evidence(made.model_name, trial, examined))
         tried = [
-            standing(each.method.name, self.heldout, each.exam, each.seconds)
+            standing(each.method.name, self.select, each.exam, each.seconds)
             for each in self.trials.values()
         ]
         self.run.document("tried.json", {"tried": tried, "left_out": self.left_out, "why": reason})
@@ -203,7 +209,7 @@ class _Learning:
             reason=reason,
             version=version.version,
             model_name=version.model_name,
-            champion=standing(self.champion.version, self.heldout, before, 0.0),
+            champion=standing(self.champion.version, self.select, before, 0.0),
             tried=tried,
             left_out=self.left_out,
             counts=self.plan.snapshot.counts,
@@ -211,12 +217,14 @@ class _Learning:
         )
 
     def _evidence(self, model_name: str, trial: Trial, before: Exam) -> dict[str, Any]:
-        timed = [row.messages for row in self.heldout]
+        timed = [row.conversation for row in self.gate]
+        exam = self._examine(self.bench.adapted(trial.saved), self.gate, self.suite)
+        self.report(f"examined: {describe(self.gate, exam)}")
         return evidence(
             self.task,
             (self.champion.version, model_name),
-            self.heldout,
-            (before, trial.exam),
+            self.gate,
+            (before, exam),
             grader=heldout_grader(self.task),
             latency=latency_ratio(self.bench, self.champion.path, trial.saved, timed),
         )
@@ -276,7 +284,8 @@ def run_params(task: Task, plan: Plan, champion: ModelVersion) -> dict[str, Any]
 
 
 def probe_prompts(data: TrainingData, seed: int) -> list[Messages]:
-    """A few prompts of the training side."""
-    rows = [*data.learned, *data.replay]
+    """A few prompts of the training side, such as a server can be asked by messages alone."""
+    every = [*data.learned, *data.replay]
+    rows = [row for row in every if not row.tools and not row.options] or every
     picked = random.Random(seed).sample(rows, min(adapters.PROBES, len(rows)))
     return [row.messages for row in picked]

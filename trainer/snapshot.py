@@ -7,17 +7,26 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluators.trust import Standing
+from everlearn.chat import template_options
 from everlearn.errors import ConfigError, NotFound
 from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
-from everlearn.task import Execution, FeedbackGrader, JsonSchema, Task
-from trainer.admit import admit
+from everlearn.task import (
+    Execution,
+    FeedbackGrader,
+    Grader,
+    JsonSchema,
+    Multi,
+    Task,
+)
+from trainer.admit import admit, dropped
+from trainer.distil import elsewhere, from_elsewhere
 from trainer.judge import Judgement, judged, preferred
 from trainer.raters import rater_of, standings, weighed
 from trainer.rows import Row, from_lake, parsed, to_lake
@@ -27,8 +36,9 @@ MAX_REPLAY_ROWS = 1000
 """Ordinary answers read at most; a run shows a few hundred of them to the model."""
 
 _ANSWERS = """
-    SELECT c.completion_id, c.unit, c.messages, c.response_text, c.finish_reason, c.trainable,
-        c.version, c.received_at
+    SELECT c.completion_id, c.unit, c.messages, c.tools, c.answer, c.response_text, c.sampling,
+        c.forced, c.finish_reason, c.trainable, c.version, c.upstream, c.model_served,
+        c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at
     FROM completions c WHERE c.task = ? AND c.status = 'ok'
 """
 _FEEDBACK = """
@@ -44,7 +54,8 @@ _FEEDBACK = """
 _JUDGED = f"""{_ANSWERS} AND c.completion_id IN (
     SELECT unnest([f.completion_id, f.other_completion_id]) FROM feedback_joined f)
 """
-_ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.completion_id NOT IN (
+_ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.forced IS NULL
+    AND c.completion_id NOT IN (
     SELECT each FROM (SELECT unnest([f.completion_id, f.other_completion_id]) AS each
         FROM feedback_joined f) WHERE each IS NOT NULL)
     ORDER BY hash(c.completion_id) LIMIT {MAX_REPLAY_ROWS}
@@ -66,7 +77,7 @@ class Snapshot:
     rows: tuple[Row, ...]
 
     def side(self, split: str) -> list[Row]:
-        """The rows of `train`, `heldout` or `dropped`."""
+        """The rows of `train`, `select`, `gate` or `dropped`."""
         return [row for row in self.rows if row.split == split]
 
     @property
@@ -74,9 +85,14 @@ class Snapshot:
         """Rows by kind for each side, and by reason for those dropped."""
         return {
             "train": dict(Counter(row.kind for row in self.side("train"))),
-            "heldout": dict(Counter(row.author or "none" for row in self.side("heldout"))),
+            "select": dict(Counter(row.author or "none" for row in self.side("select"))),
+            "gate": dict(Counter(row.author or "none" for row in self.side("gate"))),
             "dropped": dict(Counter(row.dropped_reason or "" for row in self.side("dropped"))),
         }
+
+
+Refuses = Callable[[Row], str | None]
+"""Why a row cannot be rendered by the base model's template; None: it can."""
 
 
 def freeze(
@@ -87,12 +103,14 @@ def freeze(
     salt: str,
     released: Collection[str] = (),
     write: bool = True,
+    refuses: Refuses | None = None,
 ) -> Snapshot:
     """Take a snapshot now; `champion` is the version whose ordinary answers are replayed, `salt`
     that of the installation, `released` are raters whose quarantine an operator has ended."""
     lake_snapshot = lake.snapshot_id()
+    found = select(read_rows(lake, task, champion, released), task, salt, refuses)
     # In the order in which `load` gives them: the same snapshot trains the same weights.
-    rows = sorted(select(read_rows(lake, task, champion, released), task, salt), key=_by_id)
+    rows = sorted(found, key=_by_id)
     hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
     digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
@@ -101,11 +119,13 @@ def freeze(
     return snapshot
 
 
-def select(rows: Sequence[Row], task: Task, salt: str = "") -> list[Row]:
+def select(
+    rows: Sequence[Row], task: Task, salt: str = "", refuses: Refuses | None = None
+) -> list[Row]:
     """Each row on its side of the border, or dropped with the reason: a pure function."""
     sides = by_unit(rows, task.heldout.percent, salt)
     admitted: list[Row] = []
-    for side in ("train", "heldout"):
+    for side in ("train", "select", "gate"):
         admitted += admit(
             [row for row in sides if row.split == side],
             max_per_unit=task.train.max_per_unit,
@@ -114,7 +134,31 @@ def select(rows: Sequence[Row], task: Task, salt: str = "") -> list[Row]:
             trust=task.trust,
             exam=side != "train",
         )
-    return without_leaks(admitted)
+    reference = needs_reference(task, task.grader(heldout_grader(task)))
+    return without_leaks(renderable(admitted, refuses), reference=reference)
+
+
+def renderable(rows: Sequence[Row], refuses: Refuses | None) -> list[Row]:
+    """The rows, those that the template cannot hold dropped with the reason."""
+    if refuses is None:
+        return list(rows)
+    return [
+        row if row.split == "dropped" or (why := refuses(row)) is None else dropped(row, why)
+        for row in rows
+    ]
+
+
+def needs_reference(task: Task, grader: Grader) -> bool:
+    """Whether the grader compares with the right answer of the item."""
+    if "item.reference" in grader.model_dump_json():
+        return True
+    if not isinstance(grader, Multi) or grader.graders:
+        return False
+    return any(
+        needs_reference(task, part)
+        for part in task.graders
+        if part.name in grader.calculate_output and part is not grader
+    )
 
 
 def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
@@ -169,7 +213,10 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
     given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
     ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
     rows = judge_all(answers, given, task, released=released)
-    rows += [_row(record, verdicts) for record in ordinary]
+    for record in ordinary:
+        row = _row(record, verdicts)
+        taught = elsewhere(row, task) if from_elsewhere(record, task) else row
+        rows += [taught] if taught is not None else []
     return sorted(rows, key=lambda row: row.completion_id)
 
 
@@ -220,21 +267,40 @@ def _by(answer: Row, given: Iterable[Judgement]) -> Row:
 
 def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]]) -> Row:
     """An answer nobody has judged yet."""
+    sampling = parsed(record["sampling"])
+    asked = sampling if isinstance(sampling, Mapping) else {}
     return Row(
         completion_id=record["completion_id"],
         unit=record["unit"] or record["completion_id"],
         kind="replay",
-        messages=parsed(record["messages"]) or [],
+        messages=_objects(record["messages"]) or [],
+        tools=_objects(record["tools"]),
+        options=template_options(asked.get("chat_template_kwargs"), asked.get("reasoning_effort")),
         completion=record["response_text"] or "",
+        said=parsed(record["answer"]),
+        forced=record["forced"],
+        prompt_token_ids=record["prompt_token_ids"],
+        completion_token_ids=record["completion_token_ids"],
+        template_hash=record["template_hash"],
         trainable=record["trainable"] is not False,
         finish_reason=record["finish_reason"],
         verdicts=verdicts.get(record["completion_id"], {}),
     )
 
 
+def _objects(value: Any) -> list[Any] | None:
+    """A list of objects, as a template takes it; None for what a tolerant upstream took else."""
+    found = parsed(value)
+    if isinstance(found, list) and all(isinstance(each, Mapping) for each in found):
+        return found
+    return None
+
+
 def _verdicts(lake: Lake, task: Task) -> dict[str, dict[str, float]]:
     """Latest scores by completion and grader, of the graders that admission looks at."""
     names = [*must_pass(task), heldout_grader(task)]
+    if task.train.distil:
+        names += [grader.name for grader in task.graders]
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for record in lake.read(_VERDICTS, [task.task, names]).to_pylist():
         found[record["completion_id"]][record["evaluator"]] = record["value"]

@@ -1,55 +1,77 @@
-"""Which side of the held-out border a row stands on: pure functions.
+"""Which side a row stands on - train, select or gate: pure functions.
 
-- The side is a salted hash of the unit alone, so it never changes.
-- No prompt stands on both sides. An ordinary answer (replay) gives way to the held-out row, since
-  there are plenty; a judged training row does not: then the held-out row is left out and counted.
-- A held-out row needs a right answer to compare with, and each prompt counts once.
+- The side is a salted hash of the unit alone, so it never changes. The trainer teaches `train` and
+  chooses by `select`; `gate` rows are for the exam at the door, which no chooser has seen.
+- No prompt stands on two sides. An ordinary answer (replay) gives way to a held-out row that has a
+  right answer, since there are plenty; a judged training row does not: then the held-out row is
+  left out and counted. A prompt of the exam is none to choose by.
+- A held-out row needs a right answer to compare with, unless it is for the exam and the grader
+  needs none; each prompt counts once.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from everlearn.prompts import is_heldout
+from everlearn.prompts import side_of
 from trainer.rows import LEARNED, Row
+
+HELDOUT = ("select", "gate")
 
 
 def by_unit(rows: Sequence[Row], percent: float, salt: str) -> list[Row]:
     """Every row on its unit's side."""
     return [
-        replace(row, split="heldout" if is_heldout(row.unit, percent, salt) else "train")
-        for row in rows
+        replace(row, split=side_of(row.unit, heldout_percent=percent, salt=salt)) for row in rows
     ]
 
 
-def without_leaks(rows: Sequence[Row]) -> list[Row]:
-    """No prompt on both sides, held-out prompts once, each with its right answer."""
-    judged = {row.key for row in rows if row.split == "train" and row.kind != "replay"}
-    tested = {row.key for row in rows if _testable(row)} - judged
-    seen: set[str] = set()
-    return [_settled(row, judged, tested, seen) for row in sorted(rows, key=_experts_first)]
+def without_leaks(rows: Sequence[Row], *, reference: bool = True) -> list[Row]:
+    """No prompt on two sides, held-out prompts once; `reference`: the grader needs the right
+    answer, so that every held-out row needs one."""
+    exam = sorted(rows, key=_exam_first)
+    training = [row for row in rows if row.split == "train"]
+    judged = {row.key for row in training if row.kind != "replay"}
+    keys = _Keys(judged, {row.key for row in training}, reference)
+    keys.tested = {row.key for row in rows if _testable(row)} - judged
+    return [_settled(row, keys) for row in exam]
 
 
-def _settled(row: Row, judged: set[str], tested: set[str], seen: set[str]) -> Row:
-    if row.split == "train" and row.kind == "replay" and row.key in tested:
+@dataclass
+class _Keys:
+    """Prompts by what they are used for; `seen` grows."""
+
+    judged: set[str]
+    trained: set[str]
+    reference: bool
+    tested: set[str] = field(default_factory=set)
+    seen: dict[str, str] = field(default_factory=dict)
+
+
+def _settled(row: Row, keys: _Keys) -> Row:
+    if row.split == "train" and row.kind == "replay" and row.key in keys.tested:
         return _dropped(row, "prompt_heldout")
-    if row.split != "heldout":
+    if row.split not in HELDOUT:
         return row
-    if not _testable(row):
+    testable = _testable(row)
+    if not testable and (keys.reference or row.split == "select"):
         return _dropped(row, "heldout_without_target")
-    if row.key in judged:
+    if row.key in (keys.judged if testable else keys.trained):
         return _dropped(row, "prompt_in_training")
-    if row.key in seen:
-        return _dropped(row, "prompt_twice")
-    seen.add(row.key)
+    if row.key in keys.seen:
+        elsewhere = {"gate": "prompt_in_exam", "select": "prompt_in_selection"}
+        side = keys.seen[row.key]
+        return _dropped(row, "prompt_twice" if side == row.split else elsewhere[side])
+    keys.seen[row.key] = row.split
     return row
 
 
 def _testable(row: Row) -> bool:
-    return row.split == "heldout" and row.kind in LEARNED and row.target is not None
+    return row.split in HELDOUT and row.kind in LEARNED and row.target is not None
 
 
-def _experts_first(row: Row) -> tuple[bool, str]:
-    return row.author != "expert", row.completion_id
+def _exam_first(row: Row) -> tuple[bool, bool, bool, str]:
+    """Of one prompt: a row with a right answer, the exam's, an expert's."""
+    return not _testable(row), row.split != "gate", row.author != "expert", row.completion_id
 
 
 def _dropped(row: Row, reason: str) -> Row:

@@ -16,11 +16,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from everlearn.chat import Unsupported
+from everlearn.config import Service
 from everlearn.errors import ConfigError, TrainingError
-from everlearn.task import Task
-from trainer.rows import Messages
+from everlearn.task import Task, base_model_path
+from trainer.encode import Encoder, template_hash
+from trainer.render import Conversation, Renderer
+from trainer.rows import Message, Messages
 
 LOGGED_EVERY_STEPS = 20
 """Of plain progress lines; metrics are kept for every step."""
@@ -59,18 +63,78 @@ class Workbench:
     base: str
     folder: Path
 
+    @classmethod
+    def of(cls, service: Service, task: Task, folder: Path = Path()) -> Self:
+        """The task's; without a folder of its own it renders, and trains nothing."""
+        return cls(task, base_model_path(service, task), folder)
+
     @cached_property
     def tokenizer(self) -> Any:
-        """The base model's; ConfigError without a chat template."""
+        """The base model's; ConfigError without a chat template that renders a conversation."""
         quiet()
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="left")
+        name = f"base_model {self.task.base_model!r}"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="left")
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{name}: its tokenizer cannot be loaded: {reason}") from error
         if tokenizer.chat_template is None:
-            raise ConfigError(f"base_model {self.task.base_model!r}: its tokenizer has no template")
+            raise ConfigError(f"{name}: its tokenizer has no template (chat_template)")
         if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ConfigError(f"{name}: its tokenizer has neither pad nor end token")
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Rows as tokens of this model; ConfigError when its template holds no conversation."""
+        keep = self.task.train.reasoning == "keep"
+        renderer = Renderer(self.tokenizer, self.stop_ids, keep_thinking=keep)
+        train = self.task.train
+        room = min(self.context, train.max_length)
+        made = Encoder(
+            renderer,
+            template_hash(self.tokenizer.chat_template),
+            max_length=room,
+            max_prompt=self.context - min(train.max_completion_tokens, self.context // 4),
+        )
+        check_template(renderer, f"base_model {self.task.base_model!r}")
+        return made
+
+    @cached_property
+    def config(self) -> Any:
+        """The base model's configuration; TrainingError when there is none."""
+        quiet()
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.base)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"base model {self.base}: {str(error).splitlines()[0]}") from error
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together that the model can hold."""
+        text = self.config.get_text_config()
+        return int(
+            getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        )
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """Every token that ends an answer: the tokenizer's and those the model declares."""
+        from transformers import GenerationConfig
+
+        try:
+            declared = GenerationConfig.from_pretrained(self.base).eos_token_id
+        except OSError:
+            declared = self.config.get_text_config().eos_token_id
+        many = declared if isinstance(declared, list) else [declared]
+        found = {int(each) for each in (self.tokenizer.eos_token_id, *many) if each is not None}
+        return sorted(found)
 
     @property
     def uses_cpu(self) -> bool:
@@ -141,22 +205,32 @@ class Workbench:
         }
         return {**shared, **own}
 
-    def encode(self, messages: Messages, answer: str) -> dict[str, list[int]] | None:
-        """Token ids and labels (-100 on the prompt); None if it is longer than `max_length`."""
-        asked = list(messages)
-        prompt = self._ids(asked, add_generation_prompt=True)
-        whole = self._ids([*asked, {"role": "assistant", "content": answer}])
-        start = next(
-            (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
-            min(len(prompt), len(whole)),
-        )
-        if len(whole) > self.task.train.max_length or start == len(whole):
-            return None
-        return {"input_ids": whole, "labels": [-100] * start + whole[start:]}
+    def encode(
+        self,
+        messages: Messages,
+        answer: str | Message,
+        tools: Messages | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, list[int]] | None:
+        """Token ids and labels (-100 on the prompt); None if it is longer than `max_length`,
+        Unsupported if the template cannot hold it."""
+        said = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+        made = self.encoder.example(Conversation(messages, tools, options), said)
+        return None if made is None else {"input_ids": made.input_ids, "labels": made.labels}
 
-    def _ids(self, messages: list[Any], **options: Any) -> list[int]:
-        ids = self.tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
-        return [int(token) for token in ids]
+
+def check_template(renderer: Renderer, name: str) -> None:
+    """ConfigError when the template cannot hold a question and its answer."""
+    asked = Conversation([{"role": "user", "content": "question"}])
+    try:
+        renderer.example(asked, {"role": "assistant", "content": "answer"})
+    except Unsupported as error:
+        if error.reason == "template_opens_thinking":
+            return  # a matter of the task: its rows say so one by one
+        raise ConfigError(
+            f"{name}: its chat template cannot hold a question and its answer "
+            f"({error.reason}: {error})"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     from evaluators.quarantine import released
     from registry.versions import Registry
     from trainer.snapshot import freeze
+    from trainer.workbench import Workbench
 
     lake = open_lake(service)
     try:
@@ -34,6 +35,7 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
             champion=champion,
             salt=heldout_salt(service),
             released=released(service, task.task),
+            refuses=Workbench.of(service, task).encoder.refuses,
         )
     finally:
         lake.close()

@@ -44,7 +44,7 @@ def command(
     from registry.versions import Registry
     from trainer.plan import plan
     from trainer.run import train
-    from trainer.workbench import quiet
+    from trainer.workbench import Workbench, quiet
 
     quiet()
     salt = heldout_salt(service)
@@ -60,6 +60,7 @@ def command(
             method=method,
             snapshot_id=snapshot_id,
             write=not dry_run,
+            refuses=Workbench.of(service, task).encoder.refuses,
         )
         if dry_run:
             _print_plan(made, as_json)
@@ -95,7 +96,7 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     )
     for row in (outcome.champion, *outcome.tried):
         shown = "none" if row["heldout"] is None else f"{row['heldout']:.1%}"
-        click.echo(f"  {row['name']:<6} held-out {shown} of {row['rows']}, {row['seconds']:.1f} s")
+        click.echo(f"  {row['name']:<6} select {shown} of {row['rows']}, {row['seconds']:.1f} s")
     for name, reason in outcome.left_out.items():
         click.echo(f"  {name:<6} left out: {reason}")
     click.echo(f"  chosen {outcome.reason}")

@@ -127,7 +127,7 @@ def test_one_hostile_rater_moves_next_to_nothing(seed: int, pace_minutes: float)
     assert not [row for row in exam(rows) if garbage([row])]
     said = [
         {"kind": each.kind, "value_text": each.value_text, "weight": 1.0, "author": each.author,
-         "messages": "[]", "response_text": ""}
+         "messages": "[]", "tools": None, "response_text": ""}
         for each in world.given if each.author == "expert"
     ]  # fmt: skip
     assert all(found.text != GARBAGE for found in choose(said).values())

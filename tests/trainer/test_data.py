@@ -18,7 +18,7 @@ def test_pairs_are_corrections_preferences_and_thumbs_on_the_same_prompt() -> No
             rejected(prompt="d", completion="alone"),
         )
     )
-    assert [(right, wrong) for _, right, wrong in found] == [
+    assert [(right.answer, wrong.completion) for right, wrong in found] == [
         ("the right answer", "wrong"),
         ("better", "worse"),
         ("liked", "disliked"),

@@ -61,9 +61,9 @@ def test_the_reward_in_trls_form_logs_its_components(tmp_path: Path) -> None:
     rewards = function(
         prompts=None,
         completions=[
-            [{"role": "assistant", "content": "right"}],
-            [{"role": "assistant", "content": "wrong and long"}],
-            [{"role": "assistant", "content": "unknowable"}],
+            "right",
+            "wrong and long",
+            "unknowable",
         ],
         row=[0, 0, 1],
         log_metric=logged.__setitem__,

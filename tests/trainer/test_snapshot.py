@@ -5,7 +5,7 @@ import pytest
 
 from everlearn.errors import ConfigError, NotFound
 from everlearn.lake.ducklake import DuckLake, open_lake
-from everlearn.prompts import is_heldout
+from everlearn.prompts import side_of
 from everlearn.task import Task, load_task
 from tests.trainer.production import completion, correction, fill, make_production, thumbs
 from tests.trainer.tiny import THINGS, colour
@@ -40,7 +40,7 @@ def test_a_snapshot_holds_what_people_said_and_what_nobody_judged(
     fill(lake)
     counts = freeze(lake, task, champion="base", salt="").counts
     assert set(counts["train"]) == {"accepted", "correction", "rejected"}
-    assert set(counts["heldout"]) == {"expert", "end_user"}
+    assert set(counts["select"]) | set(counts["gate"]) == {"expert", "end_user"}
     assert counts["dropped"]["duplicate"] > 0
 
 
@@ -65,8 +65,10 @@ def test_equal_data_has_an_equal_hash(lake: DuckLake, task: Task) -> None:
 def test_held_out_rows_are_chosen_by_unit(lake: DuckLake, task: Task) -> None:
     fill(lake)
     made = freeze(lake, task, champion="base", salt="")
-    assert all(is_heldout(row.unit, 30, "") for row in made.side("heldout"))
-    assert not any(is_heldout(row.unit, 30, "") for row in made.side("train"))
+    for row in made.rows:
+        if row.split != "dropped":
+            assert row.split == side_of(row.unit, heldout_percent=30, salt="")
+    assert {row.split for row in made.rows} == {"train", "select", "gate", "dropped"}
 
 
 def test_what_a_dropped_row_said_is_not_kept(lake: DuckLake, task: Task) -> None:

@@ -10,6 +10,7 @@ from everlearn.task import Task
 from tests.trainer.examples import accepted
 from tests.trainer.tiny import question
 from trainer.methods import TrainingData, sft
+from trainer.render import Example
 from trainer.replay import padded
 from trainer.workbench import Workbench, fit, shuffled_cycles
 
@@ -43,10 +44,7 @@ def test_an_example_longer_than_max_length_is_left_out(model: Path, tmp_path: Pa
 
 
 def test_batches_are_padded_outside_of_attention_and_loss() -> None:
-    rows = [
-        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
-        {"input_ids": [8], "labels": [8]},
-    ]
+    rows = [Example((5,), (6, 7)), Example((), (8,))]
     batch = padded(rows, pad=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -5,40 +5,39 @@ lowers both likelihoods. With the two terms 99.8 % and 100 %.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
+from trainer.methods.tokenised import Tokenised, tokenised
 from trainer.replay import replaying
-from trainer.rows import Messages, Row, fold
+from trainer.rows import Row, fold
 from trainer.workbench import Workbench, shuffled_cycles
 
 MIN_PAIRS = 10
 PAIRS_PER_STEP = 16
 """Half of SFT's batch: a pair is two sequences, so the work of a step is the same."""
 
-Pair = tuple[Messages, str, str]
-"""(messages, chosen, rejected)"""
+Pair = tuple[Row, Row]
+"""(who teaches, whose completion is wrong); both ask the same."""
 
 
 def pairs(data: TrainingData) -> list[Pair]:
     """Corrections against what they correct, preferences, and accepted against rejected answers
     of the same prompt."""
-    found = [
-        (row.messages, row.answer, row.completion)
-        for row in data.learned
-        if row.kind in ("correction", "preference")
-    ]
+    found = [(row, row) for row in data.learned if row.kind in ("correction", "preference")]
     wrong: dict[str, list[Row]] = defaultdict(list)
     for row in data.rejected:
         wrong[row.key].append(row)
     found += [
-        (row.messages, row.answer, other.completion)
-        for row in data.learned
-        if row.kind == "accepted"
-        for other in wrong[row.key]
+        (row, other) for row in data.learned if row.kind == "accepted" for other in wrong[row.key]
     ]
-    return [pair for pair in found if pair[2].strip() and fold(pair[1]) != fold(pair[2])]
+    return [
+        (right, wrong)
+        for right, wrong in found
+        if wrong.completion.strip() and fold(right.answer) != fold(wrong.completion)
+    ]
 
 
 def lacking(data: TrainingData) -> str | None:
@@ -51,7 +50,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     train = bench.task.train
-    chosen = pairs(data)
+    examples = [_example(pair, bench) for pair in pairs(data)]
+    chosen = [example for example in examples if example is not None]
+    bench.encoder.enough(chosen, MIN_PAIRS, "pairs of a right and a wrong answer")
     order = shuffled_cycles(
         len(chosen), [1.0] * len(chosen), PAIRS_PER_STEP * train.max_steps, train.seed
     )
@@ -63,25 +64,31 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             train_sampling_strategy="sequential",
             loss_type=["sigmoid", "sft"],
             loss_weights=[1.0, 1.0],
-            max_length=train.max_length,
+            max_length=None,
         )
     )
     pad = bench.tokenizer.pad_token_id
-    return replaying(DPOTrainer, replay, pad=pad, seed=train.seed)(
+    trainer_class = tokenised(DPOTrainer, Tokenised)
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
         model=bench.base_model(),
         args=settings,
-        train_dataset=Dataset.from_list([_example(chosen[index]) for index in order]),
+        train_dataset=Dataset.from_list([chosen[index] for index in order]),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
 
 
-def _example(pair: Pair) -> dict[str, Any]:
-    messages, right, wrong = pair
+def _example(pair: Pair, bench: Workbench) -> dict[str, Any] | None:
+    """Both answers after the prompt of the one that is taught."""
+    right, wrong = pair
+    chosen = bench.encoder.taught(right)
+    rejected = bench.encoder.given(replace(wrong, messages=right.messages))
+    if chosen is None or rejected is None or chosen.prompt != rejected.prompt:
+        return None
     return {
-        "prompt": list(messages),
-        "chosen": [{"role": "assistant", "content": right}],
-        "rejected": [{"role": "assistant", "content": wrong}],
+        "prompt_ids": list(chosen.prompt),
+        "chosen_ids": list(chosen.target),
+        "rejected_ids": list(rejected.target),
     }
 
 

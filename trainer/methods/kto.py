@@ -4,10 +4,13 @@ Plain KTO forgot half of the ordinary questions in our measurements; beta 0.5, h
 rate and replay make it 92 % on what was taught and 99 % on the rest.
 """
 
+import random
 from typing import Any
 
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
+from trainer.methods.tokenised import Tokenised, tokenised
+from trainer.render import Example
 from trainer.replay import replaying
 from trainer.rows import Row
 from trainer.workbench import Workbench, shuffled_cycles
@@ -15,6 +18,8 @@ from trainer.workbench import Workbench, shuffled_cycles
 MIN_EACH = 10
 BETA = 0.5
 LEARNING_RATE_SHARE = 0.5
+LEAST_SHARE = 0.25
+"""Of each batch, for the rarer side."""
 
 
 def lacking(data: TrainingData) -> str | None:
@@ -29,12 +34,8 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import KTOConfig, KTOTrainer
 
     train = bench.task.train
-    rows = [_example(row, row.answer, True) for row in data.learned]
-    unwanted = _unwanted(data)
-    rows += [_example(row, row.completion, False) for row in unwanted]
-    weights = [row.weight for row in (*data.learned, *unwanted)]
-    order = shuffled_cycles(len(rows), weights, train.batch_size * train.max_steps, train.seed)
-    wanted = sum(rows[index]["label"] for index in order)
+    order = layout(data, bench)
+    wanted = sum(example["label"] for example in order)
     replay, _ = encoded(data.replay, bench)
     settings = KTOConfig(
         **bench.arguments(
@@ -44,14 +45,15 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             desirable_weight=max(1.0, len(order) / wanted - 1.0),
             undesirable_weight=max(1.0, 1.0 / (len(order) / wanted - 1.0)),
             learning_rate=train.learning_rate * LEARNING_RATE_SHARE,
-            max_length=train.max_length,
+            max_length=None,
         )
     )
     pad = bench.tokenizer.pad_token_id
-    return replaying(KTOTrainer, replay, pad=pad, seed=train.seed)(
+    trainer_class = tokenised(KTOTrainer, Tokenised)
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
         model=bench.base_model(),
         args=settings,
-        train_dataset=Dataset.from_list([rows[index] for index in order]),
+        train_dataset=Dataset.from_list(with_mismatched(order, train.batch_size)),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
@@ -61,10 +63,53 @@ def _unwanted(data: TrainingData) -> list[Row]:
     return [row for row in data.rejected if row.completion.strip()]
 
 
-def _example(row: Row, answer: str, wanted: bool) -> dict[str, Any]:
+def layout(data: TrainingData, bench: Workbench) -> list[dict[str, Any]]:
+    """Every example of the run in order, both sides in every batch.
+
+    Thumbs are lopsided: drawn together, thousands of one side would crowd out the other. Each side
+    has at least a quarter of every batch.
+    """
+    train = bench.task.train
+    wanted, weights = encoded(data.learned, bench)
+    unwanted = _unwanted(data)
+    pairs = [(bench.encoder.given(row), row.weight) for row in unwanted]
+    kept = [(example, weight) for example, weight in pairs if example is not None]
+    bench.encoder.enough(wanted, MIN_EACH, "accepted answers")
+    bench.encoder.enough(kept, MIN_EACH, "rejected answers")
+    share = len(wanted) / (len(wanted) + len(kept))
+    first = round(train.batch_size * min(1 - LEAST_SHARE, max(LEAST_SHARE, share)))
+    first = min(train.batch_size - 1, max(1, first))
+    second = train.batch_size - first
+    ups = shuffled_cycles(len(wanted), weights, first * train.max_steps, train.seed)
+    downs = shuffled_cycles(
+        len(kept), [weight for _, weight in kept], second * train.max_steps, train.seed + 1
+    )
+    order = []
+    for step in range(train.max_steps):
+        batch = [_example(wanted[i], True) for i in ups[step * first : (step + 1) * first]]
+        batch += [_example(kept[i][0], False) for i in downs[step * second : (step + 1) * second]]
+        random.Random(train.seed + step).shuffle(batch)
+        order += batch
+    return order
+
+
+def with_mismatched(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+    """Each with another row's completion of its batch, by which KTO estimates its KL term."""
+    made = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        others = [batch[-1], *batch[:-1]]
+        made += [
+            {**row, "KL_completion_ids": other["completion_ids"]}
+            for row, other in zip(batch, others, strict=True)
+        ]
+    return made
+
+
+def _example(example: Example, wanted: bool) -> dict[str, Any]:
     return {
-        "prompt": list(row.messages),
-        "completion": [{"role": "assistant", "content": answer}],
+        "prompt_ids": list(example.prompt),
+        "completion_ids": list(example.target),
         "label": wanted,
     }
 

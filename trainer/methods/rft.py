@@ -10,6 +10,7 @@ from typing import Any
 from trainer.curriculum import coverage, difficulty, schedule
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
+from trainer.methods.tokenised import TokenisedPrompts, tokenised
 from trainer.replay import replaying
 from trainer.rows import Row
 from trainer.workbench import Workbench
@@ -66,7 +67,11 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     train = bench.task.train
-    rows, weights = asked(data)
+    fitting = [row for row in data.rows if row.kind == "replay" or _fits(row, bench)]
+    rows, weights = asked(TrainingData(tuple(fitting)))
+    bench.encoder.enough(rows, MIN_PROMPTS, "prompts with a right answer")
+    renderer = bench.encoder.renderer
+    texts = [renderer.prompt_text(row.conversation) for row in rows]
     per_step = min(PROMPTS_PER_STEP, len(rows))
     order = schedule(weights, train.max_steps, per_step, train.seed)
     replay, _ = encoded(data.replay, bench)
@@ -82,16 +87,21 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
         )
     )
     pad = bench.tokenizer.pad_token_id
-    return replaying(GRPOTrainer, replay, pad=pad, seed=train.seed)(
+    trainer_class = tokenised(GRPOTrainer, TokenisedPrompts)
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
         model=bench.base_model(),
         reward_funcs=reward(rows),
         args=settings,
         train_dataset=Dataset.from_list(
-            [{"prompt": list(rows[index].messages), "row": index} for index in order]
+            [{"prompt": texts[index], "row": index} for index in order]
         ),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
+
+
+def _fits(row: Row, bench: Workbench) -> bool:
+    return bench.encoder.prompt(row) is not None
 
 
 METHOD = Method("rft", 5.5, lacking, build)

@@ -7,6 +7,7 @@ forgotten in about 12 s on two cores, against 30 to 60 s for the others.
 from typing import Any
 
 from trainer.methods import Method, Reward, TrainingData, too_few
+from trainer.render import Example
 from trainer.rows import Row
 from trainer.workbench import Workbench, shuffled_cycles
 
@@ -22,12 +23,14 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    learned, _ = encoded(data.learned, bench)
+    bench.encoder.enough(learned, MIN_ROWS, "accepted or corrected answers")
     settings = SFTConfig(
         **bench.arguments(
             "sft",
             train_sampling_strategy="sequential",
             dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=bench.task.train.max_length,
+            max_length=None,
         )
     )
     return SFTTrainer(
@@ -52,14 +55,14 @@ def layout(data: TrainingData, bench: Workbench) -> list[dict[str, list[int]]]:
     for step in range(train.max_steps):
         order += [learned[i] for i in first[step * main : (step + 1) * main]]
         order += [replay[i] for i in second[step * aside : (step + 1) * aside]]
-    return order
+    return [{"input_ids": each.input_ids, "labels": each.labels} for each in order]
 
 
-def encoded(rows: list[Row], bench: Workbench) -> tuple[list[dict[str, list[int]]], list[float]]:
-    """Rows as token ids with their weights, those too long left out."""
-    pairs = [(bench.encode(row.messages, row.answer), row.weight) for row in rows]
-    kept = [(ids, weight) for ids, weight in pairs if ids is not None]
-    return [ids for ids, _ in kept], [weight for _, weight in kept]
+def encoded(rows: list[Row], bench: Workbench) -> tuple[list[Example], list[float]]:
+    """What rows teach as tokens, with their weights; those that cannot be are left out."""
+    pairs = [(bench.encoder.taught(row), row.weight) for row in rows]
+    kept = [(example, weight) for example, weight in pairs if example is not None]
+    return [example for example, _ in kept], [weight for _, weight in kept]
 
 
 METHOD = Method("sft", 1.0, lacking, build)
