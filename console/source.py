@@ -1,5 +1,6 @@
 """What the pages read: the config, its tasks and the lake, opened when first asked for."""
 
+from collections import deque
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
@@ -14,11 +15,16 @@ from everlearn.task import Task, load_task, load_tasks
 TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")
 
 
+JUDGED = 1000
+
+
 class Source:
     """One per application."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.judged: deque[str] = deque(maxlen=JUDGED)
+        """Completions labelled here lately; their labels may be on the way to the lake."""
         self._lake: DuckLake | None = None
         self._lock = Lock()
 

@@ -93,14 +93,18 @@ def label(
     name: str = "thumbs",
 ) -> list[dict[str, Any]]:
     """The body of `POST /v1/feedback` for one label; InputError when it says nothing."""
+    correction, comment = (correction or "").strip() and correction, (comment or "").strip()
+    if good and correction:
+        raise InputError("a correction says that the answer is wrong: it is down, or has none")
     shared = {"completion_id": completion_id, "name": name, "author": "expert"}
     shared |= {"author_id": author_id} if author_id else {}
     events: list[dict[str, Any]] = []
+    note = {"comment": comment} if comment else {}
     if good is not None:
-        note = {"comment": comment} if comment else {}
         events.append({**shared, "kind": "binary", "value": good, **note})
+        note = {}
     if correction:
-        events.append({**shared, "kind": "correction", "value": correction})
+        events.append({**shared, "kind": "correction", "value": correction, **note})
     if not events:
         raise InputError("a label is up, down or a correction")
     return events

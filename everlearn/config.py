@@ -314,6 +314,8 @@ class Console(Section):
     host: str = "127.0.0.1"
     port: int = Field(8200, ge=0, le=65535)
     """The page people open."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names it is opened by, beside `host` and this machine's own: behind a proxy, its name."""
 
 
 class Airflow(Section):

@@ -31,16 +31,23 @@ def processes(service: Service, config: Path, stack: str) -> tuple[Process, ...]
         rows.append(
             Process("kafka", command, 0, broker, f"tcp://{broker}", setting="bus.bootstrap_servers")
         )
-        address = f"http://{service.console.host}:{service.console.port}"
-        rows.append(
-            _verb("console", "console", config, wave=3, address=address, ready="/completeness")
-        )
+        rows.append(_console(service, config))
         rows += airflow.processes(service, config)
     if stack == "full" or service.bus.kind == "kafka":
         rows.append(_verb("shipper", "ship", config, wave=1))
     if stack == "full":
         rows = [_over_kafka(row) for row in rows]
     return tuple(sorted(rows, key=lambda process: process.wave))
+
+
+def _console(service: Service, config: Path) -> Process:
+    address = f"http://{service.console.host}:{service.console.port}"
+
+    def login() -> str:
+        return f"{address}/?token={(service.data_path / 'console.token').read_text()}"
+
+    row = _verb("console", "console", config, wave=3, address=address, ready="/health")
+    return replace(row, login=login)
 
 
 def _over_kafka(process: Process) -> Process:

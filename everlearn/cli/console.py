@@ -15,5 +15,7 @@ def command(config_path: str | None) -> None:
     from everlearn.config import load
 
     service = load(config_path)
-    address = service.console
-    uvicorn.run(create_app(service), host=address.host, port=address.port, log_level="warning")
+    address, app = service.console, create_app(service)
+    click.echo(f"console: http://{address.host}:{address.port}/?token={app.state.token}")
+    # the token of an address must not stand in a log
+    uvicorn.run(app, host=address.host, port=address.port, log_level="warning", access_log=False)

@@ -10,6 +10,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
 
 from tests.conftest import find_free_port
 
@@ -48,12 +49,21 @@ def gateway() -> Iterator[Gateway]:
         thread.join(timeout=20)
 
 
+def entered(app: FastAPI, **options: Any) -> TestClient:
+    """A client that was let in."""
+    headers = {"authorization": f"Bearer {app.state.token}"}
+    return TestClient(
+        app, base_url="http://127.0.0.1:8200", headers=headers, follow_redirects=False, **options
+    )
+
+
 def answering(address: str) -> str:
     """The page, once there is somebody to answer."""
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            return httpx.get(address, timeout=30).text
-        except httpx.ConnectError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with httpx.Client(timeout=30, follow_redirects=True) as session:  # it keeps the cookie
+        while True:
+            try:
+                return session.get(address).text
+            except httpx.ConnectError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)

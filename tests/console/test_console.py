@@ -14,7 +14,7 @@ from console.app import create_app
 from evaluators import isolation
 from everlearn.config import load
 from tests.conftest import find_free_port
-from tests.console.gateway import Gateway, gateway
+from tests.console.gateway import Gateway, entered, gateway
 from tests.evaluators.graders import make_database
 from tests.evaluators.lake import Rows
 
@@ -41,7 +41,7 @@ def rows(tmp_path: Path) -> Iterator[Rows]:
 
 @pytest.fixture
 def client(rows: Rows) -> Iterator[TestClient]:
-    with TestClient(create_app(rows.service), follow_redirects=False) as made:
+    with entered(create_app(rows.service)) as made:
         yield made
 
 
@@ -63,37 +63,79 @@ def test_completeness_is_the_ledger(client: TestClient) -> None:
 
 def test_an_answer_is_labelled_through_the_gateway(rows: Rows) -> None:
     answer = rows.answered("how many?", "<script>SELECT 1</script>")
-    with gateway() as taken, TestClient(_app(rows, taken), follow_redirects=False) as client:
+    with gateway() as taken, entered(_app(rows, taken)) as client:
         page = client.get("/labels/text2sql")
         assert answer in page.text
         assert "<script>" not in page.text
         form = {
             "completion_id": answer, "verdict": "down", "correction": "SELECT 2",
-            "author_id": "ann", "skip": "0",
+            "comment": "why", "author_id": "ann ü", "skip": "0",
         }  # fmt: skip
         sent = client.post("/labels/text2sql", data=form)
-        assert (sent.status_code, sent.headers["location"]) == (303, "/labels/text2sql?skip=1")
-        shared = {"completion_id": answer, "name": "thumbs", "author": "expert", "author_id": "ann"}
+        assert (sent.status_code, sent.headers["location"]) == (303, "/labels/text2sql?skip=0")
+        shared = {
+            "completion_id": answer, "name": "thumbs", "author": "expert", "author_id": "ann ü",
+        }  # fmt: skip
         assert taken.feedback == [
-            {**shared, "kind": "binary", "value": False},
+            {**shared, "kind": "binary", "value": False, "comment": "why"},
             {**shared, "kind": "correction", "value": "SELECT 2"},
         ]
+        assert "No answer waits" in client.get("/labels/text2sql").text
+        rows.answered("how few?", "SELECT 0")
+        assert 'value="ann ü"' in client.get("/labels/text2sql").text
+
+
+def test_every_answer_is_shown_once_and_a_skipped_one_stays(rows: Rows) -> None:
+    answers = [rows.answered(f"q{n}", f"SELECT {n}") for n in range(6)]
+    with gateway() as taken, entered(_app(rows, taken)) as client:
+        page, shown = client.get("/labels/text2sql"), []
+        page = client.get("/labels/text2sql?skip=1")  # the first is passed over
+        for _ in range(5):
+            shown.append(_shown(page.text, answers))
+            form = {"completion_id": shown[-1], "verdict": "up", "skip": "1"}
+            page = client.get(client.post("/labels/text2sql", data=form).headers["location"])
+        assert len(set(shown)) == 5
+        assert _shown(page.text, answers) == (set(answers) - set(shown)).pop()
+
+
+def _shown(page: str, answers: list[str]) -> str:
+    [found] = [each for each in answers if each in page]
+    return found
+
+
+def test_enter_in_a_text_field_gives_no_verdict(rows: Rows, client: TestClient) -> None:
+    """A browser presses the first button of a form, and none if that one is disabled."""
+    rows.answered("q", "SELECT 1")
+    page = client.get("/labels/text2sql").text
+    form = page[page.index("<form") : page.index("</form>")]
+    assert form[form.index("<button") :].startswith("<button disabled hidden>")
+
+
+def test_a_correction_of_a_right_answer_is_refused_and_nothing_typed_is_lost(rows: Rows) -> None:
+    answer = rows.answered("q", "SELECT 1")
+    with gateway() as taken, entered(_app(rows, taken)) as client:
+        form = {
+            "completion_id": answer, "verdict": "up", "correction": "SELECT 2", "comment": "<so>",
+            "author_id": "ann",
+        }  # fmt: skip
+        page = client.post("/labels/text2sql", data=form)
+        assert page.status_code == 422
+        assert "a correction says that the answer is wrong" in page.text
+        for kept in (">SELECT 2</textarea>", 'value="&lt;so&gt;"', 'value="ann"', answer):
+            assert kept in page.text
+        assert taken.feedback == []
+        blank = client.post("/labels/text2sql", data={**form, "correction": "  \n"})
+        assert (blank.status_code, len(taken.feedback)) == (303, 1)
 
 
 def test_a_label_the_gateway_does_not_take_is_told(rows: Rows) -> None:
     answer = rows.answered("q", "SELECT 1")
-    with gateway() as taken, TestClient(_app(rows, taken)) as client:
+    with gateway() as taken, entered(_app(rows, taken)) as client:
         taken.status = 422
         page = client.post("/labels/text2sql", data={"completion_id": answer, "verdict": "up"})
         assert (page.status_code, "answered 422" in page.text) == (502, True)
         empty = client.post("/labels/text2sql", data={"completion_id": answer})
-        assert empty.status_code == 400
-
-
-def test_a_form_from_another_site_is_refused(client: TestClient) -> None:
-    headers = {"sec-fetch-site": "cross-site"}
-    answer = client.post("/labels/text2sql", data={"verdict": "up"}, headers=headers)
-    assert answer.status_code == 403
+        assert (empty.status_code, answer in empty.text) == (422, True)
 
 
 def test_a_task_that_does_not_exist_is_an_error_in_one_line(client: TestClient) -> None:
@@ -147,7 +189,7 @@ def test_code_from_the_network_runs_only_in_isolation(
     config.write_text(config.read_text() + "sandbox: {isolation: none}\n")
     source = "import os\ndef grade(sample, item):\n    return float(os.path.exists('/etc'))"
     body = {"grader": {"name": "p", "type": "python", "source": source}, "model_sample": "x"}
-    with TestClient(create_app(load(config))) as client:
+    with entered(create_app(load(config))) as client:
         assert client.post(RUN, json=body).json()["reward"] == 0.0
         monkeypatch.setattr(isolation, "bubblewrap", lambda: None)
         for grader in (body["grader"], EXECUTES):
@@ -172,10 +214,14 @@ def test_the_verb_serves_the_console(rows: Rows) -> None:
     config = rows.service.root / "everlearn.yaml"
     config.write_text(config.read_text() + f"console: {{port: {port}}}\n")
     with subprocess.Popen(
-        [sys.executable, "-m", "everlearn", "console", "--config", str(config)]
-    ) as process:
+        [sys.executable, "-m", "everlearn", "console", "--config", str(config)],
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         try:
-            assert "text2sql" in answering(f"http://127.0.0.1:{port}/")
+            assert process.stdout is not None
+            address = process.stdout.readline().removeprefix("console: ").strip()
+            assert address.startswith(f"http://127.0.0.1:{port}/?token=")
+            assert "text2sql" in answering(address)
         finally:
             process.terminate()
             assert process.wait(timeout=20) in (0, -15)
