@@ -28,7 +28,11 @@ ASK: list[tuple[str, dict[str, Any]]] = [
     ("completions", {"prompt": ["sum ", "日本"], "n": 2, "seed": 3}),
     ("completions", {"prompt": "sum ", "logprobs": 2}),
 ]
-STREAMED = [{}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}]
+STREAMED: list[dict[str, Any]] = [
+    {},
+    {"stream": True},
+    {"stream": True, "stream_options": {"include_usage": True}},
+]
 _OWN = re.compile(rb'"id":"[^"]+"|"created":\d+')
 """What differs from answer to answer."""
 
