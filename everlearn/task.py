@@ -271,25 +271,30 @@ class Train(Section):
     replay: float = Field(0.2, ge=0, le=1)
     """Share of the served model's own ordinary answers beside the learned rows."""
     max_steps: int = Field(60, ge=1)
-    """Optimizer steps per method."""
+    """Optimizer steps per method, at most."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the learned rows after which to stop before `max_steps`; null: no bound."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step."""
     reasoning: Literal["keep", "strip"] = "strip"
     """Whether an answer's thinking is taught with it; stripped, only what follows it is."""
     distil: bool = False
     """Teach unjudged answers of a champion elsewhere that every grader with a verdict passes."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak, linear decay."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak, linear decay; auto follows the model's hidden size and the method."""
     max_per_unit: int = Field(50, ge=1)
     """Rows of one user at most."""
-    max_length: int = Field(512, ge=16)
-    """Tokens of prompt and answer together; longer rows are dropped and counted."""
+    max_length: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
+    """Tokens of prompt and answer together; longer rows are dropped and counted. auto: what the
+    model's context and this machine's memory hold."""
     max_completion_tokens: int = Field(128, ge=1)
     """Of answers that training and held-out evaluation generate."""
     seed: int = 0
     """Of data order, initial weights and sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
+    load_in_4bit: bool = False
+    """Base weights in 4 bits while training (QLoRA); needs CUDA and the extra `four-bit`."""
     lora: Lora = Lora()
 
 
