@@ -26,11 +26,17 @@ def command() -> None:
 def check(file: str | None, config_path: str | None) -> None:
     """Print the resolved config and the tasks, defaults and environment included."""
     from everlearn.config import load
+    from everlearn.errors import ConfigError
     from everlearn.redact import without_passwords
-    from everlearn.task import load_tasks
+    from everlearn.task import read_tasks
 
     service = load(file or config_path)
-    tasks = load_tasks(service)
+    found = read_tasks(service)
+    for note in found.notes:
+        click.echo(f"everlearn: {note}", err=True)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    tasks = found.tasks
     _check_graders(tasks.values(), service)
     _check_templates(tasks.values(), service)
     resolved = {

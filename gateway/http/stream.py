@@ -276,11 +276,10 @@ class _Events(Passing):
             event = data[at:-2]
             self._kept.append(event)
             if self._undo is not None:
-                shown = self._undo.event(event)
-                if not shown:
+                event = self._undo.event(event)
+                if not event:
                     return
-                if shown is not event:
-                    data = b"%x\r\n%b\r\n" % (len(shown), shown)
+                data = b"%x\r\n%b\r\n" % (len(event), event)
             self._write(data)
         else:
             self._channel.take_back(data)
