@@ -28,7 +28,7 @@ ADDED: dict[str, dict[str, dict[str, bytes]]] = {
     "openai": {},
 }
 """By kind of upstream, what is captured, and endpoint: the member that asks for it."""
-ITS_OWN = {"token_ids": b'return_token_ids"', "logprobs": b'logprobs"'}
+_ITS_OWN = (b'return_token_ids"', b'logprobs"')
 """A client that writes one of these decides itself."""
 _USAGE = b'"stream_options":{"include_usage":true},'
 
@@ -66,28 +66,28 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Undo(NamedTuple):
     """What has to be taken out of an answer."""
 
-    details: bool
-    """Token ids and logprobs."""
+    ids: bool
     logprobs: bool
     usage: bool
+    empty: bool = False
+    """Events of a stream that are there for one of the first two only."""
 
     def whole(self, body: bytes) -> bytes:
         """An answer that is all there."""
-        return self._without_details(body) if self.details else body
+        return self._without_details(body)
 
     def events(self, data: bytes) -> bytes:
         """Whole events of a stream."""
-        if self.details:
-            if data.find(b'"delta"') >= 0:
-                data = _EMPTY_EVENT.sub(b"", data)
-            data = self._without_details(data)
+        if self.empty and data.find(b'"delta"') >= 0:
+            data = _EMPTY_EVENT.sub(b"", data)
+        data = self._without_details(data)
         if self.usage and data.find(b'"usage"') >= 0:
             data = _NO_USAGE.sub(b"", _USAGE_EVENT.sub(b"", data))
         return data
 
     def event(self, data: bytes) -> bytes:
         """One event of one line: the same by a look at its bytes, where that is possible."""
-        if self.usage or self.logprobs or data.find(b'"delta":{}') >= 0:
+        if self.usage or self.logprobs or not self.ids or data.find(b'"delta":{}') >= 0:
             return self.events(data)
         at = data.find(b'token_ids"')
         if at < 0:
@@ -100,7 +100,7 @@ class Undo(NamedTuple):
         return b"%bnull%b" % (data[: at + 11], data[end + 1 :])
 
     def _without_details(self, data: bytes) -> bytes:
-        if data.find(b'token_ids"') >= 0:
+        if self.ids and data.find(b'token_ids"') >= 0:
             data = _IDS.sub(_NULL, data)
         if self.logprobs:
             data = _LOGPROBS.sub(_NULL, data)
@@ -108,8 +108,8 @@ class Undo(NamedTuple):
 
 
 @cache
-def _undo(details: bool, logprobs: bool, usage: bool) -> Undo | None:
-    return Undo(details, logprobs, usage) if details or usage else None
+def _undo(ids: bool, logprobs: bool, usage: bool, empty: bool) -> Undo | None:
+    return Undo(ids, logprobs, usage, empty) if ids or logprobs or usage else None
 
 
 class Dialect:
@@ -127,23 +127,22 @@ class Dialect:
     ) -> tuple[bytes, Undo | None]:
         """The body to send, and what to do to its answer. `counted`: somebody has to know how many
         tokens it used."""
-        added, logprobs = b"", b""
-        if endpoint in self._ids and raw.find(ITS_OWN["token_ids"]) < 0:
-            added = self._ids[endpoint]
-        details = bool(added)
-        if endpoint in self._logprobs and raw.find(ITS_OWN["logprobs"]) < 0:
-            logprobs = self._logprobs[endpoint]
-        added += logprobs
-        usage = False
+        ids = logprobs = b""
+        its_own = [raw.find(name) >= 0 for name in _ITS_OWN]
+        if not its_own[0]:
+            ids = self._ids.get(endpoint, b"")
+        if not its_own[1]:
+            logprobs = self._logprobs.get(endpoint, b"")
+        added, usage = ids + logprobs, False
         # Token ids can be counted, so that no usage need be asked for beside them.
-        if counted and stream and not details and endpoint in (CHAT, TEXT):
+        if counted and stream and not ids and endpoint in (CHAT, TEXT):
             raw, usage = _with_usage(raw)
         if added:
             at = raw.index(b"{") + 1
             raw = b"%b%b%b" % (raw[:at], added, raw[at:])
         if self._renamed or self._dropped:
             raw = self._translated(raw)
-        return raw, _undo(bool(added), bool(logprobs), usage)
+        return raw, _undo(bool(ids), bool(logprobs), usage, bool(added) and not any(its_own))
 
     def _translated(self, raw: bytes) -> bytes:
         sent = _members(raw)

@@ -276,10 +276,11 @@ class _Events(Passing):
             event = data[at:-2]
             self._kept.append(event)
             if self._undo is not None:
-                event = self._undo.event(event)
-                if not event:
+                shown = self._undo.event(event)
+                if not shown:
                     return
-                data = b"%x\r\n%b\r\n" % (len(event), event)
+                if shown is not event:
+                    data = b"%x\r\n%b\r\n" % (len(shown), shown)
             self._write(data)
         else:
             self._channel.take_back(data)

@@ -220,20 +220,13 @@ class Run:
                 if first:
                     self._serving.metrics.first_token(time.perf_counter() - self._started)
                     first = False
-                if piece.text or piece.finish_reason is not None or self._shows_tokens:
-                    yield _event(self._rendering.chunk(piece))
-                else:
-                    self._rendering.completion_tokens += len(piece.drawn)
+                # A token that shows no text yet has a chunk too, as at vLLM.
+                yield _event(self._rendering.chunk(piece))
             if self._rendering.body.wants_usage:
                 yield _event(self._rendering.closing())
         except ApiError as error:
             yield _event(error.body)
         yield DONE
-
-    @property
-    def _shows_tokens(self) -> bool:
-        body = self._rendering.body
-        return bool(body.return_token_ids) or body.logprob_count is not None
 
 
 def deliver(events: Sequence[Event]) -> None:

@@ -172,8 +172,7 @@ class ChatRendering(Rendering):
             delta = {"role": "assistant", "content": ""}
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
             chunk = self._envelope([choice])
-            if self.body.return_token_ids:
-                chunk["prompt_token_ids"] = self.prompts[0]
+            chunk["prompt_token_ids"] = self.prompts[0] if self.body.return_token_ids else None
             yield chunk
 
     def choice(self, piece: Piece) -> dict[str, Any]:
@@ -203,8 +202,7 @@ class ChatRendering(Rendering):
             "logprobs": self._logprobs(piece),
             **self._ending(piece, called=self._called(piece)),
         }
-        if self.body.return_token_ids:
-            choice["token_ids"] = self._token_ids(piece)
+        choice["token_ids"] = self._token_ids(piece)
         return choice
 
     def _read(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
@@ -268,9 +266,8 @@ class TextRendering(Rendering):
             "logprobs": self._logprobs(piece),
             **self._ending(piece),
         }
-        if self.body.return_token_ids:
-            choice["token_ids"] = self._token_ids(piece)
-            choice["prompt_token_ids"] = self._prompt_ids(piece) if first else None
+        choice["prompt_token_ids"] = self._prompt_ids(piece) if first else None
+        choice["token_ids"] = self._token_ids(piece)
         return choice
 
     def _prompt_ids(self, piece: Piece) -> list[int] | None:

@@ -85,7 +85,7 @@ def test_events_are_what_they_would_have_been_one_by_one_and_together(choices: i
     sent = vllm_chunks(text, details=True, choices=choices)
     expected = b"".join(vllm_chunks(text, details=False, choices=choices))
     for logprobs in (False, True):
-        undo = Undo(True, logprobs, False)
+        undo = Undo(ids=True, logprobs=logprobs, usage=False, empty=True)
         assert b"".join(map(undo.event, sent)) == expected
         assert undo.events(b"".join(sent)) == expected
 
@@ -153,6 +153,21 @@ def test_fields_are_renamed_and_dropped_where_configured() -> None:
     both = b'{"max_tokens": 5, "max_completion_tokens": 7}'
     body, _ = Dialect(settings).request(both, CHAT, stream=False, counted=False)
     assert body == b'{"max_completion_tokens":7}'
+
+
+def test_what_the_client_asked_for_stays_beside_what_it_did_not() -> None:
+    sent = vllm_answer("a", details=True, spaces=False)
+    alone = json.loads(undo_of(VLLM, return_token_ids=True).whole(sent))
+    assert (alone["choices"][0]["token_ids"], alone["choices"][0]["logprobs"]) == (
+        [1, 22, 333],
+        None,
+    )
+    alone = json.loads(undo_of(VLLM, logprobs=True).whole(sent))
+    assert alone["choices"][0]["token_ids"] is None
+    assert len(alone["choices"][0]["logprobs"]["content"]) == 1
+    event = vllm_chunks("_", details=True)[1]
+    assert undo_of(VLLM, logprobs=True).event(event) != b""
+    assert undo_of(VLLM).event(event) == b""
 
 
 def test_tokens_are_counted_by_their_ids_else_guessed_from_the_text() -> None:
