@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from collector.decode import (
     COMPLETION_FIELDS,
@@ -32,6 +33,15 @@ _FIELDS = {
     FEEDBACK.name: FEEDBACK_FIELDS,
     DEAD_LETTERS.name: DEAD_LETTERS.names,
 }
+_NAMES = frozenset(
+    {
+        *("upstream_id", "request_id", "conversation_id", "unit", "model_requested"),
+        *("completion_id", "other_completion_id", "name", "author_id", "idempotency_key"),
+    }
+)
+"""Columns that rows are joined and found by, and that others choose the values of. DuckLake fails
+on a NUL in what it looks for, with it every later batch: there a NUL is U+FFFD. Texts keep theirs.
+"""
 _IDENTITY = frozenset({"completion_id", "feedback_id", "gateway_id", "seq", "received_at"})
 _BAD = (ValueError, OverflowError, pa.ArrowException)
 
@@ -126,4 +136,8 @@ def to_arrow(spec: TableSpec, rows: Sequence[Row]) -> pa.RecordBatch:
     values = zip(*rows, strict=True) if rows else ((),) * len(fields)
     columns = dict(zip(fields, values, strict=True))
     arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    for name in _NAMES & set(schema.names):
+        at = schema.get_field_index(name)
+        if pc.any(pc.match_substring(arrays[at], "\0")).as_py():
+            arrays[at] = pc.replace_substring(arrays[at], "\0", "\ufffd")
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

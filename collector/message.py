@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from collector.openai_json import Choice, Function, Message, Output, ToolCall
 from everlearn.tolerant import UNREADABLE, loads, text
@@ -22,7 +21,7 @@ class Called(Struct, omit_defaults=True, gc=False):
 
     name: str | None
     arguments: str | None
-    parsed: Raw | UnsetType = UNSET
+    parsed: dict[str, Any] | UnsetType = UNSET
 
 
 class Call(Struct, omit_defaults=True, gc=False):
@@ -230,20 +229,15 @@ def _item_call(item: Output) -> Call:
     return Call(Called(named, asked, _parsed(asked)), kind, item.call_id or item.id)
 
 
-def _parsed(arguments: str | None) -> Raw | UnsetType:
+def _parsed(arguments: str | None) -> dict[str, Any] | UnsetType:
     """The arguments themselves, where they are a JSON object."""
     if not arguments or arguments.lstrip()[:1] != "{":
         return UNSET
     try:
-        msgspec.json.decode(arguments, type=dict[str, Any])
-        return Raw(arguments)
-    except UNREADABLE:
-        pass
-    try:
         found = loads(arguments)
     except UNREADABLE:
         return UNSET
-    return Raw(text(found)) if isinstance(found, dict) else UNSET
+    return found if isinstance(found, dict) else UNSET
 
 
 def alternatives(choices: Sequence[Choice], messages: Sequence[Assistant]) -> list[Alternative]:

@@ -197,7 +197,7 @@ def _is_open(rows: list[Any]) -> bool:
     return bool(rows) and "reasoning" in rows[-1] and rows[-1]["content"] is None
 
 
-_PARTS = {"input_text": "text", "output_text": "text", "text": "text"}
+_TEXTS = ("input_text", "output_text", "text")
 
 
 def _content(content: Any) -> Any:
@@ -214,7 +214,7 @@ def _part(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     kind = part.get("type")
-    if kind in _PARTS and isinstance(part.get("text"), str):
+    if kind in _TEXTS and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
         return {"type": "image_url", "image_url": {"url": part["image_url"]}}

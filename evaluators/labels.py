@@ -3,7 +3,6 @@
 A label is an expert's feedback and takes the way of all feedback: through the gateway.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import httpx
 
 from everlearn.errors import EverlearnError, InputError
 from everlearn.lake.store import Lake
+from everlearn.prompts import conversation
 from everlearn.task import FeedbackGrader as Feedback
 from everlearn.task import ScoreModel, Task
+from everlearn.tolerant import UNREADABLE, loads
 
 _NEXT = """
 WITH verdicts AS (
@@ -78,8 +79,11 @@ def queue(lake: Lake, task: str, limit: int) -> list[dict[str, Any]]:
     """Answers no expert has judged: those graders disagree on first, then the unscored."""
     rows: list[dict[str, Any]] = lake.read(_NEXT, [task, limit]).to_pylist()
     for row in rows:
-        row["messages"] = json.loads(row["messages"] or "[]")
-        row["scores"] = json.loads(row["scores"] or "[]")
+        try:
+            row["messages"] = conversation(loads(row["messages"] or "[]"))
+        except UNREADABLE:
+            row["messages"] = conversation(row["messages"])
+        row["scores"] = loads(row["scores"] or "[]")
     return rows
 
 

@@ -29,6 +29,16 @@ def last_user_text(messages: Any) -> str:
     return ""
 
 
+def conversation(messages: Any) -> list[Mapping[str, Any]]:
+    """The messages for people to read: what is no message, as what somebody said."""
+    rows = messages if isinstance(messages, list) else [messages]
+    return [
+        row if isinstance(row, Mapping) else {"role": "user", "content": row}
+        for row in rows
+        if row is not None
+    ]
+
+
 def prompt_key(messages: Any, tools: Any = None) -> str:
     """Hash of everything that the model was shown: equal keys are the same prompt.
 

@@ -1,5 +1,7 @@
 """`everlearn sql`: read-only SQL over the lake."""
 
+from base64 import b64encode
+
 import click
 
 from everlearn.cli import config_option, json_option
@@ -33,7 +35,7 @@ def command(query: str, as_json: bool, config_path: str | None) -> None:
             raise InputError(f"the query cannot run: {error}") from error
         raise
     if as_json:
-        click.echo(json.dumps(table.to_pylist(), default=str, ensure_ascii=False))
+        click.echo(json.dumps(table.to_pylist(), default=_plain, ensure_ascii=False))
     else:
         shown = [[_shown(value) for value in row.values()] for row in table.to_pylist()]
         click.echo(render(table.column_names, shown))
@@ -49,5 +51,15 @@ def render(names: list[str], rows: list[list[str]]) -> str:
     )
 
 
+def _plain(value: object) -> str:
+    """What JSON has no type for, as text: bytes as what they say, or base64 where they are none."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return b64encode(value).decode()
+
+
 def _shown(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else _plain(value)

@@ -39,8 +39,7 @@ class TokenTexts:
             context = list(before[-count:])
             text: str = self._tokenizer.decode([*context, token_id])
             if not text.endswith("\ufffd"):
-                # None of them has shown its text: a space before the character is in it too.
-                return text
+                return text[len(self._tokenizer.decode(context).rstrip("\ufffd")) :]
         return ""
 
 

@@ -63,6 +63,15 @@ def test_a_value_that_no_column_takes_costs_that_value() -> None:
     assert (batch.rows, batch.dead_letters) == (2, 0)
 
 
+def test_a_nul_in_a_name_is_replaced_and_kept_in_a_text() -> None:
+    completion = make_completion(unit="u\0x", response=b'{"choices":[{"text":"a\\u0000b"}]}')
+    feedback = make_feedback(completion_id="\0", kind="correction", value_text="c\0")
+    found = read(Batch(records(completion, feedback)))
+    (row,), (said,) = found["completions"], found["feedback"]
+    assert (row["unit"], row["response_text"]) == ("u\ufffdx", "a\0b")
+    assert (said["completion_id"], said["value_text"]) == ("\ufffd", "c\0")
+
+
 def test_a_row_holds_the_columns_by_name() -> None:
     completion = make_completion(task="t", unit="u", received_at=12.5)
     feedback = make_feedback(occurred_at=3.25, received_at=4.5, tags={"a": "b"})

@@ -52,6 +52,15 @@ def stored(service: Service, sizes: Sequence[int] = (6,)) -> str:
     return gateway
 
 
+def test_sql_gives_bytes_as_what_they_say_or_as_base64(service: Service) -> None:
+    query = "SELECT 'häh'::BLOB AS text, '\\xFF\\x00'::BLOB AS bytes, ['a'::BLOB] AS inside"
+    expected = {"text": "häh", "bytes": "/wA=", "inside": ["a"]}
+    stored(service)
+    assert answer(service, "sql", query.replace("häh", "h\\xC3\\xA4h")) == [expected]
+    shown = everlearn(service, "sql", "SELECT raw_request FROM completions LIMIT 1").stdout
+    assert '{"model":"text2sql"' in shown
+
+
 def test_status_proves_what_is_stored_pending_and_dropped(tmp_path: Path) -> None:
     service = make_service(tmp_path, gateway={"capture": {"wal_max_bytes": 16384}})
     gateway = stored(service)
