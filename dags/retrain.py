@@ -12,12 +12,12 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG
 
 from everlearn.config import load
-from everlearn.task import load_tasks
+from everlearn.task import read_tasks
 
 NO_OR_NOT_YET = [1, 3]
 VERSION = "{{ ti.xcom_pull('train')['version'] }}"
 
-for name in load_tasks(load()):
+for name in read_tasks(load()).tasks:
     with DAG(
         f"everlearn_retrain_{name}",
         schedule=timedelta(hours=2),

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from everlearn.config import describe, read_yaml
 from everlearn.errors import ConfigError
 from everlearn.task import Grader, ReleaseRules, Task
+from everlearn.yaml_file import describe, read_yaml
 
 _GRADER: TypeAdapter[Grader] = TypeAdapter(Grader)
 
@@ -19,7 +19,7 @@ def parse(content: Any, where: str = "grader") -> Grader:
     try:
         return _GRADER.validate_python(content)
     except ValidationError as error:
-        raise ConfigError(describe(error, where)) from error
+        raise ConfigError(describe(error, where, Grader)) from error
 
 
 def read(path: Path) -> Grader:

@@ -8,20 +8,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from everlearn import regex
 from everlearn.errors import ConfigError
+from everlearn.yaml_file import describe, read_yaml
 
 
 def _http_address(value: str) -> str:
@@ -197,13 +198,20 @@ class Gateway(Section):
     capture: Capture = Capture()
 
 
+def _brokers(value: object) -> object:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+
+
+Brokers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_brokers)]
+
+
 class Bus(Section):
     """The event log between gateway and collector."""
 
     kind: Literal["wal", "kafka"] = "wal"
     """wal: the collector reads the logs of this machine; kafka: a shipper moves them."""
-    bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
-    """Brokers asked first."""
+    bootstrap_servers: Brokers = ("127.0.0.1:9092",)
+    """Brokers asked first: a list, or a text with commas."""
     topic: str = "everlearn.events"
     """One topic holds every event."""
     partitions: int = Field(6, ge=1)
@@ -404,34 +412,6 @@ class Service(BaseSettings):
         return self.data_path / "routes.json"
 
 
-def describe(error: ValidationError, where: str) -> str:
-    """One line per problem: file, key, value received and what is allowed."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-        received = "" if problem["type"] == "missing" else f" = {_short(problem['input'])}"
-        lines.append(f"{where}: {key}{received}: {problem['msg']}")
-    return "\n".join(lines)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping; ConfigError otherwise."""
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
-    return content
-
-
 def config_file(path: str | None) -> Path:
     """The file named, else $EVERLEARN_CONFIG, else everlearn.yaml here."""
     return Path(path or os.environ.get("EVERLEARN_CONFIG") or "everlearn.yaml")
@@ -445,4 +425,4 @@ def load(path: str | Path | None = None) -> Service:
     try:
         return Service(**{"root": file.resolve().parent, **read_yaml(file)})
     except ValidationError as error:
-        raise ConfigError(describe(error, str(file))) from error
+        raise ConfigError(describe(error, str(file), Service)) from error

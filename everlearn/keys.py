@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from everlearn.config import Key, describe
+from everlearn.config import Key
 from everlearn.errors import InputError, NotFound
+from everlearn.yaml_file import describe
 
 if TYPE_CHECKING:
     from everlearn.state import State
@@ -41,7 +42,7 @@ def create_key(state: "State", now: float, **fields: Any) -> str:
     try:
         key = StoredKey(sha256=digest, created_at=now, **fields)
     except ValidationError as error:
-        raise InputError(describe(error, "key")) from error
+        raise InputError(describe(error, "key", StoredKey)) from error
     try:
         state.put(KIND, key.id, key.model_dump(mode="json"))
     except StateConflict as error:

@@ -1,13 +1,19 @@
 """A task file: the whole declaration of one learning loop, graders in the OpenAI grader format."""
 
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from everlearn.config import Section, Service, describe, read_yaml
+from everlearn.config import Section, Service
 from everlearn.errors import ConfigError, NotFound
 from everlearn.opinion import Scale
+from everlearn.yaml_file import describe, read_yaml
+
+log = logging.getLogger(__name__)
 
 
 class TextPart(Section):
@@ -271,25 +277,30 @@ class Train(Section):
     replay: float = Field(0.2, ge=0, le=1)
     """Share of the served model's own ordinary answers beside the learned rows."""
     max_steps: int = Field(60, ge=1)
-    """Optimizer steps per method."""
+    """Optimizer steps per method, at most."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the learned rows after which to stop before `max_steps`; null: no bound."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step."""
     reasoning: Literal["keep", "strip"] = "strip"
     """Whether an answer's thinking is taught with it; stripped, only what follows it is."""
     distil: bool = False
     """Teach unjudged answers of a champion elsewhere that every grader with a verdict passes."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak, linear decay."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak, linear decay; auto follows the model's hidden size and the method."""
     max_per_unit: int = Field(50, ge=1)
     """Rows of one user at most."""
-    max_length: int = Field(512, ge=16)
-    """Tokens of prompt and answer together; longer rows are dropped and counted."""
+    max_length: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
+    """Tokens of prompt and answer together; longer rows are dropped and counted. auto: what the
+    model's context and this machine's memory hold."""
     max_completion_tokens: int = Field(128, ge=1)
     """Of answers that training and held-out evaluation generate."""
     seed: int = 0
     """Of data order, initial weights and sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
+    load_in_4bit: bool = False
+    """Base weights in 4 bits while training (QLoRA); needs CUDA and the extra `four-bit`."""
     lora: Lora = Lora()
 
 
@@ -464,24 +475,78 @@ def load_task_file(path: Path) -> Task:
     try:
         return Task(**{"folder": path.resolve().parent, **read_yaml(path)})
     except ValidationError as error:
-        raise ConfigError(describe(error, str(path))) from error
+        raise ConfigError(describe(error, str(path), Task)) from error
+
+
+class Declared(NamedTuple):
+    """What the files of `tasks_dir` came to: a broken one stops its own task only."""
+
+    tasks: dict[str, Task]
+    problems: tuple[str, ...]
+    """Why a file declares none, a line each."""
+    notes: tuple[str, ...]
+    """What is no error, and may be meant otherwise."""
+
+
+def read_tasks(service: Service) -> Declared:
+    """Every task that a file declares, by name, and what is wrong with the other files."""
+    tasks: dict[str, Task] = {}
+    problems: list[str] = []
+    for path in sorted(service.tasks_path.glob("*.yaml")):
+        try:
+            task = load_task_file(path)
+            _check(service, task, path, tasks)
+        except ConfigError as error:
+            problems += str(error).splitlines()
+        else:
+            tasks[task.task] = task
+    return Declared(tasks, tuple(problems), tuple(_notes(service.tasks_path)))
 
 
 def load_tasks(service: Service) -> dict[str, Task]:
-    """Every task of `tasks_dir`, by name; ConfigError on a bad file or an unknown upstream."""
-    tasks: dict[str, Task] = {}
-    for path in sorted(service.tasks_path.glob("*.yaml")):
-        task = load_task_file(path)
-        if task.task in tasks:
-            raise ConfigError(f"{path}: task = {task.task!r}: already declared by another file")
-        if task.upstream not in service.upstreams:
-            known = ", ".join(sorted(service.upstreams)) or "none is configured"
-            raise ConfigError(
-                f"{path}: upstream = {task.upstream!r}: not an upstream of the config: {known}"
-            )
-        _check_champion(service, task, path)
-        tasks[task.task] = task
-    return tasks
+    """Every task of `tasks_dir`, by name; ConfigError where any file is wrong."""
+    found = read_tasks(service)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    return found.tasks
+
+
+def running_tasks(service: Service) -> dict[str, Task]:
+    """For a process that goes on: the tasks that are declared, the others said in its log."""
+    found = read_tasks(service)
+    for problem in found.problems:
+        log.error("a task is left out: %s", problem)
+    for note in found.notes:
+        log.warning("%s", note)
+    return found.tasks
+
+
+def tasks_stamp(service: Service) -> tuple[object, ...]:
+    """Changes when a task file comes, goes or is written."""
+    try:
+        entries = [(item.name, item.stat()) for item in os.scandir(service.tasks_path)]
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in entries))
+
+
+def _notes(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"tasks_dir: {folder} is no folder: there are no tasks"
+    for path in sorted(folder.glob("*.yml")):
+        yield f"{path} is not read: name it {path.stem}.yaml"
+
+
+def _check(service: Service, task: Task, path: Path, others: Mapping[str, Task]) -> None:
+    """What a task needs of the config and of the other files."""
+    if task.task in others:
+        raise ConfigError(f"{path}: task = {task.task!r}: already declared by another file")
+    if task.upstream not in service.upstreams:
+        known = ", ".join(sorted(service.upstreams)) or "none is configured"
+        raise ConfigError(
+            f"{path}: upstream = {task.upstream!r}: not an upstream of the config: {known}"
+        )
+    _check_champion(service, task, path)
 
 
 def _check_champion(service: Service, task: Task, path: Path) -> None:
@@ -510,12 +575,16 @@ def _check_champion(service: Service, task: Task, path: Path) -> None:
 
 
 def load_task(service: Service, name: str) -> Task:
-    """The task of that name; NotFound with the names that exist."""
-    tasks = load_tasks(service)
-    if name not in tasks:
-        known = ", ".join(sorted(tasks)) or f"none in {service.tasks_path}"
-        raise NotFound(f"task {name!r} does not exist; there are: {known}")
-    return tasks[name]
+    """The task of that name; ConfigError where its file may be a broken one, NotFound with the
+    names that exist."""
+    found = read_tasks(service)
+    if name in found.tasks:
+        return found.tasks[name]
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    known = ", ".join(sorted(found.tasks)) or f"none in {service.tasks_path}"
+    notes = "".join(f"; {note}" for note in found.notes)
+    raise NotFound(f"task {name!r} does not exist; there are: {known}{notes}")
 
 
 def base_model_path(service: Service, task: Task) -> str:

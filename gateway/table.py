@@ -32,8 +32,9 @@ class RouteTable:
         self._path = path
         self._last = path.with_name(LAST)
         self._upstreams = upstreams
-        self.base = {name: TaskRoute(champion=first_arm(task)) for name, task in tasks.items()}
+        self.base = _base(tasks)
         """What is in force where no route is."""
+        self._read: dict[str, TaskRoute] = {}
         self._stamp: tuple[int, int, int] | None = None
         self.routes: dict[str, TaskRoute] = dict(self.base)
         self.generation = 0
@@ -62,6 +63,11 @@ class RouteTable:
                 write_routes(self._last, routes, sync=False)
         return True
 
+    def declare(self, tasks: dict[str, Task]) -> None:
+        """Answer these tasks too."""
+        self.base |= _base(tasks)
+        self._route()
+
     def _check(self, routes: Routes) -> None:
         for task, route in routes.tasks.items():
             for arm in _arms(route):
@@ -73,9 +79,13 @@ class RouteTable:
                     )
 
     def _take(self, routes: Routes) -> None:
-        known = {name: route for name, route in routes.tasks.items() if name in self.base}
-        self.routes = {**self.base, **known}
+        self._read = routes.tasks
+        self._route()
         self.generation, self.error = routes.generation, None
+
+    def _route(self) -> None:
+        known = {name: route for name, route in self._read.items() if name in self.base}
+        self.routes = {**self.base, **known}
 
     def _take_last(self) -> None:
         error = self.error
@@ -95,6 +105,10 @@ class RouteTable:
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _base(tasks: dict[str, Task]) -> dict[str, TaskRoute]:
+    return {name: TaskRoute(champion=first_arm(task)) for name, task in tasks.items()}
 
 
 def first_arm(task: Task) -> ArmRoute:

@@ -19,6 +19,8 @@ from gateway.capture import Recorder
 from gateway.cors import Cors
 from gateway.counters import LIMITS_FILE, SharedCounters
 from gateway.every import Every
+from gateway.folder import POLL_SECONDS as FOLDER_SECONDS
+from gateway.folder import TaskFolder
 from gateway.hot import ENDPOINTS, Hot
 from gateway.http import asgi
 from gateway.http.client import Client, Limits, Work
@@ -148,6 +150,7 @@ async def running(
         where = {"sock": shared.sock}
     repeated = [
         Every(POLL_SECONDS, parts.table.refresh),
+        Every(FOLDER_SECONDS, TaskFolder(service, parts.tasks, parts.table).look),
         Every(SWEEP_SECONDS, partial(_sweep, parts)),
         Every(OBSERVE_SECONDS, parts.observe),
     ]

@@ -1,14 +1,20 @@
 """Fixtures every folder's tests may use."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from everlearn.config import Upstream
 from examples import models
+from serving.fleet import Fleet
 from tests.mlflow_server import mlflow_server
 from tests.servers import broker, postgres_server, s3
+from tests.serving.tiny import make_adapter
+from tests.vllm_server import vllm_listening
 
 __all__ = ["anyio_backend", "broker", "free_port", "mlflow_address", "postgres_server", "s3"]
 
@@ -37,6 +43,44 @@ def free_port() -> Callable[[], int]:
 def smollm2() -> Path:
     """A real chat model's folder, made once per machine."""
     return models.smollm2()
+
+
+@pytest.fixture(scope="session")
+def vllm_base(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 with a context that a small key-value cache has room for."""
+    folder = tmp_path_factory.mktemp("vllm") / "base"
+    folder.mkdir()
+    for file in smollm2.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((smollm2 / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1024}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_adapters(vllm_base: Path) -> dict[str, Path]:
+    """Three adapters of it that answer differently."""
+    makes: dict[str, dict[str, Any]] = {
+        "first": {"seed": 1},
+        "second": {"seed": 2, "r": 4, "target_modules": ["q_proj"]},
+        "third": {"seed": 3, "use_rslora": True},
+    }
+    return {
+        name: make_adapter(vllm_base, vllm_base.parent / name, std=0.02, **options)
+        for name, options in makes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def vllm(vllm_base: Path, vllm_adapters: dict[str, Path]) -> Iterator[str]:
+    """A real vLLM, one for the whole run, every adapter loaded by our fleet."""
+    with vllm_listening(vllm_base, vllm_base.parent / "vllm.log") as address:
+        with Fleet(Upstream(base_url=address, kind="vllm")) as fleet:
+            for name, path in vllm_adapters.items():
+                fleet.load(name, path)
+            assert fleet.loaded() == {address: set(vllm_adapters)}
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -40,17 +40,25 @@ class ReplayTerm:
         return loss + term
 
 
-def replaying(trainer_class: Any, rows: Sequence[Example], *, pad: int, seed: int) -> Any:
-    """`trainer_class` with the replay term over encoded rows; itself when there are none."""
+def replaying(
+    trainer_class: Any, rows: Sequence[Example], *, pad: int, seed: int, parts: int = 1
+) -> Any:
+    """`trainer_class` with the replay term over encoded rows; itself when there are none.
+
+    `parts` micro-batches of one step share its replay rows.
+    """
     if not rows:
         return trainer_class
-    batches = endless_batches(rows, pad=pad, seed=seed)
+    size = max(1, ROWS_PER_STEP // parts)
+    batches = endless_batches(rows, pad=pad, seed=seed, size=size)
     name = f"Replaying{trainer_class.__name__}"
     return type(name, (ReplayTerm, trainer_class), {"replay": batches})
 
 
-def endless_batches(rows: Sequence[Example], *, pad: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Shuffled passes over the rows, `ROWS_PER_STEP` at a time, padded on the right."""
+def endless_batches(
+    rows: Sequence[Example], *, pad: int, seed: int, size: int = ROWS_PER_STEP
+) -> Iterator[dict[str, Any]]:
+    """Shuffled passes over the rows, `size` at a time, padded on the right."""
     rng = random.Random(seed)
 
     def passes() -> Iterator[Example]:
@@ -61,7 +69,7 @@ def endless_batches(rows: Sequence[Example], *, pad: int, seed: int) -> Iterator
 
     stream = passes()
     while True:
-        yield padded(list(itertools.islice(stream, ROWS_PER_STEP)), pad)
+        yield padded(list(itertools.islice(stream, size)), pad)
 
 
 def padded(rows: Sequence[Example], pad: int) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from trainer.methods.auto import choose, over_budget
 from trainer.plan import Plan
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
+from trainer.settings import parameters
 from trainer.snapshot import heldout_grader
 from trainer.tracking import TrainingRun
-from trainer.workbench import Workbench, fit, import_trainers, quiet
+from trainer.workbench import OutOfMemory, Trained, Workbench, fit, import_trainers, quiet
 
 Report = Callable[[str], None]
 
@@ -72,7 +73,7 @@ def train(service: Service, task: Task, plan: Plan, registry: Registry, report: 
         run.inputs(plan.snapshot)
         plan.check()
         with tempfile.TemporaryDirectory(prefix="everlearn-train-") as scratch:
-            bench = Workbench(task, base_model_path(service, task), Path(scratch))
+            bench = Workbench(task, base_model_path(service, task), Path(scratch), report)
             learning = _Learning(service, bench, plan, registry, run, report)
             try:
                 outcome = learning.version()
@@ -155,8 +156,7 @@ class _Learning:
         """Train and examine one method; under `auto` a failure is a reason, not the end."""
         started = time.monotonic()
         try:
-            trainer = method.build(self.data, self.bench, self._rewarded)
-            trained = fit(method.name, trainer, self.report)
+            trained = self._fitted(method, self.bench)
         except (TrainingError, NotEnoughEvidence) as error:
             if self.plan.method != "auto":
                 raise
@@ -170,6 +170,23 @@ class _Learning:
         heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]
         self.run.metrics([*trained.metrics, *heldout])
         self.report(f"{method.name}: {describe(self.select, exam)}, {seconds:.1f} s")
+
+    def _fitted(self, method: Method, bench: Workbench) -> Trained:
+        """Train, with half as many rows at a time as often as memory runs out."""
+        while True:
+            trainer = method.build(self.data, bench, self._rewarded)
+            try:
+                trained = fit(method.name, trainer, self.report)
+            except OutOfMemory:
+                smaller = bench.smaller(method.name)
+                if smaller is None:
+                    raise
+                self.report(f"{method.name}: out of memory, again with half the rows at a time")
+                bench = smaller
+                continue
+            used = parameters(bench.resolved[method.name])
+            self.run.params({f"{method.name}.{key}": value for key, value in used.items()})
+            return trained
 
     def _examine(self, model: Any, rows: list[Row], suite: Sequence[Row] = ()) -> Exam:
         return examine(model, self.bench, self.grade, rows, suite)

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +23,19 @@ from everlearn.config import Service
 from everlearn.errors import ConfigError, TrainingError
 from everlearn.task import Task, base_model_path
 from trainer.encode import Encoder, template_hash
+from trainer.machine import available_memory, four_bit
 from trainer.render import Conversation, Renderer
 from trainer.rows import Message, Messages
+from trainer.settings import (
+    Load,
+    Machine,
+    Settings,
+    Shape,
+    estimate,
+    fitting,
+    longest_row,
+    settings,
+)
 
 LOGGED_EVERY_STEPS = 20
 """Of plain progress lines; metrics are kept for every step."""
@@ -55,6 +66,10 @@ def import_trainers() -> None:
     assert all((DPOTrainer, GRPOTrainer, KTOTrainer, SFTTrainer))
 
 
+def print_nothing(_: str) -> None:
+    """For who trains nothing."""
+
+
 @dataclass(frozen=True)
 class Workbench:
     """Loads from `base` and keeps scratch files in `folder`."""
@@ -62,6 +77,11 @@ class Workbench:
     task: Task
     base: str
     folder: Path
+    report: Callable[[str], None] = print_nothing
+    micro_limit: int | None = None
+    """Rows at a time at most, found by running out of memory."""
+    resolved: dict[str, Settings] = field(default_factory=dict)
+    """Settings by method, as they were used."""
 
     @classmethod
     def of(cls, service: Service, task: Task, folder: Path = Path()) -> Self:
@@ -94,11 +114,10 @@ class Workbench:
         keep = self.task.train.reasoning == "keep"
         renderer = Renderer(self.tokenizer, self.stop_ids, keep_thinking=keep)
         train = self.task.train
-        room = min(self.context, train.max_length)
         made = Encoder(
             renderer,
             template_hash(self.tokenizer.chat_template),
-            max_length=room,
+            max_length=longest_row(train, self.shape, self.machine),
             max_prompt=self.context - min(train.max_completion_tokens, self.context // 4),
         )
         check_template(renderer, f"base_model {self.task.base_model!r}")
@@ -136,12 +155,47 @@ class Workbench:
         found = {int(each) for each in (self.tokenizer.eos_token_id, *many) if each is not None}
         return sorted(found)
 
+    @cached_property
+    def shape(self) -> Shape:
+        """What settings depend on of the base model."""
+        return Shape.of(self.config, self.context)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What settings depend on of this machine."""
+        if self.uses_cpu:
+            return Machine(cuda=False, free_bytes=available_memory())
+        import torch
+
+        return Machine(cuda=True, free_bytes=int(torch.cuda.mem_get_info()[0]))
+
+    def settings(self, method: str, load: Load) -> Settings:
+        """What the method is trained with, said before the start."""
+        made = settings(self.task.train, method, self.shape, self.machine, load)
+        if self.micro_limit is not None:
+            made = replace(made, micro_batch=fitting(load.batch, self.micro_limit))
+        self.report(f"{method}: {estimate(made, self.shape, self.machine, load)}")
+        self.resolved[method] = made
+        return made
+
+    def smaller(self, method: str) -> "Workbench | None":
+        """The same with half the micro-batch for `method`; None when it is one row already."""
+        halved = self.resolved[method].halved()
+        return None if halved is None else replace(self, micro_limit=halved.micro_batch)
+
     @property
     def uses_cpu(self) -> bool:
         """Whether training runs on the CPU: asked for, or nothing else is there."""
         import torch
 
-        return self.task.train.device == "cpu" or not torch.cuda.is_available()
+        device = self.task.train.device
+        if device == "cpu" or torch.cuda.is_available():
+            return device == "cpu"
+        if device == "cuda":
+            raise ConfigError(
+                "train.device = 'cuda': this machine has no CUDA device; use auto or cpu"
+            )
+        return True
 
     def base_model(self) -> Any:
         """A fresh copy of the base model; TrainingError when it cannot be loaded."""
@@ -150,11 +204,16 @@ class Workbench:
         from transformers import AutoModelForCausalLM
 
         dtype = torch.float32 if self.uses_cpu else torch.bfloat16
+        options = {"quantization_config": four_bit(self.uses_cpu)} if self.four_bit else {}
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype, **options)
         except (OSError, ValueError) as error:
             raise TrainingError(f"base model {self.base}: {str(error).splitlines()[0]}") from error
-        return model if self.uses_cpu else model.to("cuda")
+        return model if self.uses_cpu or self.four_bit else model.to("cuda")
+
+    @property
+    def four_bit(self) -> bool:
+        return self.task.train.load_in_4bit
 
     def lora(self) -> Any:
         """The adapter's shape, from `train.lora`."""
@@ -182,20 +241,22 @@ class Workbench:
             return get_peft_model(model, self.lora()).eval()
         return PeftModel.from_pretrained(model, str(adapter)).eval()
 
-    def arguments(self, method: str, **own: Any) -> dict[str, Any]:
+    def arguments(self, method: str, made: Settings, **own: Any) -> dict[str, Any]:
         """What every TRL config gets; `own` overrides."""
         train = self.task.train
         shared = {
             "output_dir": str(self.folder / method),
             "seed": train.seed,
-            "max_steps": train.max_steps,
-            "per_device_train_batch_size": train.batch_size,
-            "learning_rate": train.learning_rate,
+            "max_steps": made.max_steps,
+            "per_device_train_batch_size": made.micro_batch,
+            "gradient_accumulation_steps": made.accumulation,
+            "learning_rate": made.learning_rate,
+            "warmup_steps": made.warmup_steps,
             "lr_scheduler_type": "linear",
             "use_cpu": self.uses_cpu,
             # TRL turns both on by default; on the CPU they cost time and win nothing.
-            "bf16": not self.uses_cpu,
-            "gradient_checkpointing": False,
+            "bf16": made.bf16,
+            "gradient_checkpointing": made.gradient_checkpointing,
             "save_strategy": "no",
             "report_to": "none",
             "logging_steps": 1,
@@ -233,6 +294,10 @@ def check_template(renderer: Renderer, name: str) -> None:
         ) from error
 
 
+class OutOfMemory(TrainingError):
+    """A smaller micro-batch may do."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A fitted adapter on its base model, with what was measured on the way."""
@@ -257,7 +322,7 @@ def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
         if not _is_memory(error):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise TrainingError(f"{method}: out of memory: {reason}") from error
+        raise OutOfMemory(f"{method}: out of memory: {reason}") from error
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     return Trained(method, model, time.monotonic() - started, watch.metrics)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from everlearn.events import Author, Completion, Event, Feedback, FeedbackKind
+from everlearn.verdict import Signs, envelope, note, verdict
 
 THUMBS = {"up": True, "down": False}
 EPOCH_MILLISECONDS = 1e11
@@ -88,14 +89,9 @@ def completion(terms: Terms, said: Conversation) -> Completion:
         else f"imp_{digest(terms, said.messages, said.answer, said.request, str(said.at))}"
     )
     model = said.request.get("model")
-    choice = {"index": 0, "message": {"role": "assistant", **said.answer}}
-    response = {
-        "id": said.source_id or found,
-        "object": "chat.completion",
-        "model": model,
-        "choices": [{**choice, "finish_reason": said.finish_reason}],
-        "usage": said.usage,
-    }
+    response = _response(said, said.source_id or found)
+    # An answer cut short or filtered is no answer to learn, whoever consents.
+    whole = _verdict(response) == "ok"
     return Completion(
         completion_id=found,
         received_at=unix(said.at, terms.now),
@@ -109,10 +105,33 @@ def completion(terms: Terms, said: Conversation) -> Completion:
         conversation_id=said.conversation_id,
         model_requested=_text(model),
         model_served=_text(model),
-        trainable=terms.consent and said.trainable and said.request.get("store") is not False,
+        trainable=terms.consent
+        and whole
+        and said.trainable
+        and said.request.get("store") is not False,
         request=msgspec.json.encode({**said.request, "messages": said.messages}),
-        response=msgspec.json.encode(response),
+        response=response,
     )
+
+
+def _response(said: Conversation, name: str) -> bytes:
+    """The body that an upstream would have sent; logs often leave out why an answer ended."""
+    choice = {"index": 0, "message": {"role": "assistant", **said.answer}}
+    reply = {
+        "id": name,
+        "object": "chat.completion",
+        "model": said.request.get("model"),
+        "choices": [{**choice, "finish_reason": said.finish_reason or "stop"}],
+        "usage": said.usage,
+    }
+    return msgspec.json.encode(reply)
+
+
+def _verdict(response: bytes) -> str:
+    signs, said = Signs(), envelope(response)
+    if said is not None:
+        note(signs, said)
+    return verdict("ok", signs, "chat/completions")
 
 
 def _check_messages(messages: Any) -> None:

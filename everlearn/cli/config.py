@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,12 +26,19 @@ def command() -> None:
 def check(file: str | None, config_path: str | None) -> None:
     """Print the resolved config and the tasks, defaults and environment included."""
     from everlearn.config import load
+    from everlearn.errors import ConfigError
     from everlearn.redact import without_passwords
-    from everlearn.task import load_tasks
+    from everlearn.task import read_tasks
 
     service = load(file or config_path)
-    tasks = load_tasks(service)
+    found = read_tasks(service)
+    for note in found.notes:
+        click.echo(f"everlearn: {note}", err=True)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    tasks = found.tasks
     _check_graders(tasks.values(), service)
+    _check_templates(tasks.values(), service)
     resolved = {
         **service.model_dump(mode="json"),
         "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
@@ -47,6 +55,22 @@ def _check_graders(tasks: "Iterable[Task]", service: "Service") -> None:
 
     for task in tasks:
         check_graders(task, service)
+
+
+def _check_templates(tasks: "Iterable[Task]", service: "Service") -> None:
+    """Whether each base model's chat template holds a conversation, where the model is a folder
+    here and the trainer is installed: a hub id is not fetched for a check."""
+    if importlib.util.find_spec("transformers") is None:
+        return
+    from everlearn.task import base_model_path
+
+    found = [task for task in tasks if Path(base_model_path(service, task)).is_dir()]
+    if not found:
+        return
+    from trainer.workbench import Workbench
+
+    for task in found:
+        assert Workbench.of(service, task).encoder
 
 
 @command.command()

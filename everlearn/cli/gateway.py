@@ -12,11 +12,11 @@ def command(config_path: str | None) -> None:
     import logging
 
     from everlearn.config import load
-    from everlearn.task import load_tasks
+    from everlearn.task import running_tasks
 
     service = load(config_path)
-    tasks = load_tasks(service)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    tasks = running_tasks(service)
     from gateway.main import run
 
     run(service, tasks)

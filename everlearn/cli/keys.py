@@ -32,13 +32,13 @@ def create(
     from everlearn.errors import InputError
     from everlearn.keys import create_key
     from everlearn.state import open_state
-    from everlearn.task import load_tasks
+    from everlearn.task import read_tasks
 
     service = load(config_path)
     if any(key.id == key_id for key in service.gateway.keys):
         raise InputError(f"key {key_id}: stands in the config already")
     allowed = [name.strip() for name in tasks.split(",") if name.strip()]
-    known = load_tasks(service)
+    known = read_tasks(service).tasks
     unknown = [name for name in allowed if name not in known]
     if unknown:
         raise InputError(f"--tasks {','.join(unknown)}: no such task; there are {', '.join(known)}")

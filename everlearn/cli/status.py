@@ -7,6 +7,7 @@ import click
 from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
+    from collector.tally import Tally
     from everlearn.config import Service
     from everlearn.lake.store import Lake
 
@@ -30,36 +31,47 @@ def command(as_json: bool, config_path: str | None) -> None:
 def status(service: "Service", lake: "Lake") -> dict[str, Any]:
     """The whole report: `capture`, `feedback`, `scores`, `tasks`."""
     from collector.ledger import ledger, totals
+    from collector.tally import Gateway, Tally, tally
 
+    counted: list[Tally] = []
+
+    def count() -> dict[str, Gateway]:
+        counted.append(tally(lake))
+        return counted[0].gateways
+
+    capture = totals(ledger(service, lake, count))
     return {
-        "capture": totals(ledger(service, lake)),
-        "feedback": _feedback(lake),
-        "scores": _scores(lake),
+        "capture": capture,
+        "feedback": _feedback(counted[0]),
+        "scores": _scores(counted[0]),
         "tasks": _tasks(service, lake),
     }
 
 
-def _feedback(lake: "Lake") -> dict[str, int]:
+def _feedback(counted: "Tally") -> dict[str, int]:
     states = ("joined", "orphan", "retracted", "superseded", "duplicate", "retraction")
-    sql = "SELECT state, count(*) AS n, count(*) FILTER (ambiguous) AS a FROM feedback_state "
-    rows = lake.read(sql + "GROUP BY state").to_pylist()
-    counts = {row["state"]: row["n"] for row in rows}
     names = {"orphan": "orphans"}
-    shown = {names.get(state, state): counts.get(state, 0) for state in states}
-    return {**shown, "ambiguous": sum(row["a"] for row in rows)}
+    shown = {
+        names.get(state, state): counted.states.get(state, (0, 0))[0]
+        for state in (*states, "not_allowed")
+    }
+    return {**shown, "ambiguous": sum(ambiguous for _, ambiguous in counted.states.values())}
 
 
-def _scores(lake: "Lake") -> list[dict[str, Any]]:
-    sql = """
-        SELECT task, evaluator, count(value) AS scored, count(*) - count(value) AS unscored,
-            avg(value) AS mean
-        FROM scores_current GROUP BY task, evaluator ORDER BY task, evaluator"""
-    rows: list[dict[str, Any]] = lake.read(sql).to_pylist()
-    return rows
+def _scores(counted: "Tally") -> list[dict[str, Any]]:
+    rows = sorted(counted.scores.items(), key=lambda row: (row[0][0] or "", row[0][1]))
+    return [
+        {
+            **{"task": task, "evaluator": evaluator, "scored": scored, "unscored": unscored},
+            "mean": total / scored if scored else None,
+        }
+        for (task, evaluator), (scored, unscored, total) in rows
+        if scored or unscored
+    ]
 
 
 def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
-    from everlearn.task import load_tasks
+    from everlearn.task import read_tasks
     from gateway.routes import read_routes
 
     sql = "SELECT task, arg_max(struct_pack(release_id, version, event, phase, percent, reason, "
@@ -67,7 +79,7 @@ def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
     releases = {row["task"]: row["last"] for row in lake.read(sql).to_pylist()}
     routes = read_routes(service.routes_path).tasks
     report = {}
-    for name in sorted({*load_tasks(service), *routes}):
+    for name in sorted({*read_tasks(service).tasks, *routes}):
         route = routes.get(name)
         report[name] = {
             "champion": route.champion.version if route else "base",

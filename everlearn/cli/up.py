@@ -30,10 +30,10 @@ def command(stack: str, config_path: str | None) -> None:
     from everlearn.process import Process
     from everlearn.stack import processes
     from everlearn.supervise import Supervisor, alone
-    from everlearn.task import load_tasks
+    from everlearn.task import running_tasks
 
     service = load(config_path)
-    tasks = load_tasks(service)
+    tasks = running_tasks(service)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

@@ -25,6 +25,8 @@ from examples.text2sql.live import Arrivals, LiveTraffic
 from examples.text2sql.traffic import Traffic, accuracy
 
 TASK = "text2sql"
+MARK = "made-by-demo"
+"""A file by which a demo knows a folder that it may move."""
 STUCK_SECONDS = 120.0
 """Without any new answer."""
 Say = Callable[[str], None]
@@ -141,13 +143,21 @@ def run(service: Service, config: Path, *, fast: bool, report_path: Path, say: S
     return all(row.ok for row in loop.story.measures if row.closes)
 
 
+def own_folder(folder: Path) -> Path:
+    """One of our own in it, unless $EVERLEARN_DATA_DIR names it: then it may be a demo's or new."""
+    foreign = folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists()
+    return folder / "demo" if foreign or "EVERLEARN_DATA_DIR" not in os.environ else folder
+
+
 def _move_aside(folder: Path, say: Say) -> None:
-    """A demo starts from nothing; what was there is kept once."""
+    """A demo starts from nothing; what the one before it left is kept once."""
     if folder.exists():
         previous = folder.with_name(f"{folder.name}-previous")
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
         say(f"moved {folder} to {previous}")
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("What stands here was made by `everlearn demo`.\n")
 
 
 def _collect_feedback(loop: Loop, traffic: Traffic) -> dict[str, float]:

@@ -12,7 +12,7 @@ from everlearn import __version__
 from serving.local import errors
 from serving.local.completions import Serving, deliver
 from serving.local.engine import MAX_WAITING, Engine, Event
-from serving.local.errors import json_response
+from serving.local.errors import json_response, whole_body
 from serving.local.metrics import Metrics
 from serving.local.model import Model
 from serving.local.models import Models
@@ -61,23 +61,26 @@ def _completion_routes(app: FastAPI, serving: Serving) -> None:
     # Bodies are parsed by pydantic straight from bytes: half the time of FastAPI's own way.
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await serving.chat(ChatRequest.model_validate_json(await request.body()), request)
+        body = ChatRequest.model_validate_json(await whole_body(request))
+        return await serving.chat(body, request)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = CompletionRequest.model_validate_json(await request.body())
+        body = CompletionRequest.model_validate_json(await whole_body(request))
         return await serving.text(body, request)
 
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Response:
+    async def tokenize(request: Request) -> Response:
+        body = TokenizeRequest.model_validate_json(await whole_body(request))
         serving.models.find(body.model)
         if body.messages is not None:
             chat = ChatRequest(
                 messages=body.messages, add_generation_prompt=body.add_generation_prompt
             )
-            tokens = serving.chat_prompt(chat)
+            tokens = await serving.beside(serving.chat_prompt, chat)
         else:
-            tokens = serving.encode(body.prompt or "", special=body.add_special_tokens is not False)
+            special = body.add_special_tokens is not False
+            tokens = await serving.beside(serving.text_prompt, body.prompt or "", special)
         length = serving.engine.model.max_len
         return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": length})
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request as HttpRequest
@@ -22,6 +23,9 @@ from serving.local.protocol import ChatRequest, CompletionRequest, Generation
 from serving.local.render import ChatRendering, Rendering, TextRendering, TokenTexts
 from serving.local.shape import BadGrammar
 
+T = TypeVar("T")
+CHARACTERS_PER_TOKEN = 32
+"""More than any text has on average."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -33,20 +37,26 @@ class Serving:
     models: Models
     texts: TokenTexts
     metrics: Metrics
+    renderer: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "render"))
 
     async def chat(self, body: ChatRequest, http: HttpRequest) -> Response:
         name, adapter = self.models.find(body.model)
-        prompts = [self.chat_prompt(body)]
+        prompts = [await self.beside(self.chat_prompt, body)]
         return await self._answer(
             http, ChatRendering(body, name, prompts, self.texts), adapter=adapter
         )
 
     async def text(self, body: CompletionRequest, http: HttpRequest) -> Response:
         name, adapter = self.models.find(body.model)
-        prompts = [self._text_prompt(prompt, body.add_special_tokens) for prompt in body.prompts]
+        special = body.add_special_tokens
+        prompts = [await self.beside(self.text_prompt, each, special) for each in body.prompts]
         return await self._answer(
             http, TextRendering(body, name, prompts, self.texts), adapter=adapter
         )
+
+    async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What takes time with the input, off the loop that serves everybody, one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self.renderer, work, *arguments)
 
     def chat_prompt(self, body: ChatRequest) -> list[int]:
         """Token ids of the messages by the tokenizer's chat template."""
@@ -68,10 +78,19 @@ class Serving:
         return self.encode(text, special=False)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids; 400 at once for a text that no context holds, before it is read."""
+        longest = self.engine.model.max_len * CHARACTERS_PER_TOKEN
+        if len(text) > longest:
+            raise ApiError(
+                400,
+                f"This model's maximum context length is {self.engine.model.max_len} tokens. "
+                f"However, your prompt has {len(text)} characters. Please reduce its length.",
+            )
         ids: list[int] = self.engine.model.tokenizer.encode(text, add_special_tokens=special)
         return ids
 
-    def _text_prompt(self, prompt: str | list[int], special: bool) -> list[int]:
+    def text_prompt(self, prompt: str | list[int], special: bool) -> list[int]:
+        """Token ids of a prompt that is text or token ids."""
         if isinstance(prompt, str):
             return self.encode(prompt, special=special)
         size = self.engine.model.vocabulary

@@ -15,6 +15,8 @@ TYPES = {
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
+MAX_BODY_BYTES = 4 * 2**20
+"""Of a request: many times the longest context."""
 RETRY_AFTER = {"retry-after": "1"}
 """Of a 503: by then some answers have ended."""
 
@@ -39,6 +41,17 @@ class ApiError(Exception):
             "code": self.status,
         }
         return {"error": error}
+
+
+async def whole_body(request: Request) -> bytes:
+    """The body; 413 past `MAX_BODY_BYTES`, whatever its head says."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise ApiError(413, f"The request body has more than {MAX_BODY_BYTES} bytes.")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def json_response(content: Any, status: int = 200) -> Response:

@@ -1,7 +1,8 @@
 """Request bodies: OpenAI's fields and the vLLM extras served here.
 
 Unknown fields are ignored, as vLLM does. A known field that would change the answer and cannot be
-honoured is refused: silence would look like obedience.
+honoured is refused: silence would look like obedience. Every field has a bound, and a request
+brings no chat template: that is a program, run here.
 """
 
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from everlearn.chat import RUN_OPTIONS
 from serving.local.model import Defaults
 from serving.local.sampling import Sampling
 from serving.local.shape import ANY_OBJECT, Penalties
@@ -17,6 +19,16 @@ from serving.local.tools import call_schema
 
 MAX_LOGPROBS = 20
 MAX_ANSWERS = 128
+"""Of one request: prompts times `n`."""
+MAX_TOKENS = 10_000_000
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1_000
+MAX_STOP_IDS = 128
+MAX_MESSAGES = 4_096
+MAX_TOOLS = 128
+MAX_NAME = 512
+MAX_DEPTH = 32
+"""Of objects and lists within each other, in any field."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_p": (None, 0, 0.0),
@@ -30,10 +42,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bad_words": (None, []),
     "structured_outputs": (None,),
     "functions": (None, []),
+    "chat_template": (None,),
 }
 """Fields not honoured here -> values that ask for nothing."""
 
 TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 def refused(param: str, reason: str) -> PydanticCustomError:
@@ -84,19 +101,19 @@ class ResponseFormat(Body):
 class Generation(Body, ABC):
     """Fields of both completion routes."""
 
-    model: str | None = None
+    model: Name | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = 1
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, le=1_000)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=1_000)] | None = None
     response_format: ResponseFormat | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -113,6 +130,15 @@ class Generation(Body, ABC):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if any(not stop for stop in stops):
             raise refused("stop", "cannot contain an empty string")
+        if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+            raise refused(
+                "stop", f"at most {MAX_STOPS} strings of at most {MAX_STOP_CHARACTERS} characters"
+            )
+        for name, value in self:
+            if isinstance(value, dict | list) and not _is_shallow(value):
+                raise refused(name, f"nested deeper than {MAX_DEPTH}")
+        if self.response_format is not None and not _is_shallow(self.response_format.model_dump()):
+            raise refused("response_format", f"nested deeper than {MAX_DEPTH}")
         return self
 
     @property
@@ -167,22 +193,25 @@ class Generation(Body, ABC):
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Name | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise refused("top_logprobs", "needs `logprobs` to be true")
         self._check_tools()
+        steered = RUN_OPTIONS.intersection(self.chat_template_kwargs or ())
+        if steered:
+            raise refused("chat_template_kwargs", f"may not set {', '.join(sorted(steered))}")
         if self.add_generation_prompt and self.continue_final_message:
             raise refused("continue_final_message", "excludes `add_generation_prompt`")
         for message in self.messages:
@@ -238,7 +267,7 @@ class CompletionRequest(Generation):
     """POST /v1/completions."""
 
     prompt: str | TokenIds | list[str] | list[TokenIds]
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    max_tokens: Count | None = 16
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = False
     add_special_tokens: bool = True
@@ -249,6 +278,8 @@ class CompletionRequest(Generation):
             raise refused("echo", "not supported by the local model server")
         if not self.prompt:
             raise refused("prompt", "must not be empty")
+        if len(self.prompts) * self.answers > MAX_ANSWERS:
+            raise refused("prompt", f"prompts times `n` is at most {MAX_ANSWERS}")
         return self
 
     @property
@@ -282,8 +313,21 @@ class UnloadAdapter(Body):
 class TokenizeRequest(Body):
     """POST /tokenize: a prompt or messages."""
 
-    model: str | None = None
+    model: Name | None = None
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether objects and lists are within each other to `MAX_DEPTH` at most."""
+    level, depth = [value], 0
+    while level := [node for node in level if isinstance(node, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return False
+        level = [
+            child for node in level for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return True

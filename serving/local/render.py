@@ -39,7 +39,8 @@ class TokenTexts:
             context = list(before[-count:])
             text: str = self._tokenizer.decode([*context, token_id])
             if not text.endswith("\ufffd"):
-                return text[len(self._tokenizer.decode(context).rstrip("\ufffd")) :]
+                # None of them has shown its text: a space before the character is in it too.
+                return text
         return ""
 
 

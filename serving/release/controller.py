@@ -24,7 +24,7 @@ from everlearn.config import Service
 from everlearn.errors import ConfigError, EverlearnError, RegistryError, ServingError
 from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
-from everlearn.task import Task, load_task, load_tasks
+from everlearn.task import Task, load_task, running_tasks, tasks_stamp
 from registry.versions import Registry
 from serving.release import observations
 from serving.release.accounts import Accounts
@@ -43,6 +43,8 @@ WARM_SECONDS = 10.0
 REGISTRY_PAUSE_SECONDS = 15.0
 """After MLflow did not answer."""
 RESCAN_SECONDS = 5.0
+ROUNDING_SECONDS = 0.001
+"""Times of the lake are microseconds, ours are floats."""
 
 
 class TaskLoop:
@@ -60,8 +62,10 @@ class TaskLoop:
         self._warm_after = 0.0
         self._attempts = 0
         self._accounts: tuple[str, Accounts] | None = None
-        self._counted_at: dict[str, float] = {}
-        """When each metric of the release in `_accounts` was last counted."""
+        self._counted: dict[str, tuple[float, int]] = {}
+        """When each metric of the release in `_accounts` was last counted, at which snapshot."""
+        self._past: tuple[str, dict[str, float]] | None = None
+        """Rewards by unit before the release of that id."""
 
     def close(self) -> None:
         """Let go of lake and state."""
@@ -205,36 +209,52 @@ class TaskLoop:
         # Imported late: the graders' libraries take a second.
         from evaluators.run import evaluate
 
-        snapshot = None
         now = self._clock.now()
         accounts = self._account(release)
         rows: list[observations.Counted] = []
+        counted: dict[str, tuple[float, int]] = {}
         for name in names:
+            snapshot = self._lake.snapshot_id()
             if name not in observations.LIVE:
-                snapshot = self._lake.snapshot_id()
                 since = datetime.fromtimestamp(release.created_at, UTC)
                 evaluate(self._service, self._task, self._lake, grader=name, since=since)
             wanted = observations.metric(self._task, release, name)
             window = self._window(release, wanted, now, snapshot)
             due = observations.closed_units(self._lake, self._task.task, release, wanted, window)
-            rows += observations.count(due, wanted, release, accounts.rows + len(rows))
+            past = self._rewards(release) if due else {}
+            rows += observations.count(due, wanted, release, accounts.rows + len(rows), past)
+            counted[name] = (now, snapshot)
         observations.freeze(self._lake, release.release_id, rows, now)
         accounts.fold(rows)
-        self._counted_at = {**self._counted_at, **dict.fromkeys(names, now)}
+        self._counted |= counted
 
     def _window(
-        self, release: Release, wanted: observations.Metric, now: float, snapshot: int | None
+        self, release: Release, wanted: observations.Metric, now: float, snapshot: int
     ) -> observations.Window:
-        """Everything of the release at first, then what can be new since the last count."""
-        last = self._counted_at.get(wanted.name, 0.0) - wanted.close_seconds
-        since = max(release.created_at, last - observations.LATE_SECONDS)
+        """Everything of the release at first, then what was not closed at the last count and what
+        has come since, however old: a count that goes on finds what one from the start would."""
+        since = release.created_at
+        if wanted.name in self._counted:
+            last, seen = self._counted[wanted.name]
+            late = observations.oldest_since(self._lake, release.release_id, seen, snapshot)
+            since = max(since, min(last - wanted.close_seconds, late) - ROUNDING_SECONDS)
         return observations.Window(now, since, snapshot)
+
+    def _rewards(self, release: Release) -> dict[str, float]:
+        """By unit, of the time before the release; read once."""
+        if release.cuts is None:
+            return {}
+        if self._past is None or self._past[0] != release.release_id:
+            primary, before = release.parsed_rules.primary, release.created_at
+            found = observations.rewards(self._lake, self._task.task, primary, before)
+            self._past = (release.release_id, found)
+        return self._past[1]
 
     def _account(self, release: Release) -> Accounts:
         """The accounts of this release, from the frozen rows where they are not in memory."""
         if self._accounts is None or self._accounts[0] != release.release_id:
             rows = observations.frozen(self._lake, release.release_id)
-            self._counted_at = {}
+            self._counted = {}
             self._accounts = (release.release_id, Accounts(release.parsed_rules, rows))
         return self._accounts[1]
 
@@ -298,15 +318,16 @@ def run(service: Service, stop: threading.Event) -> None:
     """
     threads: dict[str, threading.Thread] = {}
     crashes: list[Exception] = []
+    seen: tuple[object, ...] | None = None
     while not stop.is_set():
-        try:
-            for name, task in load_tasks(service).items():
+        stamp = tasks_stamp(service)
+        if stamp != seen:
+            seen = stamp
+            for name, task in running_tasks(service).items():
                 if name not in threads:
                     arguments = (service, task, stop, crashes)
                     threads[name] = threading.Thread(target=_forever, args=arguments, name=name)
                     threads[name].start()
-        except ConfigError as error:
-            log.error("tasks kept as they were: %s", error)
         stop.wait(RESCAN_SECONDS)
     for thread in threads.values():
         thread.join()

@@ -8,10 +8,13 @@
 - Held-back units are no part of the comparison.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from everlearn.errors import LakeError
 from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
 from everlearn.task import FeedbackGrader, Multi, ScoreModel, Task
@@ -24,8 +27,6 @@ HISTORY_DAYS = 30
 MIN_HISTORY_UNITS = 60
 """Fewer units with a past make no thirds."""
 MIN_LATENCIES = 20
-LATE_SECONDS = 300.0
-"""An answer's row comes at most so long after its request: the longest timeouts are shorter."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,13 @@ placed AS (
     WINDOW past AS (PARTITION BY unit ORDER BY stage)
 ),
 due AS (SELECT * FROM placed WHERE opened <= to_timestamp($now - $close)),
-scored AS ({scores}),
-history AS ({history})
+scored AS ({scores})
 SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
-    epoch(due.opened) AS opened, avg({value}) AS value, any_value(history.reward) AS reward
+    epoch(due.opened) AS opened, avg({value}) AS value
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
     AND answers.received_at <= due.opened + to_seconds($close)
 LEFT JOIN scored ON scored.completion_id = answers.completion_id
-LEFT JOIN history ON history.unit = due.unit
 GROUP BY ALL ORDER BY opened, due.unit
 """
 _SCORES = """
@@ -140,7 +139,6 @@ _HISTORY = """
         AND completions.task = $task
     GROUP BY completions.unit
 """
-_NO_HISTORY = "SELECT NULL::VARCHAR AS unit, NULL::DOUBLE AS reward WHERE false"
 # Whether an answer is as good as it should be: 1 is good, so that harm is a fall.
 _VALUES = {
     "error_rate": """CASE
@@ -179,7 +177,7 @@ class Window(NamedTuple):
 
     now: float
     since: float
-    """Received from here on: units that opened earlier have been counted."""
+    """Received from here on: units that opened earlier have been counted (`oldest_since`)."""
     snapshot: int | None = None
     """Of the lake, taken before its answers were last scored, so that none counts as unscored
     because it came a moment too late; None: all."""
@@ -188,13 +186,16 @@ class Window(NamedTuple):
 def closed_units(
     lake: Lake, task: str, release: Release, wanted: Metric, window: Window
 ) -> list[dict[str, Any]]:
-    """Units due to be counted for a metric, in the order of their opening."""
+    """Units due to be counted for a metric, in the order of their opening.
+
+    An answer counts however long it took: what matters is that its unit was not counted before it
+    came, not when it was asked for.
+    """
     snapshot = window.snapshot
     live = wanted.name in LIVE
     sql = _DUE.format(
         answers=_ANSWERS.format(at=f"AT (VERSION => {snapshot})" if snapshot is not None else ""),
         scores=_NO_SCORES if live else _SCORES,
-        history=_NO_HISTORY if release.cuts is None else _HISTORY,
         value=_VALUES.get(wanted.name, "scored.value").replace("{cost}", _price(release.prices)),
     )
     params: dict[str, Any] = {
@@ -205,13 +206,34 @@ def closed_units(
         "metric": wanted.name,
         "now": window.now,
         "close": wanted.close_seconds,
-        "primary": release.parsed_rules.primary,
-        "days": HISTORY_DAYS,
         "limit_ms": release.latency_reference_ms,
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,
     }
     return _read(lake, sql, params)
+
+
+def oldest_since(lake: Lake, release_id: str, after: int, until: int) -> float:
+    """When the oldest of the release's answers was received that reached the lake after one of its
+    snapshots and until another; infinity if none did, 0 where that is not known any more."""
+    if after >= until:
+        return math.inf
+    sql = (
+        "SELECT epoch(min(received_at)) AS oldest "
+        f"FROM lake.table_insertions('completions', {after + 1:d}, {until:d}) WHERE release = ?"
+    )
+    try:
+        oldest = lake.read(sql, [release_id])["oldest"][0].as_py()
+    except LakeError:
+        return 0.0
+    return math.inf if oldest is None else float(oldest)
+
+
+def rewards(lake: Lake, task: str, primary: str, before: float) -> dict[str, float]:
+    """Mean reward by unit in the days before a release: fixed once it has begun."""
+    params = {"task": task, "primary": primary, "since": before, "days": HISTORY_DAYS}
+    rows = _read(lake, f"{_HISTORY} HAVING avg(scores.value) IS NOT NULL", params)
+    return {row["unit"]: row["reward"] for row in rows}
 
 
 def _read(lake: Lake, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,9 +246,13 @@ def _read(lake: Lake, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def count(
-    rows: Sequence[dict[str, Any]], wanted: Metric, release: Release, start: int
+    rows: Sequence[dict[str, Any]],
+    wanted: Metric,
+    release: Release,
+    start: int,
+    past: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Counted]:
-    """The rows as they will be frozen, numbered from `start`."""
+    """The rows as they will be frozen, numbered from `start`; `past`: rewards by unit."""
     width = wanted.high - wanted.low
     steps = release.parsed_rules.steps
     counted = []
@@ -242,7 +268,7 @@ def count(
                 treated=row["arm"] == "challenger",
                 propensity=propensity(row["share"], row["former_arm"], former_share),
                 value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
-                stratum=_stratum(row["reward"], release.cuts),
+                stratum=_stratum(past.get(row["unit"]), release.cuts),
             )
         )
     return counted

@@ -36,7 +36,7 @@ def test_an_unknown_key_is_exit_2_and_one_line(tmp_path: Path) -> None:
     done = check(tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "everlearn: everlearn.yaml: gateway.prot = 8001: Extra inputs are not permitted"
+        "everlearn: everlearn.yaml: gateway.prot: unknown key; did you mean 'port'?"
     ]
 
 

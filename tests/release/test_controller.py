@@ -211,3 +211,30 @@ def test_a_broken_lake_holds_the_ramp(make_world: Callable[..., World]) -> None:
     world.lake.commit(lambda t: t.query("ALTER TABLE away RENAME TO completions"))
     world.loop.tick()
     assert world.release.stage == 1
+
+
+def test_an_answer_that_took_long_counts_with_and_without_a_restart(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(make_rules(guardrails=("error_rate",)))
+    world.ramp()
+    asked_at = world.clock.now()
+    for number in range(3):
+        world.ask(2, {}, {})
+        world.clock.sleep(400.0)
+        world.loop.tick()
+        if number == 1:
+            # Asked first, answered after everybody else was counted.
+            world.answer("slow", asked_at, status="timeout")
+    counted = {
+        row.unit: row.value
+        for row in frozen(world.lake, world.release.release_id)
+        if row.metric == "error_rate"
+    }
+    assert counted["slow"] == 0.0
+    assert len(counted) == 7
+    again = TaskLoop(world.service, world.task, world.clock)
+    again.tick()
+    again.close()
+    rows = frozen(world.lake, world.release.release_id)
+    assert {row.unit for row in rows if row.metric == "error_rate"} == set(counted)

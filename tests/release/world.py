@@ -148,6 +148,16 @@ class World:
             )
         self._append(completions, feedback)
 
+    def answer(self, unit: str, asked_at: float, **overrides: Any) -> None:
+        """The champion's answer to one user, whose row comes now, whenever it was asked for."""
+        route = self.route
+        row = {
+            **{"completion_id": new_id("cmpl"), "task": "text2sql", "unit": unit},
+            **{"arm": "champion", "probability": 0.95, "version": "base", "status": "ok"},
+            **{"release": route.release, "stage": route.stage, "received_at": asked_at},
+        }
+        self._append([{**row, **overrides}], [])
+
     def _append(self, completions: Rows, feedback: Rows) -> None:
         def work(transaction: Transaction) -> None:
             transaction.append("completions", completions)

@@ -104,6 +104,18 @@ def test_token_texts_add_up_to_the_text(tokenizer: Any) -> None:
     assert "" in named
 
 
+@pytest.mark.parametrize("text", ["1. 卉魏 (Ko", "日本語 🙂 x", "é 日", "🙂🙂"])
+def test_token_texts_of_a_real_tokenizer_keep_the_space_before_a_split_character(
+    smollm2: Path, text: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    real: Any = AutoTokenizer.from_pretrained(smollm2)
+    texts, ids = TokenTexts(real), real.encode(text)
+    named = [texts(token, ids[max(0, place - 4) : place]) for place, token in enumerate(ids)]
+    assert "".join(named) == text
+
+
 def test_half_characters_are_held_back(tokenizer: Any) -> None:
     _, shown = grow(tokenizer, "a🙂b")
     assert "".join(shown) == "a🙂b"

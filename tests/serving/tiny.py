@@ -60,7 +60,9 @@ def make_model(folder: Path, *, seed: int = 0, max_len: int = 256) -> Path:
     return folder
 
 
-def make_adapter(base: Path, folder: Path, *, seed: int = 1, **overrides: Any) -> Path:
+def make_adapter(
+    base: Path, folder: Path, *, seed: int = 1, std: float = 0.1, **overrides: Any
+) -> Path:
     """A LoRA adapter whose B is random too, so that it changes every answer."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -74,6 +76,6 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 1, **overrides: Any) -
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=std)
     model.save_pretrained(folder)
     return folder

@@ -132,7 +132,9 @@ def test_both_thumbs_are_in_every_batch_however_rare_one_is(
     build: Build, ups: int, downs: int
 ) -> None:
     rows = [accepted() for _ in range(ups)] + [rejected() for _ in range(downs)]
-    order = kto.layout(TrainingData(tuple(rows)), build())
+    bench = build()
+    sides = kto.sides(TrainingData(tuple(rows)), bench)
+    order = kto.layout(*sides, bench.task.train, 2)
     assert len(order) == 16
     for start in (0, 8):
         assert 2 <= sum(row["label"] for row in order[start : start + 8]) <= 6
@@ -152,6 +154,30 @@ def test_a_preferences_trainer_is_given_exact_tokens(build: Build) -> None:
     assert bench.tokenizer.decode(row["prompt_ids"]).endswith("<S>assistant\n")
     assert bench.tokenizer.decode(row["chosen_ids"]) == "\nright<E>"
     assert bench.tokenizer.decode(row["rejected_ids"]) == "wrong<E>"
+
+
+def test_micro_batches_make_the_same_step_as_the_whole_batch(build: Build) -> None:
+    from dataclasses import replace
+
+    rows = tuple(accepted(completion=f"answer {number}") for number in range(10))
+    losses = []
+    for limit in (8, 2):
+        bench = replace(build(max_steps=1, learning_rate=1e-3), micro_limit=limit)
+        trainer = sft.METHOD.build(TrainingData(rows), bench, _unrewarded)
+        assert trainer.args.gradient_accumulation_steps == 8 // limit
+        trained = fit("sft", trainer, lambda _: None)
+        losses.append(next(value for name, value, _ in trained.metrics if name == "sft/loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_device_that_is_not_there_is_an_error(build: Build) -> None:
+    import torch
+
+    assert not torch.cuda.is_available()
+    with pytest.raises(ConfigError, match=r"train.device = 'cuda': this machine has no CUDA"):
+        build(device="cuda").base_model()
+    with pytest.raises(ConfigError, match=r"load_in_4bit = true: needs a CUDA device"):
+        build(load_in_4bit=True).base_model()
 
 
 @pytest.mark.parametrize("kind", ["one", "group", "all", "equal"])
@@ -190,6 +216,25 @@ def test_a_template_that_holds_no_conversation_is_said_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         assert build(template).encoder
+
+
+def test_config_check_says_that_a_template_holds_no_conversation(
+    build: Build, tmp_path: Path
+) -> None:
+    from click.testing import CliRunner
+
+    from everlearn.cli.config import command
+    from tests.builders import make_service
+    from tests.trainer.production import make_task
+
+    for template, code in ((PLAIN, 0), ("{{ raise_exception('broken') }}", 2)):
+        folder = tmp_path / str(code)
+        make_task(folder, Path(build(template).base))
+        make_service(folder)
+        words = ["check", str(folder / "everlearn.yaml")]
+        result = CliRunner().invoke(command, words)
+        assert (result.exit_code == 0) == (code == 0)
+        assert isinstance(result.exception, ConfigError) == (code == 2)
 
 
 def test_a_base_model_without_template_or_end_is_refused(build: Build) -> None:

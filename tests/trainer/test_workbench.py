@@ -68,7 +68,7 @@ def test_each_batch_holds_its_share_of_replay(model: Path, tmp_path: Path) -> No
     bench = make_bench(model, tmp_path, replay=0.25)
     learned = [accepted(messages=question("thing1", "shade"), completion="green")]
     replay = [make_row(messages=question("thing2", "colour"), completion="blue")]
-    rows = sft.layout(TrainingData((*learned, *replay)), bench)
+    rows = sft.layout(TrainingData((*learned, *replay)), bench, 2)
     blue = bench.encode(question("thing2", "colour"), "blue")
     assert [row == blue for row in rows] == [False, False, False, True] * 2
 
@@ -94,6 +94,21 @@ def test_running_out_of_memory_is_a_reason(model: Path, tmp_path: Path) -> None:
     trainer.training_step = out_of_memory
     with pytest.raises(TrainingError, match="sft: out of memory"):
         fit("sft", trainer, lambda line: None)
+
+
+def test_memory_that_runs_out_is_tried_again_with_half_the_rows(
+    model: Path, tmp_path: Path
+) -> None:
+    bench: Workbench | None = make_bench(model, tmp_path)
+    rows = TrainingData(
+        tuple(accepted(messages=question("thing1", "shade"), completion="red") for _ in range(10))
+    )
+    tried = []
+    while bench is not None:
+        trainer = sft.METHOD.build(rows, bench, lambda rows: None)
+        tried.append(trainer.args.per_device_train_batch_size)
+        bench = bench.smaller("sft")
+    assert tried == [4, 2, 1]
 
 
 def test_a_base_model_that_is_not_there_is_named(tmp_path: Path) -> None:

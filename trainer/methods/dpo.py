@@ -13,6 +13,7 @@ from trainer.methods.sft import encoded
 from trainer.methods.tokenised import Tokenised, tokenised
 from trainer.replay import replaying
 from trainer.rows import Row, fold
+from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
 
 MIN_PAIRS = 10
@@ -53,14 +54,15 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     examples = [_example(pair, bench) for pair in pairs(data)]
     chosen = [example for example in examples if example is not None]
     bench.encoder.enough(chosen, MIN_PAIRS, "pairs of a right and a wrong answer")
-    order = shuffled_cycles(
-        len(chosen), [1.0] * len(chosen), PAIRS_PER_STEP * train.max_steps, train.seed
-    )
     replay, _ = encoded(data.replay, bench)
+    made = bench.settings("dpo", Load(PAIRS_PER_STEP, longest_pair(chosen), len(chosen)))
+    order = shuffled_cycles(
+        len(chosen), [1.0] * len(chosen), PAIRS_PER_STEP * made.max_steps, train.seed
+    )
     settings = DPOConfig(
         **bench.arguments(
             "dpo",
-            per_device_train_batch_size=PAIRS_PER_STEP,
+            made,
             train_sampling_strategy="sequential",
             loss_type=["sigmoid", "sft"],
             loss_weights=[1.0, 1.0],
@@ -69,12 +71,20 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     )
     pad = bench.tokenizer.pad_token_id
     trainer_class = tokenised(DPOTrainer, Tokenised)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
         model=bench.base_model(),
         args=settings,
         train_dataset=Dataset.from_list([chosen[index] for index in order]),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
+    )
+
+
+def longest_pair(examples: list[dict[str, Any]]) -> int:
+    """Tokens of both sequences of the longest pair."""
+    return max(
+        2 * len(each["prompt_ids"]) + len(each["chosen_ids"]) + len(each["rejected_ids"])
+        for each in examples
     )
 
 

@@ -7,17 +7,18 @@ rate and replay make it 92 % on what was taught and 99 % on the rest.
 import random
 from typing import Any
 
+from everlearn.task import Train
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.methods.tokenised import Tokenised, tokenised
 from trainer.render import Example
 from trainer.replay import replaying
 from trainer.rows import Row
+from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
 
 MIN_EACH = 10
 BETA = 0.5
-LEARNING_RATE_SHARE = 0.5
 LEAST_SHARE = 0.25
 """Of each batch, for the rarer side."""
 
@@ -34,26 +35,30 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import KTOConfig, KTOTrainer
 
     train = bench.task.train
-    order = layout(data, bench)
-    wanted = sum(example["label"] for example in order)
     replay, _ = encoded(data.replay, bench)
+    ups, downs = sides(data, bench)
+    examples = [example for example, _ in (*ups, *downs)]
+    longest = max(map(len, examples))
+    made = bench.settings("kto", Load(train.batch_size, longest, len(examples)))
+    order = layout(ups, downs, train, made.max_steps)
+    wanted = sum(example["label"] for example in order)
     settings = KTOConfig(
         **bench.arguments(
             "kto",
+            made,
             beta=BETA,
             # Both sides weigh the same, whichever is rarer.
             desirable_weight=max(1.0, len(order) / wanted - 1.0),
             undesirable_weight=max(1.0, 1.0 / (len(order) / wanted - 1.0)),
-            learning_rate=train.learning_rate * LEARNING_RATE_SHARE,
             max_length=None,
         )
     )
     pad = bench.tokenizer.pad_token_id
     trainer_class = tokenised(KTOTrainer, Tokenised)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
         model=bench.base_model(),
         args=settings,
-        train_dataset=Dataset.from_list(with_mismatched(order, train.batch_size)),
+        train_dataset=Dataset.from_list(with_mismatched(order, made.micro_batch)),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
@@ -63,34 +68,43 @@ def _unwanted(data: TrainingData) -> list[Row]:
     return [row for row in data.rejected if row.completion.strip()]
 
 
-def layout(data: TrainingData, bench: Workbench) -> list[dict[str, Any]]:
+Weighted = list[tuple[Example, float]]
+
+
+def sides(data: TrainingData, bench: Workbench) -> tuple[Weighted, Weighted]:
+    """What was wanted and what was not, with weights."""
+    wanted = list(zip(*encoded(data.learned, bench), strict=True))
+    given = [(bench.encoder.given(row), row.weight) for row in _unwanted(data)]
+    unwanted = [(example, weight) for example, weight in given if example is not None]
+    bench.encoder.enough(wanted, MIN_EACH, "accepted answers")
+    bench.encoder.enough(unwanted, MIN_EACH, "rejected answers")
+    return wanted, unwanted
+
+
+def layout(wanted: Weighted, unwanted: Weighted, train: Train, steps: int) -> list[dict[str, Any]]:
     """Every example of the run in order, both sides in every batch.
 
     Thumbs are lopsided: drawn together, thousands of one side would crowd out the other. Each side
     has at least a quarter of every batch.
     """
-    train = bench.task.train
-    wanted, weights = encoded(data.learned, bench)
-    unwanted = _unwanted(data)
-    pairs = [(bench.encoder.given(row), row.weight) for row in unwanted]
-    kept = [(example, weight) for example, weight in pairs if example is not None]
-    bench.encoder.enough(wanted, MIN_EACH, "accepted answers")
-    bench.encoder.enough(kept, MIN_EACH, "rejected answers")
-    share = len(wanted) / (len(wanted) + len(kept))
+    share = len(wanted) / (len(wanted) + len(unwanted))
     first = round(train.batch_size * min(1 - LEAST_SHARE, max(LEAST_SHARE, share)))
     first = min(train.batch_size - 1, max(1, first))
     second = train.batch_size - first
-    ups = shuffled_cycles(len(wanted), weights, first * train.max_steps, train.seed)
-    downs = shuffled_cycles(
-        len(kept), [weight for _, weight in kept], second * train.max_steps, train.seed + 1
-    )
+    ups = _drawn(wanted, first * steps, train.seed)
+    downs = _drawn(unwanted, second * steps, train.seed + 1)
     order = []
-    for step in range(train.max_steps):
-        batch = [_example(wanted[i], True) for i in ups[step * first : (step + 1) * first]]
-        batch += [_example(kept[i][0], False) for i in downs[step * second : (step + 1) * second]]
+    for step in range(steps):
+        batch = [_example(each, True) for each in ups[step * first : (step + 1) * first]]
+        batch += [_example(each, False) for each in downs[step * second : (step + 1) * second]]
         random.Random(train.seed + step).shuffle(batch)
         order += batch
     return order
+
+
+def _drawn(side: Weighted, slots: int, seed: int) -> list[Example]:
+    order = shuffled_cycles(len(side), [weight for _, weight in side], slots, seed)
+    return [side[index][0] for index in order]
 
 
 def with_mismatched(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from trainer.methods.sft import encoded
 from trainer.methods.tokenised import TokenisedPrompts, tokenised
 from trainer.replay import replaying
 from trainer.rows import Row
+from trainer.settings import Load
 from trainer.workbench import Workbench
 
 MIN_PROMPTS = 8
@@ -73,12 +74,15 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     renderer = bench.encoder.renderer
     texts = [renderer.prompt_text(row.conversation) for row in rows]
     per_step = min(PROMPTS_PER_STEP, len(rows))
-    order = schedule(weights, train.max_steps, per_step, train.seed)
     replay, _ = encoded(data.replay, bench)
+    asked_ids = [renderer.prompt_ids(row.conversation) for row in rows]
+    longest = max(map(len, asked_ids)) + train.max_completion_tokens
+    made = bench.settings("rft", Load(per_step * GENERATIONS, longest, len(rows)))
+    order = schedule(weights, made.max_steps, per_step, train.seed)
     settings = GRPOConfig(
         **bench.arguments(
             "rft",
-            per_device_train_batch_size=per_step * GENERATIONS,
+            made,
             num_generations=GENERATIONS,
             max_completion_length=train.max_completion_tokens,
             temperature=TEMPERATURE,
@@ -88,7 +92,7 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     )
     pad = bench.tokenizer.pad_token_id
     trainer_class = tokenised(GRPOTrainer, TokenisedPrompts)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed)(
+    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
         model=bench.base_model(),
         reward_funcs=reward(rows),
         args=settings,

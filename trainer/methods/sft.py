@@ -9,6 +9,7 @@ from typing import Any
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.render import Example
 from trainer.rows import Row
+from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
 
 MIN_ROWS = 10
@@ -25,9 +26,13 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
 
     learned, _ = encoded(data.learned, bench)
     bench.encoder.enough(learned, MIN_ROWS, "accepted or corrected answers")
+    replay, _ = encoded(data.replay, bench)
+    longest = max(map(len, [*learned, *replay]))
+    made = bench.settings("sft", Load(bench.task.train.batch_size, longest, len(learned)))
     settings = SFTConfig(
         **bench.arguments(
             "sft",
+            made,
             train_sampling_strategy="sequential",
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
@@ -36,23 +41,23 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     return SFTTrainer(
         model=bench.base_model(),
         args=settings,
-        train_dataset=Dataset.from_list(layout(data, bench)),
+        train_dataset=Dataset.from_list(layout(data, bench, made.max_steps)),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
 
 
-def layout(data: TrainingData, bench: Workbench) -> list[dict[str, list[int]]]:
+def layout(data: TrainingData, bench: Workbench, steps: int) -> list[dict[str, list[int]]]:
     """Every example of the run in order: `train.replay` of each batch is replay."""
     train = bench.task.train
     learned, weights = encoded(data.learned, bench)
     replay, even = encoded(data.replay, bench)
     aside = round(train.batch_size * train.replay) if replay else 0
     main = train.batch_size - aside
-    first = shuffled_cycles(len(learned), weights, main * train.max_steps, train.seed)
-    second = shuffled_cycles(len(replay), even, aside * train.max_steps, train.seed)
+    first = shuffled_cycles(len(learned), weights, main * steps, train.seed)
+    second = shuffled_cycles(len(replay), even, aside * steps, train.seed)
     order = []
-    for step in range(train.max_steps):
+    for step in range(steps):
         order += [learned[i] for i in first[step * main : (step + 1) * main]]
         order += [replay[i] for i in second[step * aside : (step + 1) * aside]]
     return [{"input_ids": each.input_ids, "labels": each.labels} for each in order]

@@ -114,7 +114,9 @@ def test_logged_calls_keep_what_was_said_of_them(lake: DuckLake, tmp_path: Path)
     assert (first["prompt_tokens"], first["finish_reason"]) == (7, "length")
     assert first["received_at"].timestamp() == 1_700_000_000
     assert json.loads(first["sampling"])["temperature"] == 0.3
-    assert [row["trainable"] for row in found] == [True, True, False]
+    # Cut short, cut short, and held back by its caller: none is an answer to learn.
+    assert [row["trainable"] for row in found] == [False, False, False]
+    assert [row["status"] for row in found] == ["imported"] * 3
 
 
 def test_nobody_is_taught_without_consent(lake: DuckLake, tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Training settings that fit the model, the data and the machine at hand: pure functions.
+
+What the task pins is used as pinned; what it leaves at `auto` follows size and method. Everything
+resolved stands in the run's parameters.
+
+- Learning rate: Tinker's cookbook (`tinker_cookbook/hyperparam_utils.py`, `get_lr`): 5e-5, ten
+  times that for LoRA, times (2000 / hidden size) to a power of the model's family. Ours is for
+  alpha / r = 2 as theirs (alpha 32, r 16). Preference and reinforcement methods move from where
+  the model is, by less: the cookbook's recipes take about a tenth of the supervised rate.
+- Micro-batches: the largest part of the batch whose activations fit; halved when memory runs out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from everlearn.task import Train
+
+BASE_RATE, LORA_FACTOR, HIDDEN = 5e-5, 10.0, 2000
+EXPONENT = {"llama": 0.781, "qwen": 0.0775}
+"""By family; of the flatter kind where nothing is known."""
+OF_SUPERVISED = {"sft": 1.0, "kto": 0.1, "dpo": 0.1, "rft": 0.15}
+"""The rate of a method against SFT's, where it is `auto`."""
+PINNED = {"kto": 0.5}
+"""The same of a pinned rate, as measured on the text-to-SQL example."""
+WARMUP = 0.05
+"""Of the steps, where the rate is `auto`."""
+MEMORY_SHARE = 0.6
+"""Of what is free, for activations: allocators fragment, and others live here too."""
+CHECKPOINTED_FROM = 500_000_000
+"""Parameters from which a GPU recomputes activations: a third more time, a fifth of the memory."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What settings depend on of a base model."""
+
+    family: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    context: int
+
+    @property
+    def parameters(self) -> int:
+        """About: attention and feed-forward of every layer, and the embeddings."""
+        return 12 * self.layers * self.hidden**2 + self.vocabulary * self.hidden
+
+    @classmethod
+    def of(cls, config: Any, context: int) -> "Shape":
+        """From transformers' configuration."""
+        text = config.get_text_config()
+        return cls(
+            str(text.model_type),
+            int(text.hidden_size),
+            int(text.num_hidden_layers),
+            int(text.vocab_size),
+            context,
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it is trained."""
+
+    cuda: bool
+    free_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a run is made with."""
+
+    learning_rate: float
+    max_steps: int
+    batch_size: int
+    micro_batch: int
+    warmup_steps: int
+    bf16: bool
+    gradient_checkpointing: bool
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one step."""
+        return self.batch_size // self.micro_batch
+
+    def halved(self) -> "Settings | None":
+        """With half the micro-batch; None when it is one row already."""
+        parts = [n for n in range(1, self.micro_batch) if self.batch_size % n == 0]
+        small = [n for n in parts if n <= max(1, self.micro_batch // 2)]
+        return replace(self, micro_batch=max(small)) if small else None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a method has to train on."""
+
+    batch: int
+    """Sequences of one step."""
+    longest: int
+    """Tokens of the longest."""
+    rows: int
+    """Learned rows, for epochs."""
+
+
+def settings(train: Train, method: str, shape: Shape, machine: Machine, load: Load) -> Settings:
+    """What `method` is trained with."""
+    steps = steps_for(train, load.rows)
+    return Settings(
+        learning_rate=rate(train, method, shape),
+        max_steps=steps,
+        batch_size=load.batch,
+        micro_batch=fitting(load.batch, room(shape, machine) / max(1, load.longest)),
+        warmup_steps=round(WARMUP * steps) if train.learning_rate == "auto" else 0,
+        bf16=machine.cuda,
+        gradient_checkpointing=checkpointed(shape, machine),
+    )
+
+
+def checkpointed(shape: Shape, machine: Machine) -> bool:
+    """Whether activations are recomputed."""
+    return machine.cuda and shape.parameters >= CHECKPOINTED_FROM
+
+
+def room(shape: Shape, machine: Machine) -> int:
+    """Tokens of one micro-batch that fit into memory."""
+    budget = MEMORY_SHARE * (machine.free_bytes - weights_bytes(shape, machine))
+    return max(0, int(budget / activation_bytes(shape, 1, machine, checkpointed(shape, machine))))
+
+
+def longest_row(train: Train, shape: Shape, machine: Machine) -> int:
+    """Tokens of prompt and answer together that are trained on."""
+    if train.max_length != "auto":
+        return min(train.max_length, shape.context)
+    return max(16, min(shape.context, room(shape, machine)))
+
+
+def rate(train: Train, method: str, shape: Shape) -> float:
+    """The peak learning rate."""
+    if train.learning_rate != "auto":
+        return train.learning_rate * PINNED.get(method, 1.0)
+    family = next((name for name in EXPONENT if name in shape.family.lower()), "qwen")
+    lora = BASE_RATE * LORA_FACTOR * (HIDDEN / shape.hidden) ** EXPONENT[family]
+    return float(lora * OF_SUPERVISED[method])
+
+
+def steps_for(train: Train, rows: int) -> int:
+    """Optimizer steps: `max_steps`, less where `epochs` passes over the learned rows are fewer."""
+    if train.epochs is None:
+        return train.max_steps
+    taught = max(1, round(train.batch_size * (1 - train.replay)))
+    return max(1, min(train.max_steps, round(train.epochs * rows / taught)))
+
+
+def fitting(batch_size: int, rows: float) -> int:
+    """The largest divisor of the batch that is at most `rows`; 1 at least."""
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= max(1, rows))
+
+
+def weights_bytes(shape: Shape, machine: Machine) -> int:
+    """Of the base model."""
+    return shape.parameters * (2 if machine.cuda else 4)
+
+
+def activation_bytes(shape: Shape, length: int, machine: Machine, checkpointing: bool) -> int:
+    """Of one row of that many tokens, forward and backward.
+
+    A layer keeps about 17 values per token and hidden unit (Korthikanti et al., arXiv:2205.05198,
+    eq. 1-2, without dropout's masks), with checkpointing one; logits are there three times, in
+    float32.
+    """
+    kept = shape.layers if checkpointing else 17 * shape.layers
+    size = 2 if machine.cuda else 4
+    return length * (kept * shape.hidden * size + 3 * 4 * shape.vocabulary)
+
+
+def estimate(made: Settings, shape: Shape, machine: Machine, load: Load) -> str:
+    """What training will take, for people, before it starts."""
+    row = activation_bytes(shape, load.longest, machine, made.gradient_checkpointing)
+    memory = weights_bytes(shape, machine) + made.micro_batch * row
+    # 6 operations per parameter and token; a CPU core does some 2e10 in a second, a GPU 1e14.
+    work = 6 * shape.parameters * made.batch_size * load.longest * made.max_steps
+    seconds = work / (1e14 if machine.cuda else 4e10)
+    return (
+        f"{made.max_steps} steps of {made.batch_size} rows ({made.micro_batch} at a time) up to "
+        f"{load.longest} tokens, rate {made.learning_rate:.2g}: about {memory / 2**30:.1f} GiB and "
+        f"at most {max(1, round(seconds / 60))} min"
+    )
+
+
+def parameters(made: Settings) -> Mapping[str, Any]:
+    """For the run's record."""
+    return {
+        "learning_rate": made.learning_rate,
+        "max_steps": made.max_steps,
+        "micro_batch": made.micro_batch,
+        "accumulation": made.accumulation,
+        "warmup_steps": made.warmup_steps,
+        "bf16": made.bf16,
+        "gradient_checkpointing": made.gradient_checkpointing,
+    }
