@@ -17,7 +17,7 @@ QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETR
 def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     """Its address; database and artifacts stand in `folder`; stopped with its workers at the end.
 
-    The first start lays the tables out, about 10 s on two cores.
+    The first start lays the tables out: about 10 s on two cores, minutes on a busy machine.
     """
     address = f"http://127.0.0.1:{port}"
     command = (
@@ -30,7 +30,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         command, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not url_answers(f"{address}/health"):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((folder / "mlflow.log").read_text()[-2000:])

@@ -43,7 +43,7 @@ def running(command: list[str], folder: Path, env: dict[str, str], ready: str) -
     log = (folder / f"{command[-1].replace('/', '_')}.log").open("w+")
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not url_answers(ready):
             if process.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
@@ -76,7 +76,7 @@ def everlearn(folder: Path, env: dict[str, str], *words: str) -> subprocess.Comp
 
 def until_stored(folder: Path, env: dict[str, str], feedback: int) -> dict[str, int]:
     """The capture ledger once both feedbacks can be queried."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         count = everlearn(folder, env, "sql", "--json", "SELECT count(*) AS n FROM feedback_joined")
         rows = json.loads(count.stdout or "[]")

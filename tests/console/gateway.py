@@ -38,7 +38,7 @@ def gateway() -> Iterator[Gateway]:
     server = uvicorn.Server(uvicorn.Config(app, port=taken.port, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not server.started:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -59,7 +59,7 @@ def entered(app: FastAPI, **options: Any) -> TestClient:
 
 def answering(address: str) -> str:
     """The page, once there is somebody to answer."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with httpx.Client(timeout=30, follow_redirects=True) as session:  # it keeps the cookie
         while True:
             try:
