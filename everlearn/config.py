@@ -5,6 +5,7 @@ and why its default.
 """
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,11 +116,20 @@ class Upstream(Section):
         return (self.base_url, *self.replicas)
 
 
+Role = Literal["client", "expert", "judge", "service", "operator"]
+
+
 class Key(Section):
-    """One client key and what it may do."""
+    """One key and what its holder may do: authority comes from here, never from a body."""
 
     id: str = Field(min_length=1, max_length=256)
-    """Stands in the lake; the key never does."""
+    """Whose it is: stands in the lake, of an expert beside his labels; the key never does."""
+    role: Role = "client"
+    """client: an application; expert: a person whose labels teach; judge: a program that judges;
+    service: a program of ours; operator: everything."""
+    may_speak_for: Literal["users"] | None = None
+    """users: passes on the ids of an application's users. Never for a key that stands in a web page
+    or an app: whoever reads it there could speak for anybody."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the key: `printf %s KEY | sha256sum`."""
     tasks: tuple[str, ...] = ()
@@ -184,6 +194,9 @@ class Gateway(Section):
     require_key: bool | None = None
     """Empty: a key is asked for once one exists or ever existed, here or in the state store. true:
     always. false: never, though a key that is known is still held to its limits."""
+    insecure: bool = False
+    """true: no key need be asked for on an address that other machines reach. Whoever reaches it
+    may then teach the model, as an expert if he says so."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """A longer request body is answered 413."""
     max_concurrent: int = Field(8192, ge=1)
@@ -196,6 +209,28 @@ class Gateway(Section):
     metrics: bool = True
     """Whether /metrics is served, to whoever reaches the port."""
     capture: Capture = Capture()
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _asks_for_keys(self) -> "Gateway":
+        asks = self.require_key or (self.keys and self.require_key is None)
+        if not (self.local or asks or self.insecure):
+            raise ValueError(
+                f"host {self.host!r} is reached by other machines, and no key is asked for: set "
+                "gateway.require_key: true and make keys (everlearn keys create --role client "
+                "--name app), or listen on 127.0.0.1, or set gateway.insecure: true if whoever "
+                "reaches it may teach the model"
+            )
+        return self
 
 
 def _brokers(value: object) -> object:

@@ -3,17 +3,25 @@
 import json
 import os
 import time
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import Body, Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everlearn import __version__
-from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, Seen, explain, to_event
+from gateway.feedback import (
+    MAX_ITEMS,
+    FeedbackAnswer,
+    FeedbackIn,
+    Seen,
+    check,
+    read,
+    repeated,
+    to_event,
+)
 from gateway.http.wire import ERROR_TYPES, Refusal, error_body
 from gateway.keys import Holder
 from gateway.metrics import DROPPED, FEEDBACK
@@ -35,7 +43,7 @@ def build(parts: Parts) -> FastAPI:
         _holder(parts, request)
 
     with_key = [Depends(key)]
-    app.post("/v1/feedback", status_code=202, dependencies=with_key)(_feedback(parts))
+    app.post("/v1/feedback", status_code=202, openapi_extra=_described())(_feedback(parts))
     app.get("/v1/models", dependencies=with_key)(_models(parts))
     app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
     _state(app, parts)
@@ -67,36 +75,47 @@ def _holder(parts: Parts, request: Request) -> Holder | None:
     return parts.keyring.holder(dict(request.headers.raw))
 
 
+def _described() -> dict[str, Any]:
+    """The body of feedback, for the route's description: it is read by our own hand."""
+    one = FeedbackIn.model_json_schema()
+    many = {"type": "array", "items": one, "maxItems": MAX_ITEMS}
+    content = {"application/json": {"schema": {"anyOf": [one, many]}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def _feedback(parts: Parts) -> Any:
     seen = Seen()
 
-    async def feedback(
-        sent: Annotated[FeedbackIn | list[FeedbackIn], Body()],
-    ) -> FeedbackAnswer | list[FeedbackAnswer]:
+    async def feedback(request: Request) -> FeedbackAnswer | list[FeedbackAnswer]:
         """Say what you think of a completion; an array of up to 1,000 at once."""
-        items = sent if isinstance(sent, list) else [sent]
-        if len(items) > MAX_ITEMS:
-            raise Refusal(422, f"{len(items)} pieces of feedback; {MAX_ITEMS} are allowed at once")
+        holder = _holder(parts, request)
+        items, many = read(await request.body())
+        key = None if holder is None else holder.key
+        check(items, key)
+        if holder is not None:
+            holder.speak(len(items))
         if not parts.recorder.accepting:
             raise full()
-        answers, events = [], []
+        now = time.time()
+        answers, events, fresh = [], [], Seen()
         for item in items:
-            known = seen.get(item.idempotency_key)
+            event = to_event(item, now, key)
+            last = fresh.last(event) or seen.last(event)
+            known = repeated(event, last)
             if known is not None:
                 answers.append(FeedbackAnswer(feedback_id=known, status="duplicate"))
                 continue
-            event = to_event(item, time.time())
+            fresh.put(event)
             events.append(event)
-            seen.put(item.idempotency_key, event.feedback_id)
             answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
-        kept = await parts.recorder.feedback(events)
-        if kept < len(events):
-            # Dropping is for answers, which users need all the same: "accepted" must be true.
-            seen.forget(event.idempotency_key for event in events[kept:])
+        # Dropping is for answers, which users need all the same: "accepted" must be true.
+        if not await parts.recorder.feedback(events):
             raise full()
+        for event in events:
+            seen.put(event)
         for answer in answers:
             parts.metrics.count(FEEDBACK, answer.status)
-        return answers if isinstance(sent, list) else answers[0]
+        return answers if many else answers[0]
 
     return feedback
 
@@ -175,6 +194,7 @@ def _state(app: FastAPI, parts: Parts) -> None:
             "pid": os.getpid(),
             "in_flight": parts.in_flight,
             "routes": {"generation": parts.table.generation, "error": parts.table.error},
+            "authority": "keys" if parts.keyring.required else "open",
             "keys": {"required": parts.keyring.required, "error": parts.keyring.error},
             "capture": {
                 "durability": parts.service.gateway.capture.durability,
@@ -208,11 +228,6 @@ def _errors(app: FastAPI) -> None:
         if refusal.retry_after_seconds is not None:
             headers["retry-after"] = str(max(1, round(refusal.retry_after_seconds)))
         return Response(refusal.body(), refusal.status, headers, JSON)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Response:
-        body = error_body(explain(list(error.errors())), "invalid_request_error", "malformed")
-        return Response(body, 422, media_type=JSON)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

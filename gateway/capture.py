@@ -74,19 +74,15 @@ class Recorder:
         draft.request, draft.response = body, response
         self._append(draft, then, request.head.known.get(b"traceparent"))
 
-    async def feedback(self, events: Sequence[Feedback]) -> int:
-        """Append feedback until there is no room; how many pieces were kept, and are as safe as the
-        config promises."""
-        kept = last = 0
-        for event in events:
-            payload = self._encoded(event)
-            number = self._wal.append(payload) if payload else None
-            if number is None:
-                break
-            kept, last = kept + 1, number
+    async def feedback(self, events: Sequence[Feedback]) -> bool:
+        """Append feedback whole or not at all; whether it is as safe now as the config promises."""
+        payloads = [self._encoded(event) for event in events]
+        if not payloads:
+            return True
+        last = self._wal.append_whole(payloads) if all(payloads) else 0
         if last:
             await self._wal.durable(last)
-        return kept
+        return last > 0
 
     def stats(self) -> WalStats:
         """State of the log."""

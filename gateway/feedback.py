@@ -1,14 +1,17 @@
 """`POST /v1/feedback`: what people send, checked and turned into events. Pure but for the memory
 of idempotency keys.
 
-- Malformed feedback is refused whole (422) and nothing of it is stored; an unknown id is not
-  malformed: the completion may come later.
-- A key seen before is answered `duplicate`; the memory is bounded, the lake deduplicates for good.
+- Malformed feedback is refused whole (422, in the sender's words) and nothing of it is stored; an
+  unknown id is not malformed: the completion may come later. So is what the key may not say (403).
+- An idempotency key is its owner's. The same again about the same target is answered `duplicate`,
+  with another value it is a change and counts. The memory is bounded; the lake tells by the same
+  rule for good.
 """
 
+import json
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
     AwareDatetime,
@@ -19,11 +22,15 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationError,
     model_validator,
 )
 
+from everlearn.config import Key
 from everlearn.events import Author, Feedback, FeedbackKind
 from everlearn.ids import new_id
+from gateway.authority import name_of, refusal
+from gateway.http.wire import Refusal
 
 MAX_ITEMS = 1000
 MAX_REMEMBERED = 100_000
@@ -31,6 +38,7 @@ MAX_REMEMBERED = 100_000
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=100_000)]
+HALF = "holds half a character (a lone surrogate, such as half an emoji)"
 THUMBS = {"up": True, "down": False}
 TARGETS = ("completion_id", "request_id", "conversation_id")
 VALUE_TYPES: dict[FeedbackKind, tuple[type, ...]] = {
@@ -93,8 +101,17 @@ class FeedbackIn(BaseModel):
             raise ValueError(f"kind {kind} needs a `value` of type {names}")
         if isinstance(value, str) and len(value) > 100_000:
             raise ValueError("`value` is longer than 100,000 characters")
-        if isinstance(value, float) and not (-1e308 < value < 1e308):
-            raise ValueError("`value` is not a finite number")
+        # An integer may have any length: compared before it becomes a float.
+        if isinstance(value, int | float) and not -1e308 < value < 1e308:
+            raise ValueError("`value` is not a finite number below 1e308")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "FeedbackIn":
+        for name, value in self:
+            texts = [*value, *value.values()] if isinstance(value, dict) else [value]
+            if any(isinstance(text, str) and _broken(text) for text in texts):
+                raise ValueError(f"`{name}` {HALF}")
         return self
 
     @property
@@ -126,7 +143,11 @@ class FeedbackAnswer(BaseModel):
     status: Literal["accepted", "duplicate"]
 
 
-def to_event(sent: FeedbackIn, received_at: float) -> Feedback:
+Seeming = tuple[str, tuple[Any, ...]]
+"""The id of the piece that an idempotency key last brought, and what it said."""
+
+
+def to_event(sent: FeedbackIn, received_at: float, key: Key | None = None) -> Feedback:
     """The event of a checked piece of feedback; `received_at` in Unix seconds."""
     value = sent.plain_value
     is_bool = isinstance(value, bool)
@@ -144,41 +165,133 @@ def to_event(sent: FeedbackIn, received_at: float) -> Feedback:
         value_text=value if isinstance(value, str) else None,
         comment=sent.comment,
         author=sent.author,
-        author_id=sent.author_id,
+        author_id=name_of(key, sent),
         occurred_at=sent.occurred_at.timestamp() if sent.occurred_at else None,
         idempotency_key=sent.idempotency_key,
         tags=sent.tags,
+        key_id=None if key is None else key.id,
+        key_tasks=",".join(key.tasks) or None if key is not None else None,
     )
 
 
+def read(body: bytes) -> tuple[list[FeedbackIn], bool]:
+    """The pieces of a body, and whether it is an array; Refusal(422) says what is wrong."""
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _malformed(f"The body is not JSON: {reason}") from None
+    many = isinstance(content, list)
+    pieces: Sequence[Any] = content if many else [content]
+    if len(pieces) > MAX_ITEMS:
+        raise _malformed(f"{len(pieces)} pieces of feedback; {MAX_ITEMS} are allowed at once")
+    items = []
+    for number, piece in enumerate(pieces):
+        where = f"piece {number}: " if many else ""
+        if not isinstance(piece, dict):
+            raise _malformed(f"{where}feedback is an object, or an array of them")
+        try:
+            items.append(FeedbackIn.model_validate(piece))
+        except ValidationError as error:
+            raise _malformed(where + explain(error.errors())) from None
+    return items, many
+
+
+def check(items: Iterable[FeedbackIn], key: Key | None) -> None:
+    """Refusal(403) with the reason if the holder of the key may not say one of them."""
+    for item in items:
+        reason = refusal(key, item)
+        if reason is not None:
+            raise Refusal(403, reason, "not_allowed")
+
+
 class Seen:
-    """Feedback ids by idempotency key, the oldest forgotten first."""
+    """What idempotency keys brought last, the oldest forgotten first."""
 
     def __init__(self, size: int = MAX_REMEMBERED) -> None:
         self._size = size
-        self._ids: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[tuple[Any, ...], Seeming] = OrderedDict()
 
-    def get(self, key: str | None) -> str | None:
-        """The feedback that came with that key."""
-        return self._ids.get(key) if key is not None else None
+    def last(self, event: Feedback) -> Seeming | None:
+        """What came last under the idempotency key of this piece."""
+        return self._known.get(_mark(event)) if event.idempotency_key is not None else None
 
-    def put(self, key: str | None, feedback_id: str) -> None:
+    def put(self, event: Feedback) -> None:
         """Remember it."""
-        if key is None:
+        if event.idempotency_key is None:
             return
-        self._ids[key] = feedback_id
-        if len(self._ids) > self._size:
-            self._ids.popitem(last=False)
-
-    def forget(self, keys: Iterable[str | None]) -> None:
-        """What came with these keys was not kept."""
-        for key in keys:
-            if key is not None:
-                self._ids.pop(key, None)
+        self._known[_mark(event)] = event.feedback_id, _content(event)
+        if len(self._known) > self._size:
+            self._known.popitem(last=False)
 
 
-def explain(errors: list[Any]) -> str:
-    """One line from pydantic's findings."""
+def repeated(event: Feedback, last: Seeming | None) -> str | None:
+    """The id of the piece that this one repeats."""
+    return last[0] if last is not None and last[1] == _content(event) else None
+
+
+def _mark(event: Feedback) -> tuple[Any, ...]:
+    """Owner and key, rater and target: as the lake's `feedback_state` has it."""
+    return (
+        event.idempotency_key, event.key_id, event.author, event.author_id, event.completion_id,
+        event.request_id, event.conversation_id, event.other_completion_id,
+    )  # fmt: skip
+
+
+def _content(event: Feedback) -> tuple[Any, ...]:
+    tags = None if event.tags is None else tuple(event.tags.items())
+    return (
+        event.kind, event.name, event.value_bool, event.value_number, event.value_text,
+        event.comment, tags,
+    )  # fmt: skip
+
+
+def explain(errors: Sequence[Any]) -> str:
+    """One line in the sender's words."""
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    where = ".".join(str(part) for part in first["loc"] if part not in VALUE_BRANCHES)
+    said = f"{first['input']!r}"
+    received = "" if len(said) > 60 else f", not {said}"
+    context = first.get("ctx", {})
+    match first["type"]:
+        case "extra_forbidden":
+            return f"`{where}` is no field; there are: {', '.join(FeedbackIn.model_fields)}"
+        case "literal_error":
+            return f"`{where}` is one of {context['expected'].replace(' or ', ', ')}{received}"
+        case "string_too_long":
+            return f"`{where}` has at most {context['max_length']:,} characters"
+        case "string_unicode":
+            return f"`{where}` {HALF}"
+        case "string_too_short":
+            return f"`{where}` is empty"
+        case "timezone_aware":
+            return f"`{where}` needs a time zone, as in 2026-01-31T12:00:00Z{received}"
+        case kind if "datetime" in kind:
+            return f"`{where}` is a time, as 2026-01-31T12:00:00Z{received}"
+        case "value_error":
+            return str(context["error"])
+    if where == "value":
+        return f"`value` is true, false, a number or a text{received}"
+    if where == "tags" or where.startswith("tags."):
+        return "`tags` is a flat map of texts"
+    return f"`{where}` is a text{received}"
+
+
+VALUE_BRANCHES = frozenset({"bool", "int", "float", "str"})
+"""What pydantic calls the kinds of a value."""
+
+
+def _malformed(reason: str) -> Refusal:
+    return Refusal(422, reason, "malformed")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -18,6 +18,7 @@ from everlearn.ids import new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
+from gateway.authority import names_units
 from gateway.dialect import Undo, tokens_of
 from gateway.http.body import names_one_model, read_body, with_model
 from gateway.http.channel import Answer, Channel, UpstreamFailure
@@ -62,7 +63,7 @@ class Exchange:
 
     __slots__ = (
         "_begun", "_client", "_draft", "_entered", "_holder", "_hot", "_lines", "_parts",
-        "_recorded", "_request", "_targets", "_tokens", "_undo",
+        "_prefix", "_recorded", "_request", "_targets", "_tokens", "_undo",
     )  # fmt: skip
 
     def __init__(self, hot: Hot, request: Request, client: Client, endpoint: str) -> None:
@@ -86,6 +87,8 @@ class Exchange:
         self._lines = b""
         """Header lines that tell the client who answered."""
         self._recorded = False
+        self._prefix = ""
+        """Of the names that a key which may not speak for users gives its units."""
         self._undo: Undo | None = None
         """What the client did not ask for, and must not see in its answer."""
         self._tokens = 0
@@ -341,7 +344,16 @@ class Exchange:
         """Whose key it is."""
         holder = self._parts.keyring.holder(self._request.head.known)
         if holder is not None:
-            self._draft.key_id = holder.key.id
+            key = holder.key
+            self._draft.key_id = key.id
+            if not names_units(key):
+                if _UNIT in self._request.head.known:
+                    message = (
+                        f"The key {key.id!r} may not speak for users: leave x-everlearn-unit out, "
+                        "or have a key made with `--may-speak-for users`."
+                    )
+                    raise Refusal(403, message, "not_allowed")
+                self._prefix = key.id + "/"
         return holder
 
     def _identify(self, safety_identifier: object, user: object) -> str:
@@ -349,14 +361,14 @@ class Exchange:
         draft, known = self._draft, self._request.head.known
         if _CONVERSATION in known:
             draft.conversation_id = bounded(known[_CONVERSATION].decode("utf-8", "replace"))
-        unit = draft.unit = (
+        unit = (
             (bounded(known[_UNIT].decode("utf-8", "replace")) if _UNIT in known else None)
             or _string(safety_identifier)
             or _string(user)
             or draft.conversation_id
             or draft.request_id
-            or draft.completion_id
         )
+        unit = draft.unit = draft.completion_id if unit is None else self._prefix + unit
         return unit
 
     def _cast_shadow(self, route: TaskRoute, first: Target) -> None:

@@ -2,7 +2,9 @@
 
 - Keys are known by their SHA-256 only.
 - Once a key exists, or ever existed, one is required: revoking the last one opens no door.
-- Limits hold for the gateway, whatever the number of its workers.
+- Limits hold for the gateway, whatever the number of its workers; a piece of feedback counts as a
+  request.
+- Where no key is needed the gateway answers this machine alone (`local.py`).
 """
 
 import hashlib
@@ -13,6 +15,7 @@ from everlearn.config import Key
 from everlearn.keys import PREFIX
 from gateway.counters import IN_FLIGHT, REQUESTS, TOKENS, Cells, Counters, LocalCounters
 from gateway.http.wire import Refusal
+from gateway.local import Local
 
 _OURS = PREFIX.encode()
 
@@ -71,6 +74,17 @@ class Holder:
             with self._lock:
                 self._count(self._now())
 
+    def speak(self, pieces: int) -> None:
+        """Give so many pieces of feedback; Refusal(429) if the key may not now. An array may
+        overdraw the minute, which is then paid back first."""
+        if self._limited:
+            with self._lock:
+                now = self._now()
+                self._count(now)
+                self._cells[self._ours] -= 1
+                if self._requests:
+                    self._requests.take(pieces - 1, now)
+
     def leave(self, tokens: int) -> None:
         """End a request that used so many tokens."""
         if not self._limited:
@@ -109,14 +123,17 @@ class Keyring:
         require: bool | None = None,
         counters: Counters | None = None,
         read: bool = True,
+        local: Local | None = None,
     ) -> None:
         """`require` is the setting `require_key`; `read` is False where a store is still to be
-        read: until then nobody knows which keys there are, and whether one is needed."""
+        read: until then nobody knows which keys there are, and whether one is needed. `local`
+        checks what comes without a key; without it anybody may."""
         self._configured = tuple(keys)
         self._now = now
         self._require = require
         self._counters = counters or LocalCounters()
         self._read = read
+        self._local = local
         self._ever = False
         """A key exists or once existed."""
         self._holders: dict[str, Holder] = {}
@@ -148,6 +165,7 @@ class Keyring:
         """Whose key it is; None if no key is required; Refusal(401) for a wrong one, Refusal(503)
         for one that may be right but cannot be looked up."""
         if self._open:
+            self._check_local(headers)
             return None
         key = _shown(headers)
         holder = self._holders.get(hashlib.sha256(key).hexdigest()) if key else None
@@ -155,6 +173,7 @@ class Keyring:
             return holder
         # A key of ours that is not valid must not travel on as if it were the upstream's.
         if not self.required and not key.startswith(_OURS):
+            self._check_local(headers)
             return None
         if not self._read and (key or not self._holders):
             message = "The keys cannot be looked up yet."
@@ -166,6 +185,10 @@ class Keyring:
     def enter(self, holder: Holder, task: str | None) -> None:
         """Begin a request with that key."""
         holder.enter(task)
+
+    def _check_local(self, headers: Mapping[bytes, bytes]) -> None:
+        if self._local is not None:
+            self._local.check(headers)
 
     def _take(self, stored: Sequence[Key], ever: bool = False) -> None:
         # Once seen it is remembered, so that a store that was wiped opens no door either.

@@ -29,6 +29,7 @@ from gateway.http.server import Server
 from gateway.http.wire import Refusal
 from gateway.keys import Keyring
 from gateway.keystore import KeyStore
+from gateway.local import Local
 from gateway.metrics import Metrics
 from gateway.parts import Parts
 from gateway.passed import Passing, route_of
@@ -127,7 +128,12 @@ def build_parts(
             service.wal_path, worker, settings.capture, open_telemetry("everlearn-gateway")
         ),
         keyring=Keyring(
-            settings.keys, loop.time, require=settings.require_key, counters=counters, read=False
+            settings.keys,
+            loop.time,
+            require=settings.require_key,
+            counters=counters,
+            read=False,
+            local=None if settings.insecure else Local(settings.cors.allowed_origins),
         ),
         metrics=Metrics(worker, shared.folder if shared else None),
         worker=worker,
@@ -159,6 +165,8 @@ async def running(
     keys = KeyStore(service, parts.keyring)
     try:
         await keys.start()
+        if worker == 0 and not parts.keyring.required:
+            log.warning("no key is asked for: whoever reaches %s is believed", settings.host)
         await server.listen(**where, backlog=BACKLOG)
         yield server
     finally:

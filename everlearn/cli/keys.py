@@ -10,6 +10,9 @@ import click
 
 from everlearn.cli import config_option, json_option
 
+ROLES = ("client", "expert", "judge", "service", "operator")
+"""As `config.Role`, which takes too long to import for a list of options."""
+
 
 @click.group("keys")
 def command() -> None:
@@ -17,16 +20,38 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--id", "key_id", required=True, help="Who it is for; stands in the lake.")
-@click.option("--tasks", default="", metavar="A,B", help="Allowed tasks; default: all.")
+@click.option(
+    "--name", "--id", "key_id", required=True, help="Whose it is; stands in the lake, not the key."
+)
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default="client",
+    show_default=True,
+    help="As whom it may speak: experts teach, users suggest.",
+)
+@click.option(
+    "--may-speak-for",
+    type=click.Choice(["users"]),
+    help="For an application's server, which passes on its users' ids; never for a browser.",
+)
+@click.option(
+    "--task", "--tasks", "tasks", multiple=True, metavar="A,B", help="Allowed tasks; default: all."
+)
 @click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="0 = no limit.")
 @click.option("--tokens-per-minute", type=click.IntRange(0), default=0, help="0 = no limit.")
 @click.option("--max-concurrent", type=click.IntRange(0), default=0, help="0 = no limit.")
 @json_option
 @config_option
 def create(
-    key_id: str, tasks: str, as_json: bool, config_path: str | None, **limits: int
-) -> None:  # fmt: skip
+    key_id: str,
+    role: str,
+    may_speak_for: str | None,
+    tasks: tuple[str, ...],
+    as_json: bool,
+    config_path: str | None,
+    **limits: int,
+) -> None:
     """Make a key and print it, this once: only its SHA-256 is kept."""
     from everlearn.config import load
     from everlearn.errors import InputError
@@ -37,13 +62,21 @@ def create(
     service = load(config_path)
     if any(key.id == key_id for key in service.gateway.keys):
         raise InputError(f"key {key_id}: stands in the config already")
-    allowed = [name.strip() for name in tasks.split(",") if name.strip()]
+    allowed = [name.strip() for name in ",".join(tasks).split(",") if name.strip()]
     known = read_tasks(service).tasks
     unknown = [name for name in allowed if name not in known]
     if unknown:
-        raise InputError(f"--tasks {','.join(unknown)}: no such task; there are {', '.join(known)}")
+        raise InputError(f"--task {','.join(unknown)}: no such task; there are {', '.join(known)}")
     with closing(open_state(service)) as state:
-        key = create_key(state, time.time(), id=key_id, tasks=allowed, **limits)
+        key = create_key(
+            state,
+            time.time(),
+            id=key_id,
+            role=role,
+            may_speak_for=may_speak_for,
+            tasks=allowed,
+            **limits,
+        )
     if as_json:
         click.echo(json.dumps({"id": key_id, "key": key}))
         return
@@ -99,7 +132,15 @@ def _line(row: dict[str, Any]) -> str:
         for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent")
         if row[name]
     ]
-    parts = [row["id"], row["source"], f"tasks {', '.join(row['tasks']) or 'all'}", *limits]
+    speaks = ["speaks for users"] if row["may_speak_for"] else []
+    parts = [
+        row["id"],
+        row["source"],
+        row["role"],
+        *speaks,
+        f"tasks {', '.join(row['tasks']) or 'all'}",
+        *limits,
+    ]
     if row.get("revoked_at") is not None:
         at = datetime.fromtimestamp(row["revoked_at"], UTC)
         parts.append(f"revoked {at:%Y-%m-%d %H:%M} UTC")

@@ -115,6 +115,22 @@ class WalWriter:
                 return last
         return max((self._write((payload,)) for payload in payloads), default=0)
 
+    def append_whole(self, payloads: Sequence[bytes]) -> int:
+        """Write events, all or none of them; the last one's number, 0 if there is no room for all.
+
+        None counts as dropped: whoever sent them is told.
+        """
+        size = sum(map(len, payloads)) + len(payloads) * HEADER.size
+        if size > self._limit or (size > self._room and not self._find_room(size)):
+            return 0
+        try:
+            if self._next + len(payloads) > self._view[RESERVED]:
+                self._reserve()
+        except OSError as error:
+            self._stop(str(error))
+            return 0
+        return max(self._write(payloads), 0)
+
     def _write(self, payloads: Sequence[bytes]) -> int:
         """The number of the last of `payloads`; 0 if it was one and was dropped, -1 if they were
         several and there is no room for all."""
@@ -131,6 +147,8 @@ class WalWriter:
         for payload in payloads:
             parts += head(seq, payload), payload
             seq += 1
+        if count > MAX_TOGETHER:
+            parts = [b"".join(parts)]
         try:
             written = os.pwritev(self._fd, parts, self._size)
             reason = "the disk took only a part of the record"

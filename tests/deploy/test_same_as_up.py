@@ -26,6 +26,7 @@ PLACES = {
     "bus.metrics_port",
     "collector.metrics_port",
     "gateway.host",
+    "gateway.require_key",
     "lake.catalog",
     "lake.data_path",
     "lake.s3_endpoint",

@@ -43,7 +43,7 @@ def test_a_key_is_printed_once_and_only_its_hash_is_kept(tmp_path: Path) -> None
     assert (own["id"], own["tasks"], own["requests_per_minute"]) == ("team-a", ["text2sql"], 60)
     assert key not in keys("list").output
     assert sha256(key) not in keys("list", "--json").output
-    assert "team-a  store  tasks text2sql  60 requests per minute" in keys("list").output
+    assert "team-a  store  client  tasks text2sql  60 requests per minute" in keys("list").output
 
 
 def test_two_keys_differ_and_come_as_json_on_demand() -> None:

@@ -51,7 +51,7 @@ class Wire:
 def post(body: bytes | None = None, *lines: str, version: str = "1.1") -> bytes:
     """A chat request."""
     content = json.dumps(CHAT).encode() if body is None else body
-    head = [f"POST /v1/chat/completions HTTP/{version}", "host: x", *lines]
+    head = [f"POST /v1/chat/completions HTTP/{version}", "host: localhost", *lines]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         head.append(f"content-length: {len(content)}")
     return "\r\n".join(head).encode() + b"\r\n\r\n" + content

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.feedback import FeedbackIn, Seen, to_event
+from gateway.feedback import FeedbackIn, Seen, repeated, to_event
+from tests.builders import make_feedback
 from tests.gateway.backend import backend
 from tests.gateway.door import door
 
@@ -103,6 +104,91 @@ async def test_an_array_is_answered_with_an_array(tmp_path: Path) -> None:
 
 def test_the_memory_of_keys_is_bounded() -> None:
     seen = Seen(size=2)
-    for number in range(4):
-        seen.put(f"k{number}", f"fb{number}")
-    assert [seen.get(f"k{number}") for number in range(4)] == [None, None, "fb2", "fb3"]
+    events = [make_feedback(idempotency_key=f"k{number}") for number in range(4)]
+    for event in events:
+        seen.put(event)
+    known = [repeated(event, seen.last(event)) for event in events]
+    assert known == [None, None, events[2].feedback_id, events[3].feedback_id]
+
+
+CHANGES = [
+    ("the same again", {}, "duplicate"),
+    ("another value", {"value": "down"}, "accepted"),
+    ("another comment", {"comment": "after all"}, "accepted"),
+    ("another person", {"author_id": "bob"}, "accepted"),
+    ("another answer", {"completion_id": "cmpl_2"}, "accepted"),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("what", "changed", "status"), CHANGES)
+async def test_an_idempotency_key_says_which_word_not_which_click(
+    tmp_path: Path, what: str, changed: dict[str, Any], status: str
+) -> None:
+    thumb = {"completion_id": "cmpl_1", "value": "up", "author_id": "ann", "idempotency_key": "k"}
+    async with backend() as upstream, door(tmp_path, upstream.url) as gate:
+        assert (await gate.client.post("/v1/feedback", json=thumb)).status_code == 202
+        again = await gate.client.post("/v1/feedback", json={**thumb, **changed})
+        assert again.json()["status"] == status, what
+        # Within an array by the same rule; and the first word once more is a change back.
+        both = await gate.client.post("/v1/feedback", json=[{**thumb, **changed}, thumb])
+        expected = ["duplicate", "duplicate" if not changed else "accepted"]
+        if changed.keys() & {"author_id", "completion_id"}:
+            expected = ["duplicate", "duplicate"]
+        assert [one["status"] for one in both.json()] == expected, what
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ('{"completion_id":"a","value":"up","comment":"great \\ud83d"}', "`comment` holds half a"),
+        ('{"completion_id":"a","value":"up","tags":{"\\udc00":"x"}}', "`tags` holds half a"),
+        ('{"completion_id":"a","kind":"correction","value":"\\ud83d"}', "`value` holds half a"),
+        ('{"completion_id":"a\\ud83d","value":"up"}', "`completion_id` holds half a"),
+        ('{"completion_id":"a","value":1e999}', "not a finite number"),
+        ('{"completion_id":"a","value":-Infinity}', "-Infinity is no number"),
+        ('{"completion_id":"a","value":NaN}', "NaN is no number"),
+        ('{"completion_id":"a","value":1' + "0" * 400 + "}", "not a finite number"),
+        ('{"completion_id":"a","value":1' + "0" * 9000 + "}", "not JSON"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"completion_id":', "not JSON"),
+        ("\xff", "not JSON"),
+        ("[17]", "piece 0: feedback is an object"),
+        ('[{"completion_id":"a","value":"up"},{"completion_id":"b","vote":1}]',
+         "piece 1: `vote` is no field; there are: completion_id, "),
+        ('{"completion_id":"a","value":true,"author":"god"}', "one of 'end_user', 'expert'"),
+        ('{"completion_id":"a","value":true,"occurred_at":"2026-01-01T10:00:00"}', "time zone"),
+        ('{"completion_id":"a","value":true,"occurred_at":"yesterday"}', "is a time"),
+        ('{"completion_id":"a","value":{"x":1}}', "`value` is true, false, a number or a text"),
+        ('{"completion_id":17,"value":true}', "`completion_id` is a text, not 17"),
+        ('{"completion_id":"","value":true}', "`completion_id` is empty"),
+        ('{"completion_id":"a","value":true,"tags":{"a":{}}}', "`tags` is a flat map of texts"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_said_in_the_senders_words(
+    tmp_path: Path, sent: str, why: str
+) -> None:
+    async with backend() as upstream, door(tmp_path, upstream.url) as gate:
+        answer = await gate.client.post(
+            "/v1/feedback",
+            content=sent.encode("latin-1"),
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code == 422
+        assert why in answer.json()["error"]["message"]
+        assert gate.events() == []
+        assert (await gate.client.get("/health")).json()["status"] == "ok"
+
+
+@pytest.mark.anyio
+async def test_an_array_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    small = {"segment_bytes": 4096, "wal_max_bytes": 16384}
+    pieces = [{"completion_id": f"c{number}", "value": "up"} for number in range(1000)]
+    async with backend() as upstream, door(tmp_path, upstream.url, capture=small) as gate:
+        assert (await gate.client.post("/v1/feedback", json=pieces)).status_code == 503
+        assert gate.feedback() == []
+        few = await gate.client.post("/v1/feedback", json=pieces[:3])
+        assert few.status_code == 202
+        assert len(gate.feedback()) == 3
+        assert (await gate.client.get("/health")).json()["status"] == "ok"
