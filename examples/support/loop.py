@@ -106,7 +106,7 @@ def _day_one(loop: Loop, desk: Desk) -> None:
     right = sum(record.right for record in desk.records) / len(desk.records)
     loop.say(
         f"{len(desk.records)} tickets, {right:.1%} right; "
-        f"{desk.thumbs} thumbs, {desk.corrections} corrections"
+        f"{desk.thumbs} thumbs, {desk.corrections} corrections, {desk.confirmations} confirmed"
     )
 
 

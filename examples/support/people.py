@@ -27,9 +27,11 @@ class Habits:
     thumbs_share: float = 0.6
     wrong_thumbs: float = 0.05
     """Of the thumbs given."""
-    review_share: float = 1.0
-    """Of the answers that are wrong, by the expert, until `max_corrections`."""
     max_corrections: int = 100
+    """The expert corrects what is wrong until then."""
+    confirm_share: float = 0.15
+    """Of the answers that are right, the expert says so, until `max_confirmations`."""
+    max_confirmations: int = 100
     tickets_each: int = 3
     """Of one agent, one after the other."""
 
@@ -59,13 +61,13 @@ class Desk:
         habits: Habits | None = None, model: str = "support",
     ) -> None:  # fmt: skip
         self.records: list[Record] = []
-        self.thumbs = self.corrections = 0
+        self.thumbs = self.corrections = self.confirmations = 0
         self.failed_feedback: list[str] = []
         self._base_url, self._known, self._model = base_url, known, model
         self._habits = habits or Habits()
         self._rng = random.Random(seed)
         self._asked = tickets("asked", seed)
-        self._agents = self._corrected = 0
+        self._agents = self._corrected = self._confirmed = 0
 
     async def work(self, enough: Callable[[], bool], *, at_once: int = 8) -> None:
         """Send tickets until it is enough; who has begun finishes his."""
@@ -96,13 +98,24 @@ class Desk:
             said = {"value": value, "author_id": agent}
             if await self._say(client, completion_id, said):
                 self.thumbs += 1
-        reviewed = self._rng.random() < self._habits.review_share
-        if not record.right and reviewed and self._corrected < self._habits.max_corrections:
-            self._corrected += 1
-            said = {"kind": "correction", "value": ticket.answer, "name": "matches"}
-            said |= {"author": "expert", "author_id": "expert"}
-            if await self._say(client, completion_id, said):
-                self.corrections += 1
+        await self._review(client, record, completion_id)
+
+    async def _review(self, client: AsyncOpenAI, record: Record, completion_id: str | None) -> None:
+        """The expert corrects what is wrong, and confirms some of what is right."""
+        said: dict[str, Any] = {"author": "expert", "author_id": "expert"}
+        if not record.right:
+            if self._corrected < self._habits.max_corrections:
+                self._corrected += 1
+                said |= {"kind": "correction", "value": record.ticket.answer}
+                if await self._say(client, completion_id, said):
+                    self.corrections += 1
+            return
+        if self._confirmed >= self._habits.max_confirmations:
+            return
+        if self._rng.random() < self._habits.confirm_share:
+            self._confirmed += 1
+            if await self._say(client, completion_id, {**said, "value": "up"}):
+                self.confirmations += 1
 
     async def _say(
         self, client: AsyncOpenAI, completion_id: str | None, said: dict[str, Any]

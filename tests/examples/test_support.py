@@ -127,12 +127,16 @@ async def test_on_day_one_the_house_answers_and_people_react(tmp_path: Path) -> 
     assert {record.arm for record in desk.records} == {"champion"}
     assert desk.thumbs > 30
     assert 1 <= desk.corrections <= 5
+    assert 1 <= desk.confirmations <= 30
     assert kept > 0.75
     assert len(completions) == len(desk.records) + 40
     assert sum(event.trainable for event in completions) == len(desk.records)
     assert {event.upstream for event in completions} == {"house"}
     corrections = [event for event in feedback if event.kind == "correction"]
     assert len(corrections) == desk.corrections
+    by_expert = [event for event in feedback if event.author == "expert"]
+    assert len(by_expert) == desk.corrections + desk.confirmations
+    assert len(feedback) == len(by_expert) + desk.thumbs
     assert all(set(json.loads(event.value_text or "")) == FIELDS for event in corrections)
     assert {event.author for event in corrections} == {"expert"}
 
