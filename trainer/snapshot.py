@@ -39,14 +39,14 @@ _ANSWERS = """
     SELECT c.completion_id, c.unit, c.messages, c.tools, c.answer, c.response_text, c.sampling,
         c.forced, c.finish_reason, c.trainable, c.version, c.upstream, c.model_served,
         c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at
-    FROM completions c WHERE c.task = ? AND c.status = 'ok'
+    FROM completions c WHERE c.task = ? AND c.status IN ('ok', 'imported')
 """
 _FEEDBACK = """
     SELECT f.completion_id, f.other_completion_id, f.kind, f.name, f.value_bool, f.value_number,
         f.value_text,
         f.author, f.author_id, f.key_id, f.weight, f.received_at
     FROM feedback_joined f SEMI JOIN completions c
-        ON f.completion_id = c.completion_id AND c.task = ? AND c.status = 'ok'
+        ON f.completion_id = c.completion_id AND c.task = ? AND c.status IN ('ok', 'imported')
     WHERE f.kind IN ('binary', 'scalar', 'implicit', 'correction', 'preference')
         AND NOT f.ambiguous
     ORDER BY f.given_at, f.feedback_id
