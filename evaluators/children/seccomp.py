@@ -11,24 +11,26 @@ from collections.abc import Callable
 
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
+_NOT_EQUAL = 1
 _MASKED_EQ = 7
 _CLONE_THREAD = 0x00010000
 
 REFUSED = (
     "fork", "vfork", "execve", "execveat", "socket", "connect", "bind", "listen", "accept",
-    "accept4", "kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open",
-    "pidfd_getfd", "pidfd_send_signal", "ptrace", "process_vm_readv", "process_vm_writev",
-    "process_madvise", "kcmp", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot",
-    "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick", "mount_setattr",
-    "name_to_handle_at", "open_by_handle_at", "quotactl", "swapon", "swapoff", "acct",
-    "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv",
-    "semget", "semop", "mq_open", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup",
-    "io_uring_enter", "io_uring_register", "keyctl", "add_key", "request_key", "lookup_dcookie",
-    "vmsplice", "remap_file_pages", "modify_ldt", "personality", "init_module", "finit_module",
-    "delete_module", "kexec_load", "kexec_file_load", "reboot", "syslog", "sched_setscheduler",
-    "sched_setattr", "sched_setaffinity", "setpriority", "ioprio_set", "inotify_init",
-    "inotify_init1", "fanotify_init", "iopl", "ioperm", "vhangup", "sethostname",
-    "setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "seccomp",
+    "accept4", "kill", "tkill", "tgkill", "migrate_pages", "move_pages", "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "ptrace",
+    "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "unshare", "setns",
+    "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount",
+    "fsconfig", "fspick", "mount_setattr", "name_to_handle_at", "open_by_handle_at", "quotactl",
+    "swapon", "swapoff", "acct", "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl",
+    "msgget", "msgsnd", "msgrcv", "semget", "semop", "mq_open", "bpf", "perf_event_open",
+    "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "keyctl", "add_key",
+    "request_key", "lookup_dcookie", "vmsplice", "remap_file_pages", "modify_ldt",
+    "personality", "init_module", "finit_module", "delete_module", "kexec_load",
+    "kexec_file_load", "reboot", "syslog", "sched_setscheduler", "sched_setattr",
+    "sched_setaffinity", "setpriority", "ioprio_set", "inotify_init", "inotify_init1",
+    "fanotify_init", "iopl", "ioperm", "vhangup", "sethostname", "setdomainname",
+    "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "seccomp",
 )  # fmt: skip
 
 
@@ -61,6 +63,7 @@ def prepare() -> Callable[[], None]:
     # a thread is let through; clone3 hides its flags, and the C library falls back to clone
     refuse("clone", errno.EPERM, _Argument(0, _MASKED_EQ, _CLONE_THREAD, 0))
     refuse("clone3", errno.ENOSYS)
+    refuse("prlimit64", errno.EPERM, _Argument(0, _NOT_EQUAL, 0, 0))  # of another process
 
     def load() -> None:
         failed = library.seccomp_load(context)

@@ -80,6 +80,7 @@ def sql(folder: Path, **fields: Any) -> Any:
 LEFTOVERS = {
     "a name": "import builtins; builtins.left = 1",
     "a thread": "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+    "limits": "import resource as r; r.prlimit(os.getppid(), r.RLIMIT_CPU, (1, 1))",
     "a patched module": "import json; json.dumps = lambda *_, **__: '{\"value\": 1.0}'",
     "a patched program": (
         "from evaluators.children import python as p; p._checked = lambda _: {'value': 1.0}"
@@ -130,7 +131,7 @@ async def test_a_trivial_call_is_quick() -> None:
         started = time.perf_counter()
         await verdict(grader, "x")
         times.append(time.perf_counter() - started)
-    assert sorted(times)[20] < 0.005  # the quicker ones: other programs run on this machine
+    assert min(times) < 0.005  # what it costs, not what else the machine was doing
 
 
 class Missing:
