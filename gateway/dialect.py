@@ -56,7 +56,7 @@ _TEXTS = re.compile(
     rb'"((?:[^"\\]|\\.)*+)"',
     re.DOTALL,
 )
-_QUOTE = ord('"')
+_IDS_NAME, _QUOTE, _OPENS, _NOTHING = b'token_ids":', ord('"'), ord("["), ord("n")
 BYTES_PER_TOKEN = 4
 """Where nobody says how many tokens a text has: the usual mean of English."""
 
@@ -86,18 +86,25 @@ class Undo(NamedTuple):
         return data
 
     def event(self, data: bytes) -> bytes:
-        """One event of one line: the same by a look at its bytes, where that is possible."""
-        if self.usage or self.logprobs or not self.ids or data.find(b'"delta":{}') >= 0:
+        """One event of one line; where only token ids are in it, by a look at its bytes."""
+        if self.usage or self.logprobs or not self.ids:
             return self.events(data)
-        at = data.find(b'token_ids"')
+        at = data.rfind(_IDS_NAME)
         if at < 0:
             return data
-        end = data.find(b"]", at)
-        if data[at - 1] != _QUOTE or data[at + 10 : at + 12] != b":[" or end < 0:
+        start = at + len(_IDS_NAME)
+        if data[start] == _NOTHING and data.find(_IDS_NAME, 0, at) < 0:
+            return data
+        end = data.find(b"]", start)
+        if (
+            data[start] != _OPENS
+            or data[at - 1] != _QUOTE
+            or end < 0
+            or data.find(_IDS_NAME, 0, at) >= 0
+            or data.find(b'"delta":{}') >= 0
+        ):
             return self.events(data)
-        if data.find(b'token_ids"', end) >= 0:
-            return self.events(data)
-        return b"%bnull%b" % (data[: at + 11], data[end + 1 :])
+        return b"%bnull%b" % (data[:start], data[end + 1 :])
 
     def _without_details(self, data: bytes) -> bytes:
         if self.ids and data.find(b'token_ids"') >= 0:

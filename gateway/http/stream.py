@@ -249,7 +249,7 @@ def _learn(length: int) -> tuple[bytes, int]:
 class _Events(Passing):
     """Passes chunks of one event on as they are: one line, which is no error and no end."""
 
-    __slots__ = ("_channel", "_kept", "_undo", "_write")
+    __slots__ = ("_channel", "_kept", "_shown", "_write")
 
     def __init__(
         self, channel: Channel, write: Callable[[bytes], None], kept: list[bytes],
@@ -257,7 +257,8 @@ class _Events(Passing):
     ) -> None:  # fmt: skip
         """`write` takes chunks, `kept` what is in them."""
         super().__init__()
-        self._channel, self._write, self._kept, self._undo = channel, write, kept, undo
+        self._channel, self._write, self._kept = channel, write, kept
+        self._shown = None if undo is None else undo.event
 
     def data_received(self, data: bytes) -> None:
         size = len(data)
@@ -275,8 +276,8 @@ class _Events(Passing):
             self.heard = True
             event = data[at:-2]
             self._kept.append(event)
-            if self._undo is not None:
-                shown = self._undo.event(event)
+            if self._shown is not None:
+                shown = self._shown(event)
                 if not shown:
                     return
                 if shown is not event:
