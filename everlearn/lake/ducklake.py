@@ -330,7 +330,9 @@ class DuckTransaction:
             rows = arrow if isinstance(arrow, pa.Table) else arrow.read_all()
             self._said.append(_complete(rows))
             return
-        self._insert(table, self._noted(arrow) if table == COMPLETIONS.name else arrow)
+        if table == COMPLETIONS.name and self._targets.waits(self._cursor):
+            arrow = self._noted(arrow)
+        self._insert(table, arrow)
 
     def settle(self) -> None:
         """Find what feedback is about, now that the completions are written, and write it."""

@@ -86,10 +86,12 @@ class Targets:
         )
         return result
 
+    def waits(self, cursor: "duckdb.DuckDBPyConnection") -> bool:
+        """Whether any feedback waits: else nobody needs the names of what comes."""
+        return bool(cursor.execute("SELECT 1 FROM feedback_open LIMIT 1").fetchall())
+
     def arrive(self, cursor: "duckdb.DuckDBPyConnection", names: pa.Table) -> None:
         """Completions with these names have come: feedback that waits for one is looked at."""
-        if not cursor.execute("SELECT 1 FROM feedback_open LIMIT 1").fetchall():
-            return
         cursor.register("arrived", names)
         met = " OR ".join(
             f"o.{ours} IN (SELECT {NAMES[way]} FROM arrived WHERE {NAMES[way]} IS NOT NULL)"
