@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from everlearn.errors import ConfigError
-from everlearn.task import Grader, ReleaseRules, Task
+from everlearn.graders import Grader
+from everlearn.task import ReleaseRules, Task
 from everlearn.yaml_file import describe, read_yaml
 
 _GRADER: TypeAdapter[Grader] = TypeAdapter(Grader)

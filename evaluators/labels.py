@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 
 from everlearn.errors import EverlearnError, InputError
+from everlearn.graders import FeedbackGrader as Feedback
+from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
 from everlearn.prompts import conversation
-from everlearn.task import FeedbackGrader as Feedback
-from everlearn.task import ScoreModel, Task
+from everlearn.task import Task
 from everlearn.tolerant import UNREADABLE, loads
 
 _NEXT = """

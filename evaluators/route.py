@@ -11,7 +11,7 @@ from evaluators.score import score
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import InputError
-from everlearn.task import Grader, LabelModel, Multi, ScoreModel
+from everlearn.graders import Grader, LabelModel, Multi, ScoreModel
 
 _ERRORS = (
     "formula_parse_error", "invalid_variable_error", "model_grader_parse_error",

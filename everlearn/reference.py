@@ -24,6 +24,8 @@ def render(verbs: Sequence[tuple[str, str]]) -> str:
     parts += _page(folder / "config.py", "Service")
     parts.append("\n## Task: `tasks/*.yaml`\n")
     parts += _page(folder / "task.py", "Task")
+    parts.append("\n## Graders of a task\n")
+    parts += _page(folder / "graders.py", "Grader")
     return "".join(parts)
 
 

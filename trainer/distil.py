@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from everlearn.task import FeedbackGrader, Grader, ScoreModel, Task, TextSimilarity
+from everlearn.graders import FeedbackGrader, Grader, ScoreModel, TextSimilarity
+from everlearn.task import Task
 from trainer.rows import Row, accept
 
 

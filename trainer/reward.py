@@ -9,15 +9,15 @@ from typing import Any
 
 from everlearn.chat import split_thinking
 from everlearn.config import Service
-from everlearn.task import (
+from everlearn.graders import (
     Execution,
     JsonSchema,
     Multi,
     PythonGrader,
     StringCheck,
-    Task,
     TextSimilarity,
 )
+from everlearn.task import Task
 from trainer.rows import Row
 
 _DETERMINISTIC = (Execution, JsonSchema, PythonGrader, StringCheck, TextSimilarity)

@@ -15,16 +15,10 @@ from typing import Any
 from evaluators.trust import Standing
 from everlearn.chat import template_options
 from everlearn.errors import ConfigError, NotFound
+from everlearn.graders import Execution, FeedbackGrader, Grader, JsonSchema, Multi
 from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
-from everlearn.task import (
-    Execution,
-    FeedbackGrader,
-    Grader,
-    JsonSchema,
-    Multi,
-    Task,
-)
+from everlearn.task import Task
 from trainer.admit import admit, dropped
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.judge import Judgement, judged, preferred

@@ -19,7 +19,7 @@ from evaluators.route import run_grader
 from evaluators.sandbox import require
 from everlearn.config import Sandbox
 from everlearn.errors import InputError
-from everlearn.task import Execution, Grader, Multi, PythonGrader
+from everlearn.graders import Execution, Grader, Multi, PythonGrader
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
 

@@ -16,7 +16,7 @@ from evaluators.graders import multi as multi_grader
 from evaluators.graders.base import Base
 from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
-from everlearn.task import (
+from everlearn.graders import (
     Execution,
     FeedbackGrader,
     Grader,
@@ -26,9 +26,9 @@ from everlearn.task import (
     PythonGrader,
     ScoreModel,
     StringCheck,
-    Task,
     TextSimilarity,
 )
+from everlearn.task import Task
 
 MAX_DEPTH = 8
 """Of formulas over formulas; deeper is a circle."""

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 from evaluators.definition import content_hash
 from evaluators.template import Template
 from evaluators.types import Item, Sample, Score
-from everlearn.task import Grader
+from everlearn.graders import Grader
 
 Spec = TypeVar("Spec", bound=Grader)
 

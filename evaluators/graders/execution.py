@@ -16,7 +16,7 @@ from evaluators.template import Unknown
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Sandbox as Rules
 from everlearn.errors import ConfigError, GraderError
-from everlearn.task import Execution
+from everlearn.graders import Execution
 
 LIBRARIES_MB = 1024
 """Address space that libraries and DuckDB need beyond `max_memory_mb`."""

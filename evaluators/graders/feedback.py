@@ -8,7 +8,7 @@ from evaluators.graders.base import Base
 from evaluators.template import Unknown
 from evaluators.types import Item, Sample, Score
 from everlearn import opinion
-from everlearn.task import FeedbackGrader as Feedback
+from everlearn.graders import FeedbackGrader as Feedback
 
 
 class FeedbackGrader(Base[Feedback]):

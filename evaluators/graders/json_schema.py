@@ -3,7 +3,7 @@
 from evaluators.graders.base import Base
 from evaluators.schema import Schema
 from evaluators.types import Item, Sample, Score
-from everlearn.task import JsonSchema
+from everlearn.graders import JsonSchema
 
 
 class JsonSchemaGrader(Base[JsonSchema]):

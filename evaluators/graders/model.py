@@ -10,7 +10,7 @@ from evaluators.judge.verdict import read_label, read_score
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import ConfigError
-from everlearn.task import LabelModel, Message, ScoreModel, TextPart
+from everlearn.graders import LabelModel, Message, ScoreModel, TextPart
 
 _PROMPTS = Path(__file__).resolve().parent.parent / "judge"
 _REASON = {"type": "string"}

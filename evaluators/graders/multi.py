@@ -9,7 +9,7 @@ from evaluators.formula import Formula
 from evaluators.graders.base import Base
 from evaluators.score import score
 from evaluators.types import Item, Sample, Score
-from everlearn.task import Multi
+from everlearn.graders import Multi
 
 
 class MultiGrader(Base[Multi]):

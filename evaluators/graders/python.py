@@ -8,7 +8,7 @@ from evaluators.sandbox import Spec, sandbox
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Sandbox as Rules
 from everlearn.errors import ConfigError, GraderError
-from everlearn.task import PythonGrader as PythonSpec
+from everlearn.graders import PythonGrader as PythonSpec
 
 MEMORY_MB = 2048
 MAX_SOURCE_BYTES = 256 * 1024

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from evaluators.graders.base import Base
 from evaluators.types import Item, Sample, Score
-from everlearn.task import StringCheck
+from everlearn.graders import StringCheck
 
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "eq": lambda text, reference: text == reference,

@@ -7,7 +7,7 @@ from evaluators.judge.embeddings import Cosine
 from evaluators.similarity import METRICS
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
-from everlearn.task import TextSimilarity
+from everlearn.graders import TextSimilarity
 
 AT_ONCE = 2_000
 """Characters compared on the spot; more, or a library's first import, go to a thread."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from evaluators.judge.connection import Connection, Refused, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
-from everlearn.task import LabelModel, ScoreModel
+from everlearn.graders import LabelModel, ScoreModel
 
 _BOUNDS = ("minimum", "maximum")
 _FORMS = 3

@@ -8,7 +8,7 @@ from typing import Any
 from evaluators.judge.connection import Connection, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
-from everlearn.task import TextSimilarity
+from everlearn.graders import TextSimilarity
 
 
 class Cosine:

@@ -15,9 +15,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from everlearn.errors import LakeError
+from everlearn.graders import FeedbackGrader, Multi, ScoreModel
 from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
-from everlearn.task import FeedbackGrader, Multi, ScoreModel, Task
+from everlearn.task import Task
 from serving.release.analysis import Observation, propensity
 from serving.release.states import Rate, Release
 

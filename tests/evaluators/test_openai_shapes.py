@@ -110,7 +110,7 @@ async def test_multi_reads_names_of_any_characters() -> None:
 
 async def test_a_single_part_is_one_text() -> None:
     from evaluators.graders.model import _text
-    from everlearn.task import LabelModel, ScoreModel
+    from everlearn.graders import LabelModel, ScoreModel
 
     for content in CONTENTS:
         spec = parse(

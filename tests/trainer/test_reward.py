@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from everlearn.task import Execution, Multi, Task
+from everlearn.graders import Execution, Multi
+from everlearn.task import Task
 from tests.builders import make_service
 from tests.trainer.examples import accepted, make_row
 from trainer.reward import Grading, component_means, neutral, reward_grader, trl_reward

@@ -1,0 +1,208 @@
+"""How a grader is declared: the OpenAI grader format, and execution, json_schema and feedback."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from everlearn.config import Section
+from everlearn.opinion import Scale
+
+
+class TextPart(Section):
+    """Text of a message."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    prompt_cache_breakpoint: Any = None
+    """Accepted for compatibility."""
+
+
+class ImagePart(Section):
+    """A picture in a message: part of the format, shown to no judge."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: str | None = None
+
+
+class AudioPart(Section):
+    """Sound in a message: part of the format, played to no judge."""
+
+    type: Literal["input_audio"]
+    input_audio: dict[str, Any]
+
+
+Part = str | Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
+
+
+class Message(Section):
+    """One templated chat message of a model grader."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Part | tuple[Part, ...]
+    type: Literal["message"] | None = None
+
+
+class StringCheck(Section):
+    """1 when `input` and `reference` compare as `operation` says, else 0."""
+
+    type: Literal["string_check"]
+    name: str
+    input: str
+    reference: str
+    operation: Literal["eq", "ne", "like", "ilike"]
+    """like and ilike: `input` contains `reference`; ilike folds case."""
+
+
+class TextSimilarity(Section):
+    """Similarity of `input` to `reference`, 0 to 1."""
+
+    type: Literal["text_similarity"]
+    name: str
+    input: str
+    reference: str
+    evaluation_metric: Literal[
+        "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
+        "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
+    ]  # fmt: skip
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    embedding_model: str | None = None
+    """Of cosine: the model asked at the upstream's /v1/embeddings; without it unscored."""
+    upstream: str | None = None
+    """Upstream of the config that serves it; default: the service's default upstream."""
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Of cosine."""
+
+
+class SamplingParams(Section):
+    """How a judge model is sampled."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_completions_tokens: int | None = None
+    reasoning_effort: str | None = None
+
+
+class ScoreModel(Section):
+    """A judge model that answers with a number in `range`."""
+
+    type: Literal["score_model"]
+    name: str
+    model: str
+    input: tuple[Message, ...]
+    range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest score; a verdict outside is unscored."""
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    sampling_params: SamplingParams | None = None
+    upstream: str | None = None
+    """Upstream of the config that serves the judge; default: the service's default upstream."""
+    timeout_seconds: float = Field(60.0, gt=0)
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _default(cls, range: Any) -> Any:
+        return (0.0, 1.0) if range is None else range
+
+
+class LabelModel(Section):
+    """A judge model that answers with one of `labels`; 1 if it is a passing one."""
+
+    type: Literal["label_model"]
+    name: str
+    model: str
+    input: tuple[Message, ...]
+    labels: tuple[str, ...]
+    passing_labels: tuple[str, ...]
+    sampling_params: SamplingParams | None = None
+    upstream: str | None = None
+    timeout_seconds: float = Field(60.0, gt=0)
+
+
+class PythonGrader(Section):
+    """`grade(sample, item) -> float`, run in a sandboxed child process."""
+
+    type: Literal["python"]
+    name: str
+    source: str
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    image_tag: str | None = None
+    """Accepted for compatibility; the sandbox is a child process."""
+    timeout_seconds: float = Field(10.0, gt=0)
+
+
+class JsonSchema(Section):
+    """1 when `input` is JSON that the schema accepts."""
+
+    type: Literal["json_schema"]
+    name: str
+    input: str = "{{sample.output_text}}"
+    json_schema: dict[str, Any]
+
+
+class Execution(Section):
+    """Runs the answer. Without `reference`: 1 when it runs. With it: 1 when both give the same
+    rows.
+
+    Unscored when the reference is not known for the item.
+    """
+
+    type: Literal["execution"]
+    name: str
+    language: Literal["sql"]
+    database: str
+    """DuckDB file, opened read-only in a child process; relative to the task file."""
+    input: str = "{{sample.output_text}}"
+    reference: str | None = None
+    """For example {{item.reference}}: the right answer, where somebody gave one."""
+    ordered: bool = False
+    """Whether the order of the rows counts."""
+    timeout_seconds: float = Field(2.0, gt=0)
+    """Per query."""
+    max_memory_mb: int = Field(256, ge=32)
+    """Of the child process."""
+    max_rows: int = Field(10_000, ge=1)
+    """A longer result is compared on that many rows."""
+
+
+class FeedbackGrader(Section):
+    """What people said: the joined feedback of that name, from 0 to 1; unscored if none.
+
+    An expert's word outranks the users'; his correction counts as 0 for the answer it corrects.
+    """
+
+    type: Literal["feedback"]
+    name: str
+    feedback: str = "thumbs"
+    """Name of the feedback."""
+    scale: Scale | None = None
+    """Of its values; empty: the task's `feedback`, else the usual one of that name."""
+
+
+class Multi(Section):
+    """A formula over other graders: + - * / ^ min max abs floor ceil exp sqrt log."""
+
+    type: Literal["multi"]
+    name: str = "reward"
+    calculate_output: str
+    """The formula, over names of graders."""
+    graders: "dict[str, Grader]" = {}
+    """By name; empty: the task's graders of the names in the formula. A single grader stands for
+    itself, by its own name."""
+
+    @field_validator("graders", mode="before")
+    @classmethod
+    def _single(cls, graders: Any) -> Any:
+        if isinstance(graders, dict) and isinstance(graders.get("type"), str):
+            return {graders.get("name"): graders}
+        return graders
+
+
+Grader = Annotated[
+    StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema | Execution
+    | FeedbackGrader | Multi,
+    Field(discriminator="type"),
+]  # fmt: skip
