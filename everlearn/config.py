@@ -108,6 +108,13 @@ class Upstream(Section):
     answers count for no arm."""
     health_check_seconds: float = Field(5.0, ge=0)
     """Between two looks at each replica, where there are several; 0 = off."""
+    max_adapters: int | None = Field(None, ge=1)
+    """Slots for adapters on each replica (vLLM: --max-cpu-loras; the local server: its own
+    max_adapters). Empty: what no arm of a task needs any more is unloaded at once; else only as
+    many as must go, the longest loaded first."""
+    verify_tolerance: float | None = Field(None, gt=0)
+    """Mean difference, nats per token, that an adapter's logprobs may have from the trainer's.
+    Empty: measured on the base model, whose own difference says how this server computes."""
     price: Price | None = None
     """Needed where the cost of an answer decides; shown wherever it is known."""
 

@@ -106,10 +106,16 @@ class Train(Section):
 
 
 class GateRules(Section):
-    """What a candidate must show on held-out rows."""
+    """What a candidate must show in its exam, on rows that neither it nor its trainer has seen."""
 
     min_gain: float = 0.0
-    """Of the held-out grader's mean over the champion's."""
+    """Of the held-out grader's mean over the champion's; under release goal not_worse minus the
+    margin counts instead."""
+    confidence: float = Field(0.8, gt=0.5, lt=1)
+    """That the gain is above min_gain. Not more: live traffic is the judge, the gate saves it
+    hopeless candidates."""
+    concurrency: int = Field(8, ge=1, le=256)
+    """Exam questions in flight at each upstream."""
     min_rows: int = Field(20, ge=1)
     """Fewer held-out rows: not enough evidence."""
     regression_suite: str | None = None
@@ -117,7 +123,7 @@ class GateRules(Section):
     max_regression: float = Field(0.02, ge=0)
     """Loss on the regression suite that is tolerated, as a share."""
     max_latency_ratio: float = Field(1.2, gt=0)
-    """Generation time against the champion."""
+    """Median time of an answer in the exam against the champion's, each where it is served."""
     max_length_ratio: float = Field(1.5, gt=0)
     """Mean completion tokens against the champion's: the cost of an answer."""
 

@@ -1,9 +1,11 @@
-"""The offline gate: does a candidate deserve live traffic? A pure decision on held-out rows.
+"""The offline gate: does a candidate deserve live traffic? A pure decision on an exam's rows.
 
+- The interval decides: *passed* when the gain is above the floor with confidence, *failed* when it
+  is below, else *not enough evidence*, with the number of rows that would do.
 - Rows are compared in pairs: the same prompt answered by champion and candidate.
 - Rows that an expert reviewed decide, if there are enough of them; else all rows do.
 - A row unscored on either side is left out and counted; it is no zero.
-- *failed* (evidence against), *inconclusive* (too little evidence) and *passed* are three outcomes.
+- The floor is `min_gain`, or minus the margin of a release that aims at `not_worse`.
 """
 
 from enum import StrEnum
@@ -11,9 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from everlearn.errors import InputError
 from everlearn.task import GateRules
-from registry.interval import mean_interval
+from registry.interval import mean_bounds
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """`evidence.json` of a training run."""
+    """What an exam found: `exam.json` of the version's run."""
 
     task: str
     champion: str
@@ -48,6 +49,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Candidate's mean seconds per answer over the champion's."""
     length_ratio: float | None = None
     """Candidate's mean completion tokens over the champion's."""
+    champion_cost: float | None = None
+    candidate_cost: float | None = None
+    """Mean cost of an answer, of an upstream that has a price."""
 
 
 class Phase(StrEnum):
@@ -66,23 +70,18 @@ class Verdict(NamedTuple):
     comparisons: tuple[str, ...]
 
 
-def parse(raw: bytes) -> Evidence:
-    """The evidence; InputError on JSON of another shape."""
-    try:
-        return msgspec.json.decode(raw, type=Evidence)
-    except msgspec.MsgspecError as error:
-        raise InputError(f"evidence.json: {error}") from error
+def decide(evidence: Evidence, rules: GateRules, margin: float | None = None) -> Verdict:
+    """The verdict; every check is made, so that the record shows all comparisons.
 
-
-def decide(evidence: Evidence, rules: GateRules) -> Verdict:
-    """The verdict; every check is made, so that the record shows all comparisons."""
+    `margin`: of a release that aims at `not_worse`.
+    """
     checks = [
-        _gain(evidence, rules),
+        _gain(evidence, rules, margin),
         _regression(evidence, rules),
         _ratio("latency_ratio", evidence.latency_ratio, rules.max_latency_ratio),
         _ratio("length_ratio", evidence.length_ratio, rules.max_length_ratio),
     ]
-    lines = tuple(line for _, line in checks)
+    lines = (*(line for _, line in checks), _costs(evidence))
     for phase in (Phase.FAILED, Phase.INCONCLUSIVE):
         deciding = [line for found, line in checks if found is phase]
         if deciding:
@@ -90,28 +89,35 @@ def decide(evidence: Evidence, rules: GateRules) -> Verdict:
     return Verdict(Phase.PASSED, lines[0], lines)
 
 
-def _gain(evidence: Evidence, rules: GateRules) -> tuple[Phase, str]:
+def _gain(evidence: Evidence, rules: GateRules, margin: float | None) -> tuple[Phase, str]:
     pairs = _differences(evidence)
-    experts = {key: d for key, (d, source) in pairs.items() if source == "expert"}
-    chosen = (
-        experts if len(experts) >= rules.min_rows else {key: d for key, (d, _) in pairs.items()}
-    )
-    # Keys are hashes: their order knows nothing of the scores, which the interval asks for.
-    differences = [chosen[key] for key in sorted(chosen)]
+    experts = [d for d, source in pairs.values() if source == "expert"]
+    differences = experts if len(experts) >= rules.min_rows else [d for d, _ in pairs.values()]
     unscored = sum(row.champion is None or row.candidate is None for row in evidence.rows)
-    who = "expert-reviewed rows" if chosen is experts else "rows"
-    rows = f"{len(chosen)} {who}" + (f" ({unscored} unscored)" if unscored else "")
-    if len(chosen) < rules.min_rows:
-        return Phase.INCONCLUSIVE, f"{rows} < min_rows {rules.min_rows}"
-    gain = sum(differences) / len(differences)
+    who = "expert-reviewed rows" if differences is experts else "rows"
+    rows = f"{len(differences)} {who}" + (f" ({unscored} unscored)" if unscored else "")
+    if len(differences) < max(2, rules.min_rows):
+        return Phase.INCONCLUSIVE, f"{rows} < min_rows {max(2, rules.min_rows)}"
+    name, floor = ("min_gain", rules.min_gain) if margin is None else ("-margin", -margin)
     width = max(1.0, *(abs(d) for d in differences))
-    low, high = (width * bound for bound in mean_interval([d / width for d in differences]))
-    passed = gain > rules.min_gain
-    line = (
-        f"gain {gain:.2f} {'>' if passed else '<='} min_gain {rules.min_gain:.2f} "
-        f"on {rows}, 95% CI {low:.2f} to {high:.2f}"
+    found = mean_bounds(differences, rules.confidence, width)
+    gain, sure = f"gain {found.mean:.3f}", f"at {100 * rules.confidence:g} % confidence"
+    against = f"{name} {floor:.3f} on {rows}"
+    if found.low > floor:
+        coin = f"a version that is at {name} passes in {100 * (1 - rules.confidence):.0f} %"
+        return Phase.PASSED, f"{gain}, {sure} at least {found.low:.3f} > {against}; {coin}"
+    if found.high < floor:
+        return Phase.FAILED, f"{gain}, {sure} at most {found.high:.3f} < {against}"
+    needed = found.rows_for(floor, len(differences))
+    would = (
+        "no number of rows like these would tell"
+        if needed is None
+        else (f"about {needed} rows like these would tell")
     )
-    return Phase.PASSED if passed else Phase.FAILED, line
+    return Phase.INCONCLUSIVE, (
+        f"not enough evidence: {gain}, {sure} between {found.low:.3f} and {found.high:.3f}, "
+        f"against {against}: {would}"
+    )
 
 
 def _differences(evidence: Evidence) -> dict[str, tuple[float, str]]:
@@ -152,3 +158,11 @@ def _ratio(name: str, value: float | None, limit: float) -> tuple[Phase, str]:
     passed = value <= limit
     line = f"{name} {value:.2f} {'<=' if passed else '>'} max_{name} {limit:.2f}"
     return Phase.PASSED if passed else Phase.FAILED, line
+
+
+def _costs(evidence: Evidence) -> str:
+    def cost(value: float | None) -> str:
+        return "not known" if value is None else f"{value:.3g}"
+
+    own, champions = cost(evidence.candidate_cost), cost(evidence.champion_cost)
+    return f"cost per answer {own}, champion's {champions}"

@@ -7,7 +7,7 @@ Guarantees:
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -51,13 +51,13 @@ class Fleet:
 
     def loaded(self) -> dict[str, set[str]]:
         """Adapter names by replica address; ServingError names a replica that does not answer."""
-        return {address: self.loaded_on(address) for address in self.addresses}
+        return {address: set(self.loaded_on(address)) for address in self.addresses}
 
-    def loaded_on(self, address: str) -> set[str]:
-        """Adapter names of one replica: the models that have a parent."""
+    def loaded_on(self, address: str) -> list[str]:
+        """Adapter names of one replica, the longest loaded first: the models with a parent."""
         with _attributed(address, "listing models"):
             models = _checked(self._client.get(f"{address}/models")).json()["data"]
-            return {model["id"] for model in models if model.get("parent")}
+            return [model["id"] for model in models if model.get("parent")]
 
     def load(self, name: str, path: Path) -> None:
         """Load an adapter folder, as the replicas see it, on every replica or on none."""
@@ -79,17 +79,30 @@ class Fleet:
         """
         _for_each(self.addresses, lambda address: self._unload(address, name))
 
-    def ensure(self, adapters: Mapping[str, Path]) -> dict[str, set[str]]:
+    def unload_from(self, address: str, name: str) -> None:
+        """Unload from one replica; one that does not have it is fine."""
+        self._unload(address, name)
+
+    def ensure(
+        self, adapters: Mapping[str, Path], check: Callable[[str, str], None] | None = None
+    ) -> dict[str, set[str]]:
         """Load what a replica lacks, as after its restart; returns what was loaded where.
 
-        A replica that fails does not keep the others from loading.
+        `check(address, name)` is asked about each that was loaded: where it raises ServingError,
+        the replica loses the adapter again. One replica's failure does not stop the others.
         """
         added: dict[str, set[str]] = {}
 
         def complete(address: str) -> None:
-            missing = adapters.keys() - self.loaded_on(address)
+            missing = adapters.keys() - set(self.loaded_on(address))
             for name in sorted(missing):
                 self._load(address, name, adapters[name])
+                try:
+                    if check is not None:
+                        check(address, name)
+                except ServingError:
+                    self._unload(address, name)
+                    raise
                 added.setdefault(address, set()).add(name)
 
         _for_each(self.addresses, complete)

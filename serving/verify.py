@@ -4,6 +4,9 @@ Each probe holds the trainer's greedy continuation of a prompt. The replica cont
 prompt greedily; on the common prefix of the two, and at the first token after it, both speak of
 the same distribution, so their logprobs must agree. Where the tokens part, the trainer's token
 must be among the replica's best with the trainer's logprob: then it was a tie, not another model.
+
+How much they may differ belongs to the server and the base model, not to the adapter: a server that
+computes in bfloat16 differs everywhere. So it is measured first on the base model itself.
 """
 
 import math
@@ -23,13 +26,31 @@ TOLERANCE = 0.01
 
 Measured on a small random model (worst probe): the same adapter in float32 1e-6, its weights saved
 as float16 3e-4, its alpha wrong by a sixteenth 0.11, the base model or another adapter in its
-place 1.9 and 3.6. A server that computes in bfloat16 differs by 0.025: give it 0.05.
+place 1.9 and 3.6. A server that computes in bfloat16 differs by 0.011 to 0.04 in the mean and by
+0.125 on the worst token.
 """
+HEADROOM = 2.0
+"""Times what the base model differs by: an adapter adds steps that are rounded too."""
+BASE_LIMIT = 0.25
+"""A base model that differs by more (mean of the worst probe) is another model."""
 TIMEOUT_SECONDS = 60.0
 TOP = 5
 
 Probe = Mapping[str, Any]
 """messages, max_tokens, prompt_token_ids, token_ids, logprobs."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ, in nats: the mean of a probe's tokens, and a single token at a parting."""
+
+    mean: float = TOLERANCE
+    token: float = 0.0
+
+    @property
+    def tie(self) -> float:
+        """Of the token at which the answers part."""
+        return max(self.mean, self.token)
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,8 @@ class Verification:
     reason: str
     max_abs_difference: float
     """Of all compared logprobs; 0 when none could be compared."""
+    worst_mean: float = 0.0
+    """Mean difference of the worst probe."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +75,37 @@ class _Comparison:
         return sum(self.differences) / len(self.differences) if self.differences else 0.0
 
 
+EXACT = Tolerance()
+
+
+def measure(
+    address: str,
+    base_name: str,
+    probes: Sequence[Probe],
+    *,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | bool = True,
+) -> Tolerance:
+    """What this server's arithmetic costs, seen on the base model; at least `TOLERANCE`.
+
+    ServingError where the base model is another one than the trainer's.
+    """
+    anything = Tolerance(BASE_LIMIT, math.inf)
+    found = verify(address, base_name, probes, tolerance=anything, headers=headers, tls=tls)
+    if not found.ok:
+        raise ServingError(f"base model {base_name} is not the trainer's: {found.reason}")
+    return Tolerance(
+        max(TOLERANCE, HEADROOM * found.worst_mean),
+        max(TOLERANCE, HEADROOM * found.max_abs_difference),
+    )
+
+
 def verify(
     address: str,
     model_name: str,
     probes: Sequence[Probe],
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: Tolerance = EXACT,
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | bool = True,
 ) -> Verification:
@@ -81,13 +129,13 @@ def verify(
     worst = max(comparison.mean for comparison in comparisons)
     tokens = sum(len(comparison.differences) for comparison in comparisons)
     reason = (
-        f"mean difference {worst:.2g} <= tolerance {tolerance:g} "
+        f"mean difference {worst:.2g} <= tolerance {tolerance.mean:.2g} "
         f"({len(probes)} probes, {tokens} tokens)"
     )
-    return Verification(True, reason, _largest(comparisons))
+    return Verification(True, reason, _largest(comparisons), worst)
 
 
-def compare(probe: Probe, answer: Mapping[str, Any], tolerance: float) -> _Comparison:
+def compare(probe: Probe, answer: Mapping[str, Any], tolerance: Tolerance) -> _Comparison:
     """One probe against the body of the replica's answer; pure."""
     choice = answer["choices"][0]
     prompt = answer.get("prompt_token_ids")
@@ -102,7 +150,9 @@ def compare(probe: Probe, answer: Mapping[str, Any], tolerance: float) -> _Compa
     problem = None
     if same < len(ours):
         tie = _tie(probe, answer, same)
-        problem = None if tie is not None and tie <= tolerance else _parting(probe, theirs, same)
+        problem = (
+            None if tie is not None and tie <= tolerance.tie else _parting(probe, theirs, same)
+        )
         differences += [tie] if tie is not None else []
     elif len(theirs) > len(ours) + 1:
         # One more is the end token, which not every trainer writes down.
@@ -110,8 +160,8 @@ def compare(probe: Probe, answer: Mapping[str, Any], tolerance: float) -> _Compa
     if not all(math.isfinite(difference) for difference in differences):
         problem = "a logprob is no finite number"
     comparison = _Comparison(problem, tuple(differences))
-    if problem is None and comparison.mean > tolerance:
-        problem = f"mean difference {comparison.mean:.2g} > tolerance {tolerance:g}"
+    if problem is None and comparison.mean > tolerance.mean:
+        problem = f"mean difference {comparison.mean:.2g} > tolerance {tolerance.mean:.2g}"
     return _Comparison(problem, comparison.differences)
 
 

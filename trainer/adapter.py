@@ -57,6 +57,9 @@ def publish(
         dump(part / "everlearn.json", _origin(bench, method, digest))
         model = bench.adapted(saved)
         dump(part / "probes.json", probes(model, bench.tokenizer, prompts[:PROBES]))
+        with model.disable_adapter():
+            # How far a server's arithmetic is from ours, whatever the adapter.
+            dump(part / "base_probes.json", probes(model, bench.tokenizer, prompts[:PROBES]))
         part.chmod(0o755)
         if not (home / name).exists():
             part.rename(home / name)

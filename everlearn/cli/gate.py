@@ -1,4 +1,6 @@
-"""`everlearn gate`: the offline gate, with the comparison that decided."""
+"""`everlearn gate`: the exam at the door, with the comparison that decided."""
+
+from collections.abc import Callable
 
 import click
 
@@ -13,21 +15,38 @@ EXIT = {"passed": 0, "failed": 1, "inconclusive": 3}
 @json_option
 @config_option
 def command(task: str, version: str, as_json: bool, config_path: str | None) -> None:
-    """Decide on held-out evidence whether VERSION deserves live traffic.
+    """Examine VERSION at the door it would serve from: does it deserve live traffic?
 
-    Exit 0 passed, 1 failed, 3 not enough evidence.
+    It is loaded and verified on the fleet; it and the champion, each at its own upstream, answer
+    the gate rows over HTTP. Exit 0 passed, 1 failed, 3 not enough evidence.
     """
     import json
     import sys
 
     from everlearn.config import load
+    from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from registry.judgement import judge
     from registry.versions import Registry
+    from serving.exam import examine
+    from serving.release.verbs import Desk
 
     service = load(config_path)
-    rules = load_task(service, task).gate
-    verdict = judge(Registry(service), task, version, rules)
+    declared = load_task(service, task)
+    registry, desk = Registry(service), Desk(service, declared)
+    try:
+        evidence = examine(
+            service,
+            declared,
+            registry,
+            open_lake(service, read_only=True),
+            version,
+            traffic=desk.book.traffic(task),
+            report=_progress(),
+        )
+    finally:
+        desk.close()
+    verdict = judge(registry, evidence, declared.gate, declared.release.margin)
     if as_json:
         click.echo(json.dumps({"task": task, "version": version, **verdict._asdict()}))
     else:
@@ -35,3 +54,19 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
         for line in verdict.comparisons:
             click.echo(f"  {line}")
     sys.exit(EXIT[verdict.phase])
+
+
+def _progress() -> Callable[[int, int], None]:
+    """On a terminal one line that counts, else a line per quarter; on stderr."""
+    import sys
+
+    terminal = sys.stderr.isatty()
+
+    def report(done: int, rows: int) -> None:
+        text = f"exam: {done} of {rows} rows"
+        if terminal:
+            click.echo(f"\r{text}", nl=done == rows, err=True)
+        elif done == rows or done % max(1, rows // 4) == 0:
+            click.echo(text, err=True)
+
+    return report

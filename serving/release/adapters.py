@@ -1,8 +1,14 @@
-"""Adapters of a task's arms on the model servers: loaded, verified, kept there."""
+"""Adapters of a task's arms on the model servers: loaded, verified, kept there.
+
+- An adapter that a replica did not have is verified on it before anybody is sent there.
+- Room is made by what no arm of any task needs, the longest loaded first.
+"""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from everlearn import tls
 from everlearn.config import Service, Upstream
@@ -12,7 +18,7 @@ from gateway.routes import ArmRoute
 from registry.versions import BASE, Registry
 from serving.fleet import Fleet, authorization
 from serving.release.states import Traffic
-from serving.verify import Probe, verify
+from serving.verify import Probe, Tolerance, measure, verify
 
 
 def arms(traffic: Traffic) -> tuple[ArmRoute, ...]:
@@ -23,54 +29,79 @@ def arms(traffic: Traffic) -> tuple[ArmRoute, ...]:
     return tuple(arm for arm in found if arm is not None and arm.version != BASE)
 
 
-def prepare(
-    service: Service, task: Task, traffic: Traffic, registry: Callable[[], Registry]
+def place(
+    service: Service,
+    task: Task,
+    traffic: Traffic,
+    candidate: ArmRoute,
+    registry: Callable[[], Registry],
 ) -> str | None:
-    """Load the candidate on every replica and verify it; why it must not be served, if so.
+    """Load a version on every replica and verify it; why it must not be served, if so.
 
     ServingError: a replica could not be asked; that says nothing about the version.
     """
-    release = traffic.release
-    assert release is not None
     upstream = service.upstreams[task.upstream]
     if upstream.kind != "vllm":
         return f"upstream {task.upstream} is of kind {upstream.kind}: it cannot load adapters"
-    if release.candidate.version == BASE:
+    if candidate.version == BASE:
         return None
-    name = release.candidate.model
-    path = folder(service, task, release.candidate, registry)
-    probes = json.loads((path / "probes.json").read_text())
+    path = folder(service, task, candidate, registry)
     with Fleet(upstream) as fleet:
-        _make_room(fleet, task, traffic)
-        fleet.load(name, path)
+        _make_room(fleet, task, (*arms(traffic), candidate), upstream.max_adapters)
+        fleet.load(candidate.model, path)
         for address in fleet.addresses:
-            problem = _verify(address, name, probes, upstream)
+            problem = _verify(address, task, candidate.model, path, upstream)
             if problem is not None:
-                fleet.unload(name)
+                fleet.unload(candidate.model)
                 return problem
     return None
 
 
-def _verify(address: str, name: str, probes: Sequence[Probe], upstream: Upstream) -> str | None:
+def _verify(address: str, task: Task, name: str, path: Path, upstream: Upstream) -> str | None:
+    options: dict[str, Any] = {"headers": authorization(upstream), "tls": tls.verify(upstream)}
     try:
+        tolerance = Tolerance(upstream.verify_tolerance) if upstream.verify_tolerance else None
+        base = _probes(path / "base_probes.json")
+        if tolerance is None and base:
+            tolerance = measure(address, task.base_name, base, **options)
         found = verify(
-            address, name, probes, headers=authorization(upstream), tls=tls.verify(upstream)
+            address,
+            name,
+            _probes(path / "probes.json"),
+            tolerance=tolerance or Tolerance(),
+            **options,
         )
     except (KeyError, TypeError, IndexError) as error:
         return f"{name}: probes.json or the answer of {address} is malformed: {error!r}"
     return None if found.ok else f"{name} does not verify: {found.reason}"
 
 
+def _probes(path: Path) -> Sequence[Probe]:
+    found: list[Probe] = json.loads(path.read_text()) if path.exists() else []
+    return found
+
+
 def keep_warm(
     service: Service, task: Task, traffic: Traffic, registry: Callable[[], Registry]
 ) -> None:
-    """Load what a replica lost, as by its restart; ServingError names what could not be loaded."""
+    """Load and verify what a replica lost, as by its restart.
+
+    ServingError names what could not be loaded; an adapter that does not verify is unloaded from
+    that replica again, so that the gateway asks the others.
+    """
     upstream = service.upstreams[task.upstream]
     warm = arms(traffic) if upstream.kind == "vllm" else ()
     paths = {arm.model: folder(service, task, arm, registry) for arm in warm}
-    if paths:
-        with Fleet(upstream) as fleet:
-            fleet.ensure(paths)
+    if not paths:
+        return
+
+    def check(address: str, name: str) -> None:
+        problem = _verify(address, task, name, paths[name], upstream)
+        if problem is not None:
+            raise ServingError(problem)
+
+    with Fleet(upstream) as fleet:
+        fleet.ensure(paths, check)
 
 
 def folder(service: Service, task: Task, arm: ArmRoute, registry: Callable[[], Registry]) -> Path:
@@ -83,9 +114,25 @@ def folder(service: Service, task: Task, arm: ArmRoute, registry: Callable[[], R
     return path
 
 
-def _make_room(fleet: Fleet, task: Task, traffic: Traffic) -> None:
-    """Unload this task's adapters that no arm needs any more."""
-    needed = {arm.model for arm in arms(traffic)}
-    for name in sorted(set().union(*fleet.loaded().values())):
-        if name.startswith(f"{task.task}-") and name not in needed:
-            fleet.unload(name)
+def is_of(task: str, name: str) -> bool:
+    """Whether the adapter is one of this task: `sql-0123456789ab` is none of `sql-pro`."""
+    return re.fullmatch(rf"{re.escape(task)}-[0-9a-f]{{12}}", name) is not None
+
+
+def _make_room(
+    fleet: Fleet, task: Task, needed: Sequence[ArmRoute], max_adapters: int | None
+) -> None:
+    """Unload this task's adapters that no arm needs, the longest loaded first.
+
+    Where the number of slots is known, only as many as must go: what is still there is warm for a
+    rollback further back.
+    """
+    keep = {arm.model for arm in needed}
+    for address in fleet.addresses:
+        loaded = fleet.loaded_on(address)
+        spare = [name for name in loaded if is_of(task.task, name) and name not in keep]
+        missing = len(keep - set(loaded))
+        if max_adapters is not None:
+            spare = spare[: max(0, len(loaded) + missing - max_adapters)]
+        for name in spare:
+            fleet.unload_from(address, name)

@@ -28,7 +28,7 @@ from everlearn.task import Task, load_task, running_tasks, tasks_stamp
 from registry.versions import Registry
 from serving.release import observations
 from serving.release.accounts import Accounts
-from serving.release.adapters import keep_warm, prepare
+from serving.release.adapters import keep_warm, place
 from serving.release.book import Book
 from serving.release.cost import rates
 from serving.release.decide import Decision, decide
@@ -97,7 +97,7 @@ class TaskLoop:
         release = traffic.release
         assert release is not None
         try:
-            problem = prepare(self._service, self._task, traffic, self.registry)
+            problem = place(self._service, self._task, traffic, release.candidate, self.registry)
         except (ServingError, RegistryError, OSError, ValueError) as error:
             self._attempts += 1
             log.warning("%s: loading, attempt %d: %s", self._task.task, self._attempts, error)

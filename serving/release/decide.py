@@ -6,7 +6,7 @@
 - A guardrail that stays blind ends it as an error with its name.
 - The share of traffic never falls before the end; an ended release stays ended.
 - Nothing grows unseen or on adverse evidence: the first step is left only after some units of the
-  candidate have closed, and none is taken while an e-value of harm is above `STEP_HARM`.
+  candidate have closed, and none is taken while an e-value of harm stands above a bound.
 """
 
 import math
@@ -17,9 +17,11 @@ from serving.release.states import ENDED, Phase, Release
 
 RATIO_LEVEL = 0.001
 """Of the sample-ratio check, both sides together."""
-STEP_HARM = 1.2
-"""e-value of harm, as it stands and not its peak, above which no step is taken: one bad answer of
-the only unit so far is 1.2 to 2.2. It only waits: an e-value that nothing feeds sinks again."""
+STEP_HARM = 3.0
+"""e-value of harm, as it stands and not its peak, above which no step is taken."""
+FEW_STEP_HARM = 1.2
+"""The same with fewer than `min_units` units of the candidate: one bad answer of the only unit so
+far is 1.2 to 2.2. Both only wait: an e-value that nothing feeds sinks again."""
 HARM_AT_FUTILITY = 5.0
 """e-value of harm, as it stands, from which a futile end is one for harm: futility crosses before
 harm even at -30 points (rehearsed: so named are 75 % there, 5 % of identical versions)."""
@@ -227,12 +229,13 @@ def _adverse(evidence: Evidence, rules: ReleaseRules) -> str | None:
     seen = max(metric.candidates for metric in metrics)
     if seen < rules.min_candidates:
         return f"{seen} closed candidate units < min_candidates {rules.min_candidates}"
-    metric = max(metrics, key=lambda found: found.harm_now)
-    if metric.harm_now > math.log(STEP_HARM):
-        return (
-            f"no step while the harm e-value {_number(metric.harm_now)} > {STEP_HARM:g} "
-            f"on {_summary(metric)}"
-        )
+    for metric in metrics:
+        bound = STEP_HARM if metric.candidates >= rules.min_units else FEW_STEP_HARM
+        if metric.harm_now > math.log(bound):
+            return (
+                f"no step while the harm e-value {_number(metric.harm_now)} > {bound:g} "
+                f"on {_summary(metric)}"
+            )
     return None
 
 

@@ -41,7 +41,7 @@ class Desk:
         found = registry.get(name, version)
         _refuse_ungated(found, ungated)
         kept = self.book.read(name)
-        traffic = Traffic(champion=arm(registry.champion(name))) if kept is None else kept[0]
+        traffic = Traffic(champion=champion(registry, self._task)) if kept is None else kept[0]
         if traffic.champion.version == version:
             raise InputError(f"version {version} is the champion of {name} already")
         level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
@@ -95,6 +95,19 @@ class Desk:
             sync_route(self._service.routes_path, name, lambda: self.book.traffic(name))
             return changed
         raise StateConflict(f"task {name}: somebody else kept writing; try again")
+
+
+def champion(registry: Registry, task: Task) -> ArmRoute:
+    """Who answers the task: the version of that alias, else who the task file says."""
+    found = registry.champion(task.task)
+    return first_arm(task) if found.version == BASE else arm(found)
+
+
+def first_arm(task: Task) -> ArmRoute:
+    """Who answers until a version of ours is proven: somebody else's model, or the base model."""
+    if task.champion is None:
+        return ArmRoute(version=BASE, model=task.base_name)
+    return ArmRoute(version=BASE, model=task.champion.model, upstream=task.champion.upstream)
 
 
 def arm(version: ModelVersion) -> ArmRoute:

@@ -149,7 +149,9 @@ def test_no_step_is_taken_on_adverse_evidence_and_it_is_taken_when_that_has_pass
     for _ in range(3):
         account.add(Observation(True, 0.01, 1.0))
     assert ask(600, account.evidence(), make_metric("good"))[1] == 1
-    assert ask(600, make_metric(), make_metric("good", harm_now=0.2))[1] == 0
+    for e_value, stage in ((2.9, 1), (3.1, 0)):
+        metric = make_metric("good", harm_now=math.log(e_value))
+        assert ask(600, make_metric(), metric)[1] == stage
 
 
 def test_a_futile_end_is_named_harm_where_the_evidence_says_so() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from everlearn.errors import ServingError
-from serving.verify import TOLERANCE, compare, verify
+from serving.verify import EXACT, TOLERANCE, Tolerance, compare, measure, verify
 from tests.serving.conftest import Server
 from tests.serving.tiny import make_adapter
 
@@ -23,14 +23,14 @@ def probes(base: Path, adapters: dict[str, Path]) -> list[dict[str, Any]]:
     return greedy_probes(base, adapters["first"])
 
 
-def greedy_probes(base: Path, adapter: Path) -> list[dict[str, Any]]:
+def greedy_probes(base: Path, adapter: Path | None) -> list[dict[str, Any]]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    model: Any = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
-    ).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
     rows = []
     for question in QUESTIONS:
         messages = [{"role": "user", "content": question}]
@@ -131,27 +131,27 @@ def answer(tokens: list[int], logprobs: list[float], **more: Any) -> dict[str, A
 
 
 def test_equal_logprobs_compare_clean() -> None:
-    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3]), 0.01)
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3]), EXACT)
     assert (found.problem, found.mean) == (None, 0.0)
 
 
 def test_the_mean_decides_and_stands_in_the_reason() -> None:
-    near = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.32]), 0.01)
+    near = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.32]), EXACT)
     assert near.problem is None
     assert near.mean == pytest.approx(0.02 / 3)
-    far = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.42]), 0.01)
+    far = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.42]), EXACT)
     assert far.problem == "mean difference 0.04 > tolerance 0.01"
 
 
 def test_another_prompt_is_another_template() -> None:
-    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3], prompt_token_ids=[1]), 0.01)
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, -0.2, -0.3], prompt_token_ids=[1]), EXACT)
     assert found.problem is not None
     assert "template" in found.problem
 
 
 def test_a_tie_may_fall_the_other_way() -> None:
     tied = answer([7, 8, 5], [-0.1, -0.2, -0.298], top={5: -0.298, 9: -0.302})
-    found = compare(PROBE, tied, 0.01)
+    found = compare(PROBE, tied, EXACT)
     assert found.problem is None
     assert found.differences[-1] == pytest.approx(0.002)
 
@@ -160,26 +160,60 @@ def test_what_follows_a_tie_is_not_compared() -> None:
     probe = {**PROBE, "token_ids": [7, 8, 9, 4], "logprobs": [-0.1, -0.2, -0.3, -0.1]}
     parted = answer([7, 8, 5], [-0.1, -0.2, -0.3], top={5: -0.3, 9: -0.3})
     parted["choices"][0]["token_ids"] = [7, 8, 5, 1]
-    assert compare(probe, parted, 0.01).problem is None
+    assert compare(probe, parted, EXACT).problem is None
 
 
 @pytest.mark.parametrize("top", [{5: -0.1, 9: -2.5}, {5: -0.1}])
 def test_another_token_is_another_model(top: dict[int, float]) -> None:
-    found = compare(PROBE, answer([7, 8, 5], [-0.1, -0.2, -0.1], top=top), 0.01)
+    found = compare(PROBE, answer([7, 8, 5], [-0.1, -0.2, -0.1], top=top), EXACT)
     assert found.problem == "token 2 is 5, the trainer's was 9"
 
 
 def test_an_answer_that_ends_early_is_another_model() -> None:
-    found = compare(PROBE, answer([7, 8], [-0.1, -0.2]), 0.01)
+    found = compare(PROBE, answer([7, 8], [-0.1, -0.2]), EXACT)
     assert found.problem == "token 2 is the end, the trainer's was 9"
 
 
 def test_an_end_token_the_trainer_did_not_write_is_no_difference() -> None:
-    assert compare(PROBE, answer([7, 8, 9, 0], [-0.1, -0.2, -0.3, 0.0]), 0.01).problem is None
+    assert compare(PROBE, answer([7, 8, 9, 0], [-0.1, -0.2, -0.3, 0.0]), EXACT).problem is None
     longer = answer([7, 8, 9, 4, 5], [-0.1, -0.2, -0.3, 0.0, 0.0])
-    assert compare(PROBE, longer, 0.01).problem == "the answer goes on after token 3"
+    assert compare(PROBE, longer, EXACT).problem == "the answer goes on after token 3"
 
 
 def test_nan_never_verifies() -> None:
-    found = compare(PROBE, answer([7, 8, 9], [-0.1, math.nan, -0.3]), 0.01)
+    found = compare(PROBE, answer([7, 8, 9], [-0.1, math.nan, -0.3]), EXACT)
     assert found.problem == "a logprob is no finite number"
+
+
+def test_the_tolerance_is_what_the_server_makes_of_the_base_model(
+    shared_server: Server, base: Path, probes: list[dict[str, Any]]
+) -> None:
+    """A server whose arithmetic is off by 0.02 a token, as bfloat16 is, is allowed twice that."""
+    exact = greedy_probes(base, None)
+    found = measure(shared_server.address, "base", exact)
+    assert (found.mean, found.token) == (TOLERANCE, TOLERANCE)
+    coarse = [
+        {**probe, "logprobs": [logprob - 0.02 for logprob in probe["logprobs"]]} for probe in exact
+    ]
+    found = measure(shared_server.address, "base", coarse)
+    assert found.mean == pytest.approx(0.04, abs=1e-3)
+    with pytest.raises(ServingError, match="base model base is not the trainer's"):
+        measure(shared_server.address, "base", probes)
+
+
+def test_a_coarse_server_serves_its_adapter_and_still_no_other(
+    shared_server: Server, probes: list[dict[str, Any]]
+) -> None:
+    coarse = [
+        {**probe, "logprobs": [logprob - 0.03 for logprob in probe["logprobs"]]} for probe in probes
+    ]
+    assert not verify(shared_server.address, "first", coarse).ok
+    measured = Tolerance(0.06, 0.25)
+    assert verify(shared_server.address, "first", coarse, tolerance=measured).ok
+    assert not verify(shared_server.address, "second", coarse, tolerance=measured).ok
+
+
+def test_a_token_may_part_by_what_a_single_token_of_the_base_model_differs() -> None:
+    tied = answer([7, 8, 5], [-0.1, -0.2, -0.25], top={5: -0.25, 9: -0.38})
+    assert compare(PROBE, tied, Tolerance(0.05, 0.04)).problem is not None
+    assert compare(PROBE, tied, Tolerance(0.05, 0.10)).problem is None
