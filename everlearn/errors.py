@@ -12,6 +12,7 @@ EverlearnError
  ├─ RegistryError(OSError)           exit 4: MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
  └─ ServingError(RuntimeError)       an adapter did not load or verify: it gets no traffic
+     └─ ServingAway(OSError)         exit 4: a model server could not be asked
 
 An error is attributed to the border it crossed and recorded once; unknown errors propagate. The
 others exit with 1: done, and the answer is no. Exit 4 is worth another try later.
@@ -82,3 +83,9 @@ class TrainingError(EverlearnError, RuntimeError):
 
 class ServingError(EverlearnError, RuntimeError):
     """An adapter did not load or did not verify on a replica."""
+
+
+class ServingAway(ServingError, OSError):
+    """A model server did not answer; that says nothing about a version."""
+
+    exit_code = 4

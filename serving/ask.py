@@ -1,6 +1,6 @@
 """Asks one model over HTTP, as users do: bounded in number and time, with the upstream's own key.
 
-- An upstream that is down, overloaded or refuses us is a ServingError: it says nothing of a model.
+- An upstream that is down, overloaded or refuses us is ServingAway: it says nothing of a model.
 - A request that the server finds wrong (too long, unsupported) is an answer too: `refused`.
 """
 
@@ -16,7 +16,7 @@ import httpx
 
 from everlearn import tls
 from everlearn.config import Upstream
-from everlearn.errors import ServingError
+from everlearn.errors import ServingAway
 from serving.fleet import answer_message, authorization
 
 REFUSED = frozenset({400, 413, 422})
@@ -81,14 +81,14 @@ class Asker:
         await self._client.aclose()
 
     async def ask(self, question: Question) -> Reply:
-        """The greedy answer; ServingError after the upstream's retries."""
+        """The greedy answer; ServingAway after the upstream's retries."""
         body = self._body(question)
         async with self._room:
             for attempt in range(self._upstream.max_retries + 1):
                 address = next(self._turns)
                 try:
                     return await self._once(address, body)
-                except ServingError:
+                except ServingAway:
                     if attempt == self._upstream.max_retries:
                         raise
                     await asyncio.sleep(PAUSE_SECONDS * 2**attempt)
@@ -116,12 +116,12 @@ class Asker:
             answer = await self._client.post(f"{address}/chat/completions", json=body)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise ServingError(f"{who} does not answer: {reason}") from error
+            raise ServingAway(f"{who} does not answer: {reason}") from error
         seconds = time.perf_counter() - started
         if answer.status_code in REFUSED:
             return Reply({}, seconds, 0, 0, refused=answer_message(answer))
         if answer.is_error:
-            raise ServingError(f"{who}: {answer.status_code}: {answer_message(answer)}")
+            raise ServingAway(f"{who}: {answer.status_code}: {answer_message(answer)}")
         try:
             content = answer.json()
             choice = content["choices"][0]
@@ -134,4 +134,4 @@ class Asker:
                 finish_reason=choice.get("finish_reason"),
             )
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ServingError(f"{who}: unreadable answer: {answer.text[:200]}") from error
+            raise ServingAway(f"{who}: unreadable answer: {answer.text[:200]}") from error

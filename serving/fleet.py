@@ -17,7 +17,7 @@ import httpx
 
 from everlearn import tls
 from everlearn.config import Upstream
-from everlearn.errors import ServingError
+from everlearn.errors import ServingAway, ServingError
 
 LOAD_TIMEOUT_SECONDS = 120.0
 """vLLM reads the weights before it answers; from cold network disks that takes a while."""
@@ -145,12 +145,13 @@ def _attributed(address: str, action: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         answer = error.response
-        raise ServingError(
+        kind = ServingAway if answer.is_server_error else ServingError
+        raise kind(
             f"replica {address}: {action}: {answer.status_code}: {answer_message(answer)}"
         ) from error
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise ServingError(f"replica {address}: {action}: {reason}") from error
+        raise ServingAway(f"replica {address}: {action}: {reason}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ServingError(f"replica {address}: {action}: unreadable answer") from error
 

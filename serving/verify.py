@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from everlearn.errors import ServingError
+from everlearn.errors import ServingAway, ServingError
 from serving.fleet import answer_message
 
 TOLERANCE = 0.01
@@ -203,9 +203,9 @@ def _ask(client: httpx.Client, address: str, model_name: str, probe: Probe) -> d
         answer = client.post(f"{address}/chat/completions", json=body)
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise ServingError(f"replica {address}: verifying {model_name}: {reason}") from error
+        raise ServingAway(f"replica {address}: verifying {model_name}: {reason}") from error
     if answer.is_server_error:
-        raise ServingError(
+        raise ServingAway(
             f"replica {address}: verifying {model_name}: "
             f"{answer.status_code}: {answer_message(answer)}"
         )

@@ -143,3 +143,36 @@ def _release(rules: ReleaseRules, alpha: float) -> Release:
         created_at=0.0,
         phase=Phase.RAMPING,
     )
+
+
+def main(runs: int) -> None:
+    """The table of docs/releases.md."""
+    base, margin = 0.9, 0.03
+    fixed = 2 * 2.4865**2 * 2 * base * (1 - base) / margin**2
+    for effect, guardrails in ((0.0, ()), (0.0, ("error_rate",)), (-2 * margin, ("error_rate",))):
+        rules = ReleaseRules(
+            goal="not_worse",
+            margin=margin,
+            wins="cost",
+            primary="right",
+            guardrails=guardrails,
+            max_seconds=1e9,
+        )
+        truth = {
+            "right": Rates(base, base + effect),
+            "cost": Rates(0.5, 0.95),
+            "error_rate": Rates(0.99, 0.99),
+        }
+        most = int(3 * fixed) + 1500
+        ends = rehearse(rules, truth, alpha=0.05, runs=runs, most_units=most, seed=1)
+        promoted = ends.share(Phase.PROMOTED)
+        within = ends.share(Phase.PROMOTED, 3 * fixed)
+        print(f"{effect:+.2f} {guardrails}: {promoted:.1%}, within 3 fixed sizes {within:.1%}")
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    main(parser.parse_args().runs)

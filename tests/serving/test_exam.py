@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from everlearn.config import Service
-from everlearn.errors import ConfigError, InputError, NotFound, ServingError
+from everlearn.errors import ConfigError, InputError, NotFound, ServingAway
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.task import Task
 from gateway.routes import ArmRoute
@@ -131,13 +131,13 @@ def test_a_champion_that_does_not_answer_is_an_error_and_no_failed_candidate(
     hall: Hall, status: int
 ) -> None:
     service = hall.open(lambda body: (status, {"error": {"message": "not today"}}), knows(9))
-    with pytest.raises(ServingError, match=rf"gpt-x at http.*: {status}: not today"):
+    with pytest.raises(ServingAway, match=rf"gpt-x at http.*: {status}: not today"):
         hold(service)
 
 
 def test_an_upstream_that_is_not_there_is_named(hall: Hall) -> None:
     service = hall.open(knows(5), knows(9), base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(ServingError, match=r"gpt-x at http://127.0.0.1:9/v1 does not answer"):
+    with pytest.raises(ServingAway, match=r"gpt-x at http://127.0.0.1:9/v1 does not answer"):
         hold(service, 3)
 
 
@@ -147,7 +147,7 @@ def test_an_upstream_that_hangs_is_an_error_after_its_timeout(hall: Hall) -> Non
         return 200, chat("late")
 
     service = hall.open(hang, knows(9), first_byte_timeout_seconds=0.1, max_retries=0)
-    with pytest.raises(ServingError, match="does not answer: ReadTimeout"):
+    with pytest.raises(ServingAway, match="does not answer: ReadTimeout"):
         hold(service, 2)
 
 
@@ -183,7 +183,7 @@ def test_an_answer_that_is_cut_filtered_or_refused_counts_as_wrong(
 
 
 def test_an_answer_that_is_none_is_an_error(hall: Hall) -> None:
-    with pytest.raises(ServingError, match="unreadable answer"):
+    with pytest.raises(ServingAway, match="unreadable answer"):
         hold(hall.open(lambda body: (200, {"choices": []}), knows(5)), 2)
 
 
