@@ -14,9 +14,11 @@ from typing import Any
 
 import httpx
 
+from collector.answer import Answer, read_answer
 from everlearn import tls
 from everlearn.config import Upstream
 from everlearn.errors import ServingAway
+from everlearn.events import Completion
 from serving.fleet import answer_message, authorization
 
 REFUSED = frozenset({400, 413, 422})
@@ -36,20 +38,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: its message, or why there is none."""
+    """One answer, read as production's answers are, or why there is none."""
 
-    message: Mapping[str, Any]
+    answer: Answer
     seconds: float
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: str | None = None
     refused: str | None = None
     """The server's reason why it does not answer this request."""
 
     @property
     def complete(self) -> bool:
-        """Whether it may count as right: a cut or filtered answer never does."""
-        return self.refused is None and self.finish_reason not in ("length", "content_filter")
+        """Whether it may count as right: a cut, filtered or refusing answer never does."""
+        return self.refused is None and self.answer.status == "ok"
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of prompt and answer, as far as the server counts them."""
+        return self.answer.prompt_tokens or 0, self.answer.completion_tokens or 0
 
 
 class Asker:
@@ -119,19 +123,23 @@ class Asker:
             raise ServingAway(f"{who} does not answer: {reason}") from error
         seconds = time.perf_counter() - started
         if answer.status_code in REFUSED:
-            return Reply({}, seconds, 0, 0, refused=answer_message(answer))
+            return Reply(Answer("rejected"), seconds, answer_message(answer))
         if answer.is_error:
             raise ServingAway(f"{who}: {answer.status_code}: {answer_message(answer)}")
-        try:
-            content = answer.json()
-            choice = content["choices"][0]
-            usage = content.get("usage") or {}
-            return Reply(
-                message=dict(choice["message"]),
-                seconds=seconds,
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-                finish_reason=choice.get("finish_reason"),
-            )
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ServingAway(f"{who}: unreadable answer: {answer.text[:200]}") from error
+        found = read_answer(_event(answer.content, seconds))
+        if found.answer is None or found.status == "upstream_error":
+            raise ServingAway(f"{who}: no answer: {found.error or answer.text[:200]}")
+        return Reply(found, seconds)
+
+
+def _event(body: bytes, seconds: float) -> Completion:
+    """The answer as the gateway would have captured it."""
+    return Completion(
+        completion_id="exam",
+        received_at=0.0,
+        endpoint="chat/completions",
+        status="ok",
+        http_status=200,
+        latency_ms=1000 * seconds,
+        response=body,
+    )

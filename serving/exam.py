@@ -11,16 +11,14 @@
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
 
 from everlearn.config import Service, Upstream
 from everlearn.errors import ConfigError, InputError, NotEnoughEvidence, ServingError
 from everlearn.lake.store import Lake
-from everlearn.prompts import message_text
 from everlearn.task import FeedbackGrader, ScoreModel, Task
 from gateway.routes import ArmRoute
 from registry.gate import Evidence, Row, Suite
@@ -191,13 +189,18 @@ def _grade(
 ) -> list[Paper]:
     from evaluators.bulk import grade_all, in_background
     from evaluators.graders import build
-    from evaluators.types import Sample
+    from evaluators.types import sample_of
 
     grader = task.grader(name)
     lowest = grader.range[0] if isinstance(grader, ScoreModel) else 0.0
     evaluator = build(grader, task, service)
     pairs = [
-        (Sample(*said(reply.message)), row.item)
+        (
+            sample_of(
+                reply.answer.answer, reply.answer.response_text or "", reply.answer.finish_reason
+            ),
+            row.item,
+        )
         for row, both in zip(rows, replies, strict=True)
         for reply in both
     ]
@@ -213,12 +216,6 @@ def _grade(
         ]
         papers.append(Paper(row, both, (marks[0], marks[1])))
     return papers
-
-
-def said(message: Mapping[str, Any]) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
-    """What a grader sees of a message: its text, no other choices, its tool calls."""
-    text = message_text(message.get("content")) or str(message.get("refusal") or "")
-    return text, (), tuple(message.get("tool_calls") or ())
 
 
 def _suite(papers: Sequence[Paper]) -> Suite | None:
@@ -247,7 +244,7 @@ def _seconds(papers: Sequence[Paper], side: int) -> float | None:
 
 def _tokens(papers: Sequence[Paper], side: int) -> float | None:
     replies = _answered(papers, side)
-    return fmean(reply.completion_tokens for reply in replies) if replies else None
+    return fmean(reply.tokens[1] for reply in replies) if replies else None
 
 
 def _ratio(values: Sequence[float | None]) -> float | None:
@@ -260,7 +257,4 @@ def _cost(papers: Sequence[Paper], side: int, upstream: Upstream) -> float | Non
     replies = _answered(papers, side)
     if upstream.price is None or not replies:
         return None
-    return fmean(
-        upstream.price.of(each.prompt_tokens, each.completion_tokens, 1000 * each.seconds)
-        for each in replies
-    )
+    return fmean(upstream.price.of(*each.tokens, 1000 * each.seconds) for each in replies)

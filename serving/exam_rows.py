@@ -29,7 +29,7 @@ class ExamRow:
     @cached_property
     def key(self) -> str:
         """Rows with equal keys ask the same."""
-        return prompt_key(self.question.messages)
+        return prompt_key(self.question.messages, self.question.tools)
 
     @property
     def item(self) -> dict[str, Any]:

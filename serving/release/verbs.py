@@ -10,6 +10,7 @@ from everlearn.ids import new_id
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task
 from gateway.routes import ArmRoute
+from gateway.table import first_arm
 from registry.record import read as read_record
 from registry.states import VersionState
 from registry.versions import BASE, ModelVersion, Registry
@@ -101,13 +102,6 @@ def champion(registry: Registry, task: Task) -> ArmRoute:
     """Who answers the task: the version of that alias, else who the task file says."""
     found = registry.champion(task.task)
     return first_arm(task) if found.version == BASE else arm(found)
-
-
-def first_arm(task: Task) -> ArmRoute:
-    """Who answers until a version of ours is proven: somebody else's model, or the base model."""
-    if task.champion is None:
-        return ArmRoute(version=BASE, model=task.base_name)
-    return ArmRoute(version=BASE, model=task.champion.model, upstream=task.champion.upstream)
 
 
 def arm(version: ModelVersion) -> ArmRoute:

@@ -170,6 +170,7 @@ def test_one_failure_is_asked_again(hall: Hall) -> None:
     [
         (200, chat("answer 0", finish_reason="length")),
         (200, chat("answer 0", finish_reason="content_filter")),
+        (200, {"choices": [{"message": {"refusal": "answer 0"}, "finish_reason": "stop"}]}),
         (400, {"error": {"message": "the prompt is too long"}}),
     ],
 )
@@ -182,9 +183,11 @@ def test_an_answer_that_is_cut_filtered_or_refused_counts_as_wrong(
     assert [row.champion for row in found.rows] == [1.0] * 5
 
 
-def test_an_answer_that_is_none_is_an_error(hall: Hall) -> None:
-    with pytest.raises(ServingAway, match="unreadable answer"):
-        hold(hall.open(lambda body: (200, {"choices": []}), knows(5)), 2)
+@pytest.mark.parametrize("body", [{"choices": []}, {"error": {"message": "overloaded"}}, {}])
+def test_an_answer_that_is_none_is_an_error(hall: Hall, body: dict[str, Any]) -> None:
+    service = hall.open(lambda _: (200, body), knows(5), max_retries=0)
+    with pytest.raises(ServingAway, match="no answer"):
+        hold(service, 2)
 
 
 def test_tools_go_along_and_template_options_to_our_own_servers_only(hall: Hall) -> None:

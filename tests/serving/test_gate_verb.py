@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 
 from everlearn.lake.ducklake import open_lake
@@ -100,6 +101,7 @@ def write_rows(shelf: Shelf, references: dict[str, str]) -> None:
     lake.close()
 
 
+@pytest.mark.timeout(600)
 def test_a_version_is_examined_where_it_will_serve(
     tmp_path: Path,
     mlflow_address: str,
@@ -111,10 +113,6 @@ def test_a_version_is_examined_where_it_will_serve(
     shelf = make_shelf(tmp_path, mlflow_address)
     declare(shelf, f"http://127.0.0.1:{free_port()}/v1")
     version = candidate(shelf, base, adapters["first"])
-    early = gate(shelf, version)
-    assert early.returncode == 3, early.stderr
-    assert "0 gate rows < gate.min_rows 10" in early.stderr
-
     server = start()
     loading = {"lora_name": "known", "lora_path": str(adapters["first"])}
     httpx.post(f"{server.address}/load_lora_adapter", json=loading).raise_for_status()
