@@ -18,8 +18,9 @@ from statistics import fmean, median
 
 from everlearn.config import Service, Upstream
 from everlearn.errors import ConfigError, InputError, NotEnoughEvidence, ServingError
+from everlearn.graders import FeedbackGrader, ScoreModel
 from everlearn.lake.store import Lake
-from everlearn.task import FeedbackGrader, ScoreModel, Task
+from everlearn.task import Task
 from gateway.routes import ArmRoute
 from registry.gate import Evidence, Row, Suite
 from registry.versions import BASE, Registry
