@@ -71,6 +71,28 @@ def test_another_process_finds_nothing_left_to_do(rows: Rows, task: Task) -> Non
     again.lake.close()
 
 
+def test_another_process_looks_at_what_is_new_alone(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(tmp_path, THUMBS)
+    old = [rows.answered(f"question {number}", COUNT) for number in range(5)]
+    run(rows, task)
+    looked: list[frozenset[str] | None] = []
+
+    def spy(*arguments: Any, **options: Any) -> list[pending.Pending]:
+        looked.append(options["among"])
+        return pending.pending(*arguments, **options)
+
+    monkeypatch.setattr("evaluators.run.pending", spy)
+    again = Rows(rows.service.root)
+    rows.said(old[2])
+    new = rows.answered("question 5", COUNT)
+    assert evaluate(again.service, task, again.lake).completions == 2
+    assert looked == [frozenset({old[2], new})]
+    assert rows.scores()[(old[2], "thumbs")] == 1.0
+    again.lake.close()
+
+
 def test_only_answers_to_the_task_count(rows: Rows, task: Task) -> None:
     rows.answered("q", COUNT, task=None)
     rows.answered("q", COUNT, task="other")
