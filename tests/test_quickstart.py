@@ -101,6 +101,7 @@ def test_the_quickstart_works_as_it_is_written(
     service, task = blocks("yaml")
     (mine / "everlearn.yaml").write_text(service)
     (mine / "tasks" / "support.yaml").write_text(task)
+    make_model(mine / "models" / "support")
     env = environment(mine, ports)
 
     checked = everlearn(mine, env, "config", "check")

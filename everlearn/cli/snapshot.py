@@ -26,6 +26,7 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     from trainer.snapshot import freeze
     from trainer.workbench import Workbench
 
+    bench = Workbench.of(service, task)
     lake = open_lake(service)
     try:
         champion = Registry(service).champion(task.task).version
@@ -35,7 +36,8 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
             champion=champion,
             salt=heldout_salt(service),
             released=released(service, task.task),
-            refuses=Workbench.of(service, task).encoder.refuses,
+            # Without rows the base model's tokenizer is not asked for.
+            refuses=lambda row: bench.encoder.refuses(row),
         )
     finally:
         lake.close()

@@ -48,6 +48,7 @@ def command(
 
     quiet()
     salt = heldout_salt(service)
+    bench = Workbench.of(service, task)
     lake = open_lake(service, read_only=dry_run)
     try:
         registry = Registry(service)
@@ -60,7 +61,8 @@ def command(
             method=method,
             snapshot_id=snapshot_id,
             write=not dry_run,
-            refuses=Workbench.of(service, task).encoder.refuses,
+            # Without rows the base model's tokenizer is not asked for.
+            refuses=lambda row: bench.encoder.refuses(row),
         )
         if dry_run:
             _print_plan(made, as_json)
