@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from everlearn.config import Section, Service
 from everlearn.errors import ConfigError, NotFound
-from everlearn.graders import Grader, Multi
+from everlearn.graders import FeedbackGrader, Grader, Multi
 from everlearn.opinion import Scale
 from everlearn.yaml_file import describe, read_yaml
 
@@ -275,6 +275,21 @@ class Task(Section):
                     f"there are: {', '.join(sorted(allowed))}"
                 )
         return self
+
+
+def heldout_grader(task: Task) -> str:
+    """The grader of held-out answers: the task's own choice, else the release's primary.
+
+    ConfigError when that is feedback: nobody has said anything about a candidate's answers.
+    """
+    name = task.heldout.grader or task.release.primary
+    if isinstance(task.grader(name), FeedbackGrader):
+        others = [grader.name for grader in task.graders if not isinstance(grader, FeedbackGrader)]
+        raise ConfigError(
+            f"task {task.task}: heldout.grader = {name!r}: feedback cannot grade answers that "
+            f"nobody has seen; name one of: {', '.join(others) or 'none: declare a grader'}"
+        )
+    return name
 
 
 def load_task_file(path: Path) -> Task:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from everlearn.config import Service, Upstream
-from everlearn.errors import ConfigError, InputError, NotEnoughEvidence, ServingError
-from everlearn.graders import FeedbackGrader, ScoreModel
+from everlearn.errors import InputError, NotEnoughEvidence, ServingError
+from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
-from everlearn.task import Task
+from everlearn.task import Task, heldout_grader
 from gateway.routes import ArmRoute
 from registry.gate import Evidence, Row, Suite
 from registry.versions import BASE, Registry
@@ -89,18 +89,6 @@ def sit(
     upstreams = [service.upstreams[each.upstream or task.upstream] for each in arms]
     names = (arms[0].version, arms[1].version)
     return evidence(task, names, papers[: len(rows)], papers[len(rows) :], upstreams)
-
-
-def heldout_grader(task: Task) -> str:
-    """The grader of the exam: the task's own choice, else the release's primary."""
-    name = task.heldout.grader or task.release.primary
-    if isinstance(task.grader(name), FeedbackGrader):
-        others = [grader.name for grader in task.graders if not isinstance(grader, FeedbackGrader)]
-        raise ConfigError(
-            f"task {task.task}: heldout.grader = {name!r}: feedback cannot grade answers that "
-            f"nobody has seen; name one of: {', '.join(others) or 'none: declare a grader'}"
-        )
-    return name
 
 
 def evidence(

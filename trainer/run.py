@@ -1,10 +1,10 @@
 """One training run, from a plan to a registered version, or a recorded reason why not.
 
 1. Open the run in MLflow, with the snapshot as its input; refuse when the plan does.
-2. Let the champion answer the prompts of the *select* and the *gate* side.
-3. Train each method of the plan, cheapest first, and examine it on the *select* rows.
-4. Choose by them; publish the adapter with its probes; examine it on the *gate* rows, which no
-   method and no choice has seen; log that evidence; register the version.
+2. Let the champion answer the prompts of the *select* side.
+3. Train each method of the plan, cheapest first, and examine it on the same rows.
+4. Choose by them; publish the adapter with its probes; register the version. The *gate* rows are
+   left to `everlearn gate`: no method and no choice sees them.
 
 The run is closed whatever happens, so every end has its reason. Nothing here touches live traffic,
 and no method sees a held-out row.
@@ -20,17 +20,16 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.errors import NotEnoughEvidence, TrainingError
-from everlearn.task import Task, base_model_path
+from everlearn.task import Task, base_model_path, heldout_grader
 from registry.versions import ModelVersion, Registry
 from trainer import adapter as adapters
-from trainer.evidence import Exam, evidence, examine, latency_ratio, mean, regression_suite
+from trainer.evidence import Exam, examine, mean
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import choose, over_budget
 from trainer.plan import Plan
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
 from trainer.settings import parameters
-from trainer.snapshot import heldout_grader
 from trainer.tracking import TrainingRun
 from trainer.workbench import OutOfMemory, Trained, Workbench, fit, import_trainers, quiet
 
@@ -108,8 +107,6 @@ class _Learning:
         self.champion = registry.champion(self.task.task)
         self.data = TrainingData(tuple(plan.snapshot.side("train")))
         self.select = plan.snapshot.side("select")
-        self.gate = plan.snapshot.side("gate")
-        self.suite = regression_suite(self.task)
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
         self.reward = None if rewarding is None else Grading(self.task, service, rewarding)
@@ -126,10 +123,9 @@ class _Learning:
         """Steps 2 to 4."""
         self.run.params(run_params(self.task, self.plan, self.champion))
         champion = self.bench.adapted(self.champion.path)
-        before = self._examine(champion, self.select)
-        examined = self._examine(champion, self.gate, self.suite)
+        before = self._examine(champion)
         self.report(f"champion {self.champion.version}: {describe(self.select, before)}")
-        check_scored(examined, self.task)
+        check_scored(before, self.task)
         import_trainers()
         for method in self.plan.methods:
             wait = self._no_time(method)
@@ -142,7 +138,7 @@ class _Learning:
             raise TrainingError(f"task {self.task.task}: nothing could be trained: {reasons}")
         name, reason = choose({name: each.exam.scores for name, each in self.trials.items()})
         self.report(f"chosen: {reason}")
-        return self._register(self.trials[name], reason, (before, examined))
+        return self._register(self.trials[name], reason, before)
 
     def _no_time(self, method: Method) -> str | None:
         spent = [(each.method.cost, each.seconds) for each in self.trials.values()]
@@ -162,7 +158,7 @@ class _Learning:
                 raise
             self._leave_out(method, f"failed: {error}")
             return
-        exam = self._examine(trained.model, self.select)
+        exam = self._examine(trained.model)
         folder = self.bench.folder / f"{method.name}-adapter"
         saved = adapters.save(trained.model, self.bench, folder)
         seconds = time.monotonic() - started
@@ -188,22 +184,19 @@ class _Learning:
             self.run.params({f"{method.name}.{key}": value for key, value in used.items()})
             return trained
 
-    def _examine(self, model: Any, rows: list[Row], suite: Sequence[Row] = ()) -> Exam:
-        return examine(model, self.bench, self.grade, rows, suite)
+    def _examine(self, model: Any) -> Exam:
+        return examine(model, self.bench, self.grade, self.select)
 
     def _rewarded(self, rows: Sequence[Row]) -> Any:
         assert self.reward is not None
         return trl_reward(self.reward, rows)
 
-    def _register(self, trial: Trial, reason: str, champion: tuple[Exam, Exam]) -> Outcome:
-        """Publish the adapter, log what the gate will read, make the version; `champion` is its
-        exam on the select and on the gate side."""
-        before, examined = champion
+    def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
+        """Publish the adapter and make the version; `before` is the champion's exam."""
         method, snapshot_id = trial.method.name, self.plan.snapshot.snapshot_id
         prompts = probe_prompts(self.data, self.task.train.seed)
         home = self.service.data_path / "adapters"
         made = adapters.publish(trial.saved, self.bench, method, home, prompts)
-        self.run.document("evidence.json", self._evidence(made.model_name, trial, examined))
         tried = [
             standing(each.method.name, self.select, each.exam, each.seconds)
             for each in self.trials.values()
@@ -233,28 +226,13 @@ class _Learning:
             seconds=round(time.monotonic() - self.started, 1),
         )
 
-    def _evidence(self, model_name: str, trial: Trial, before: Exam) -> dict[str, Any]:
-        timed = [row.conversation for row in self.gate]
-        exam = self._examine(self.bench.adapted(trial.saved), self.gate, self.suite)
-        self.report(f"examined: {describe(self.gate, exam)}")
-        return evidence(
-            self.task,
-            (self.champion.version, model_name),
-            self.gate,
-            (before, exam),
-            grader=heldout_grader(self.task),
-            latency=latency_ratio(self.bench, self.champion.path, trial.saved, timed),
-        )
-
 
 def check_scored(exam: Exam, task: Task) -> None:
-    """NotEnoughEvidence when the grader is silent on too many answers to compare by it."""
-    scored = sum(score is not None for score in exam.scores)
-    if scored < task.gate.min_rows:
+    """NotEnoughEvidence when the grader is silent on every answer that methods are chosen by."""
+    if exam.scores and all(score is None for score in exam.scores):
         raise NotEnoughEvidence(
-            f"task {task.task}: grader {heldout_grader(task)} scored {scored} of "
-            f"{len(exam.scores)} held-out answers < gate.min_rows {task.gate.min_rows}; "
-            "no version was made"
+            f"task {task.task}: grader {heldout_grader(task)} scored none of {len(exam.scores)} "
+            "select answers; no version was made"
         )
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from evaluators.trust import Standing
 from everlearn.chat import template_options
-from everlearn.errors import ConfigError, NotFound
+from everlearn.errors import NotFound
 from everlearn.graders import Execution, FeedbackGrader, Grader, JsonSchema, Multi
 from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
-from everlearn.task import Task
+from everlearn.task import Task, heldout_grader
 from trainer.admit import admit, dropped
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.judge import Judgement, judged, preferred
@@ -170,21 +170,6 @@ def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
     return Snapshot(
         snapshot_id, head["task"], head["content_hash"], head["lake_snapshot"], tuple(rows)
     )
-
-
-def heldout_grader(task: Task) -> str:
-    """The grader of held-out answers: the task's own choice, else the release's primary.
-
-    ConfigError when that is feedback: nobody has said anything about a candidate's answers.
-    """
-    name = task.heldout.grader or task.release.primary
-    if isinstance(task.grader(name), FeedbackGrader):
-        others = [grader.name for grader in task.graders if not isinstance(grader, FeedbackGrader)]
-        raise ConfigError(
-            f"task {task.task}: heldout.grader = {name!r}: feedback cannot grade answers that "
-            f"nobody has seen; name one of: {', '.join(others) or 'none: declare a grader'}"
-        )
-    return name
 
 
 def must_pass(task: Task) -> list[str]:

@@ -11,11 +11,11 @@ import pytest
 from everlearn.config import Service
 from everlearn.errors import ConfigError, InputError, NotFound, ServingAway
 from everlearn.lake.ducklake import DuckLake, open_lake
-from everlearn.task import Task
+from everlearn.task import Task, heldout_grader
 from gateway.routes import ArmRoute
 from registry.gate import Evidence, Phase, decide
 from serving.ask import Question
-from serving.exam import heldout_grader, sit
+from serving.exam import sit
 from serving.exam_rows import ExamRow, read_rows, read_suite
 from tests.builders import make_service
 from tests.serving.scripted import Answer, Scripted, chat, scripted
