@@ -322,7 +322,8 @@ def read_tasks(service: Service) -> Declared:
             problems += str(error).splitlines()
         else:
             tasks[task.task] = task
-    return Declared(tasks, tuple(problems), tuple(_notes(service.tasks_path)))
+    notes = (*_notes(service.tasks_path), *_never_released(service, tasks))
+    return Declared(tasks, tuple(problems), notes)
 
 
 def load_tasks(service: Service) -> dict[str, Task]:
@@ -357,6 +358,16 @@ def _notes(folder: Path) -> Iterator[str]:
         yield f"tasks_dir: {folder} is no folder: there are no tasks"
     for path in sorted(folder.glob("*.yml")):
         yield f"{path} is not read: name it {path.stem}.yaml"
+
+
+def _never_released(service: Service, tasks: Mapping[str, Task]) -> Iterator[str]:
+    for name, task in tasks.items():
+        kind = service.upstreams[task.upstream].kind
+        if kind != "vllm":
+            yield (
+                f"task {name}: upstream {task.upstream!r} is of kind {kind}, which loads no "
+                "adapters: the task is captured and judged, and what it trains is never served"
+            )
 
 
 def _check(service: Service, task: Task, path: Path, others: Mapping[str, Task]) -> None:
@@ -405,7 +416,7 @@ def load_task(service: Service, name: str) -> Task:
     if found.problems:
         raise ConfigError("\n".join(found.problems))
     known = ", ".join(sorted(found.tasks)) or f"none in {service.tasks_path}"
-    notes = "".join(f"; {note}" for note in found.notes)
+    notes = "".join(f"; {note}" for note in _notes(service.tasks_path))
     raise NotFound(f"task {name!r} does not exist; there are: {known}{notes}")
 
 

@@ -137,11 +137,22 @@ def _models(parts: Parts) -> Any:
             own_key = holder is not None
             answer = await upstream.get(b"/models", request.headers.raw, own_key=own_key)
             if answer is not None and answer.status == 200:
-                listed = json.loads(answer.body).get("data", [])
-                rows += [row for row in listed if row.get("id") not in parts.tasks]
+                rows += [row for row in _listed(answer.body) if row["id"] not in parts.tasks]
         return {"object": "list", "data": rows}
 
     return models
+
+
+def _listed(body: bytes) -> list[dict[str, Any]]:
+    """The models of a list as servers send it, and none where it is no list of models."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    rows = found.get("data") if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        return []
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
 
 
 def _model(parts: Parts) -> Any:

@@ -57,6 +57,19 @@ def test_a_folder_that_is_not_there_and_a_yml_file_are_said(tmp_path: Path) -> N
         load_task(elsewhere, "support")
 
 
+def test_an_upstream_that_cannot_load_adapters_is_said(tmp_path: Path) -> None:
+    openai, vllm = ({"base_url": "http://127.0.0.1:9/v1", "kind": k} for k in ("openai", "vllm"))
+    make_service(tmp_path, upstreams={"local": openai})
+    write_task(tmp_path)
+    done = check(tmp_path)
+    assert done.returncode == 0
+    assert (
+        "task support: upstream 'local' is of kind openai, which loads no adapters" in done.stderr
+    )
+    make_service(tmp_path, upstreams={"local": vllm})
+    assert "adapters" not in check(tmp_path).stderr
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -148,6 +148,30 @@ async def test_a_model_of_the_upstream_may_have_slashes(tmp_path: Path) -> None:
         assert upstream.calls[0].path == "/v1/models/meta-llama%2FLlama%203"
 
 
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"object": "list", "data": [{"id": "big"}]}', ["big"]),
+        (b'[{"id": "big"}]', ["big"]),
+        (b'{"data": [{"id": "big"}, null, {"id": 7}, "big", {}]}', ["big"]),
+        (b'{"data": {"big": {}}}', []),
+        (b"<html>busy</html>", []),
+        (b"null", []),
+        (b"[" * 100_000, []),
+    ],
+)
+async def test_tasks_are_listed_whatever_the_upstream_lists(
+    tmp_path: Path, body: bytes, names: list[str]
+) -> None:
+    async def lists(call: Call, writer: Any) -> None:
+        writer.write(answer(body))
+
+    async with backend(lists) as upstream, door(tmp_path, upstream.url) as gate:
+        got = await gate.client.get("/v1/models")
+        assert got.status_code == 200
+        assert [row["id"] for row in got.json()["data"]] == ["text2sql", *names]
+
+
 async def test_a_key_limited_to_tasks_reaches_none_of_them(tmp_path: Path) -> None:
     keys = [{"id": "a", "sha256": sha256("k"), "tasks": ["text2sql"]}]
     headers = {"authorization": "Bearer k"}
