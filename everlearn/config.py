@@ -4,6 +4,7 @@ Unknown keys fail. Relative paths are relative to the config file. Every field s
 and why its default.
 """
 
+import json
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -241,7 +242,12 @@ class Gateway(Section):
 
 
 def _brokers(value: object) -> object:
-    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    """A list, a text with commas, or a list as the environment writes it, in JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [each.strip() for each in value.split(",")]
 
 
 Brokers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_brokers)]

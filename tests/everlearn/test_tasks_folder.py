@@ -107,13 +107,13 @@ def test_what_is_not_yaml_is_told_with_line_and_column(tmp_path: Path) -> None:
         load(tmp_path / "everlearn.yaml")
 
 
-@pytest.mark.parametrize("form", ["list", "text", "environment"])
+@pytest.mark.parametrize("form", ["list", "text", "a:1,b:2", '["a:1", "b:2"]'])
 def test_brokers_are_a_list_or_a_text(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers: dict[str, Any] = {"list": ["a:1", "b:2"], "text": "a:1, b:2"}
-    if form == "environment":
-        monkeypatch.setenv("EVERLEARN_BUS__BOOTSTRAP_SERVERS", "a:1,b:2")
+    if form not in servers:
+        monkeypatch.setenv("EVERLEARN_BUS__BOOTSTRAP_SERVERS", form)
     bus = {"bootstrap_servers": servers[form]} if form in servers else {}
     assert make_service(tmp_path, bus=bus).bus.bootstrap_servers == ("a:1", "b:2")
 

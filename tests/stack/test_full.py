@@ -15,6 +15,8 @@ import psutil
 import pytest
 import yaml
 
+from everlearn.airflow import environment
+from everlearn.config import load
 from tests.serving.tiny import make_model
 
 BIN = Path(sys.executable).parent
@@ -54,6 +56,17 @@ class Stack(NamedTuple):
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def airflow(self, *words: str) -> None:
+        """A command of Airflow's own, as the stack's Airflow is set up."""
+        config = self.folder / "everlearn.yaml"
+        service = load(config)
+        settings = environment(service, service.data_path / "airflow", config)
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *words],
+            env={**self.env, **settings}, capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def until(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -123,11 +136,15 @@ def test_airflows_scheduler_judges_what_came_in_over_kafka(stack: Stack) -> None
     name = headers["x-everlearn-id"]
     stack.post("/v1/feedback", {"completion_id": name, "value": "up"})
 
-    def scored() -> bool:
-        query = f"SELECT value FROM scores WHERE completion_id = '{name}' AND evaluator = 'thumbs'"
-        return {"value": 1.0} in json.loads(stack.everlearn("sql", "--json", query))
+    def holds(query: str, row: dict[str, Any]) -> bool:
+        return row in json.loads(stack.everlearn("sql", "--json", query))
 
-    stack.until(scored)
+    arrived = f"SELECT target FROM feedback WHERE target = '{name}'"
+    stack.until(lambda: holds(arrived, {"target": name}))
+    # The first run by the schedule may have been before it came, the next is in ten minutes.
+    stack.airflow("dags", "trigger", "everlearn_evaluate_support")
+    scored = f"SELECT value FROM scores WHERE completion_id = '{name}' AND evaluator = 'thumbs'"
+    stack.until(lambda: holds(scored, {"value": 1.0}))
     sources = json.loads(stack.everlearn("sql", "--json", "SELECT source FROM offsets"))
     assert sources
     assert not any(row["source"].startswith("wal/") for row in sources)
