@@ -208,6 +208,6 @@ def test_a_lake_that_cannot_be_reached_is_one_clear_line(tmp_path: Path) -> None
     )
     for verb in (("status",), ("sql", COUNT), ("maintain",)):
         done = everlearn(service, *verb)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (4, "")
         assert "Connection refused" in done.stderr
         assert len(done.stderr.splitlines()) == 1
