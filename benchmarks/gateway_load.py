@@ -65,7 +65,8 @@ def request(*lines: str, number: int = 0, stream: bool = False) -> bytes:
     """A chat request."""
     body = BODIES[number % len(BODIES)]
     body = body[:-1] + b',"stream":true}' if stream else body
-    head = ["POST /v1/chat/completions HTTP/1.1", "host: localhost", "content-type: application/json"]
+    head = ["POST /v1/chat/completions HTTP/1.1", "host: localhost"]
+    head += ["content-type: application/json"]
     head += ["authorization: Bearer sk-test", *lines, f"content-length: {len(body)}"]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
