@@ -15,14 +15,12 @@
 
 import fcntl
 import hashlib
-import json
 import os
 import random
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +32,9 @@ import pyarrow as pa
 
 from everlearn.config import LakeConfig, Service
 from everlearn.errors import InputError, LakeError
-from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES, Kind, TableSpec
-from everlearn.lake.schema import SQL_TYPES, VIEWS, arrow_schema, ddl
+from everlearn.lake.arrow import complete, to_arrow
+from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES
+from everlearn.lake.schema import SQL_TYPES, VIEWS, ddl
 from everlearn.lake.targets import NAMES, OPEN_ALL, Targets
 from everlearn.lake.turns import Turns
 from everlearn.redact import without_passwords
@@ -328,7 +327,7 @@ class DuckTransaction:
             return
         if table == FEEDBACK.name:
             rows = arrow if isinstance(arrow, pa.Table) else arrow.read_all()
-            self._said.append(_complete(rows))
+            self._said.append(complete(rows))
             return
         if table == COMPLETIONS.name and self._targets.waits(self._cursor):
             arrow = self._noted(arrow)
@@ -378,50 +377,6 @@ class DuckTransaction:
     def run(self, sql: str) -> None:
         """Run a statement that answers nothing."""
         self._cursor.execute(sql)
-
-
-def _complete(rows: pa.Table) -> pa.Table:
-    """Feedback with every column."""
-    schema = arrow_schema(FEEDBACK)
-    columns = [
-        rows[field.name].cast(field.type)
-        if field.name in rows.schema.names
-        else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def to_arrow(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of the spec; InputError on an unknown column or a wrong type."""
-    unknown = {name for row in rows for name in row} - set(spec.names)
-    if unknown:
-        raise InputError(f"{spec.name} has no column {', '.join(sorted(unknown))}")
-    arrays = []
-    for column, field in zip(spec.columns, arrow_schema(spec), strict=True):
-        convert = _CONVERT.get(column.kind)
-        values = [row.get(column.name) for row in rows]
-        if convert is not None:
-            values = [None if value is None else convert(value) for value in values]
-        try:
-            arrays.append(pa.array(values, field.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise InputError(f"{spec.name}.{column.name}: {error}") from error
-    return pa.table(arrays, schema=arrow_schema(spec))
-
-
-def _time(value: Any) -> datetime:
-    """A datetime (UTC where it names no zone), or Unix seconds."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    return datetime.fromtimestamp(value, UTC)
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-_CONVERT: dict[Kind, Callable[[Any], Any]] = {"time": _time, "json": _json}
 
 
 def _hold(path: str, start: int, length: int) -> int:
