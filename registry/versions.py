@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from everlearn.config import Service
 from everlearn.errors import InputError, NotFound, RegistryError
 from everlearn.task import load_task
+from registry.origin import origin
 from registry.states import VersionState, move
 
 BASE = "base"
@@ -46,6 +47,8 @@ class ModelVersion:
     """Why it is in this state."""
     created_at: float = 0.0
     """Unix seconds."""
+    snapshot_id: str | None = None
+    """The frozen dataset that it learned from."""
 
 
 class Registry:
@@ -73,7 +76,10 @@ class Registry:
         ask(self.client.log_artifacts, run_id, str(adapter), ARTIFACT)
         self._ensure_model(task)
         source = f"{ask(self.client.get_run, run_id).info.artifact_uri}/{ARTIFACT}"
-        own = {"digest": digest, "model_name": model_name, "state": VersionState.REGISTERED}
+        own = {
+            **origin(self._service, task, adapter),
+            **{"digest": digest, "model_name": model_name, "state": VersionState.REGISTERED},
+        }
         made = ask(
             self.client.create_model_version,
             name=task,
@@ -173,6 +179,7 @@ class Registry:
             state=VersionState(tags.get(f"{PREFIX}state", VersionState.REGISTERED)),
             reason=tags.get(f"{PREFIX}reason", ""),
             created_at=entry.creation_timestamp / 1000,
+            snapshot_id=tags.get(f"{PREFIX}snapshot_id"),
         )
 
     def _model(self, task: str) -> Any:

@@ -28,6 +28,7 @@ VERBS = (
     ("grade", "Run or check one grader."),
     ("snapshot", "Freeze a dataset."),
     ("train", "Train a candidate version."),
+    ("lineage", "What a version was made of; where a unit's rows went."),
     ("gate", "The offline gate, with the comparison that decided."),
     ("release", "Start, show or abort a release."),
     ("rollback", "Move all traffic back to the champion before."),

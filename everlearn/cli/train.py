@@ -33,6 +33,7 @@ def command(
 ) -> None:
     """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
     from everlearn.config import load
+    from everlearn.errors import RegistryError
     from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
@@ -41,6 +42,7 @@ def command(
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released
+    from registry.lineage import describe
     from registry.versions import Registry
     from trainer.plan import plan
     from trainer.run import train
@@ -69,6 +71,11 @@ def command(
             made.check()
             return
         outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
+        try:
+            describe(registry, lake, task.task, outcome.version)
+        except RegistryError as error:
+            # The version is there; `everlearn lineage` tells the same from what it was made of.
+            click.echo(f"no description was written: {error}", err=True)
     finally:
         lake.close()
     _print_outcome(outcome, as_json)

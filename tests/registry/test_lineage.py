@@ -1,0 +1,222 @@
+"""What a version was made of and where a unit's rows went, against a real MLflow server."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.cli import main
+from everlearn.lake.ducklake import DuckLake, open_lake
+from registry.lineage import account, describe
+from registry.origin import base_digest, code_version
+from registry.states import VersionState
+from registry.units import Use, uses
+from registry.versions import PREFIX, ModelVersion
+from tests.registry.conftest import Shelf
+
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class House:
+    """A shelf of versions and the lake that they learned from."""
+
+    shelf: Shelf
+    lake: DuckLake
+
+    def version(self, digest: str, rows: list[dict[str, Any]]) -> ModelVersion:
+        """One version, made of one snapshot of these rows, as the trainer logs it."""
+        snapshot = f"snap_{self.shelf.task}_{digest}"
+        adapter = self.shelf.service.root / f"trained-{digest}"
+        adapter.mkdir()
+        (adapter / "everlearn.json").write_text('{"template_hash": "te11"}')
+        made = self.shelf.put(digest)
+        assert made.run_id is not None
+        client = self.shelf.registry.client
+        from mlflow.entities import Dataset, DatasetInput
+
+        entry = Dataset(snapshot, "d1", "lake", "SELECT 1", profile="{}")
+        client.log_inputs(made.run_id, [DatasetInput(entry)])
+        client.log_dict(made.run_id, {"rows": rows}, "manifest.json")
+        for key, value in {"seed": 7, "champion": "base", "sft.learning_rate": 0.01}.items():
+            client.log_param(made.run_id, key, value)
+        self.shelf.registry.tag(self.shelf.task, made.version, snapshot_id=snapshot, method="sft")
+        counts: dict[str, dict[str, int]] = {}
+        for row in rows:
+            kinds = counts.setdefault(row["split"], {})
+            kinds[row["kind"]] = kinds.get(row["kind"], 0) + 1
+        head = {
+            **{"snapshot_id": snapshot, "task": self.shelf.task, "content_hash": "c0ffee"},
+            **{"lake_snapshot": 5, "counts": counts, "created_at": AT},
+        }
+
+        def write(transaction: Any) -> None:
+            transaction.append("snapshots", [head])
+            named = [{**row, "snapshot_id": snapshot} for row in rows]
+            transaction.append("snapshot_rows", named)
+
+        self.lake.commit(write)
+        return made
+
+    def erase(self, unit: str) -> None:
+        """As an erasure leaves the lake."""
+        sql = "DELETE FROM snapshot_rows WHERE unit = ?"
+        self.lake.commit(lambda transaction: transaction.query(sql, [unit]))
+
+    def uses(self, unit: str) -> list[Use]:
+        return uses(self.shelf.registry, self.lake, unit, [self.shelf.task])
+
+
+@pytest.fixture
+def house(shelf: Shelf) -> Iterator[House]:
+    lake = open_lake(shelf.service)
+    yield House(shelf, lake)
+    lake.close()
+
+
+def row(number: int, unit: str, split: str = "train", kind: str = "accepted") -> dict[str, Any]:
+    reason = "no_consent" if split == "dropped" else None
+    return {
+        **{"completion_id": f"cmpl_{number}", "unit": unit, "split": split, "kind": kind},
+        **{"dropped_reason": reason, "row_hash": f"h{number}"},
+    }
+
+
+ROWS = [
+    row(1, "ann"),
+    row(2, "ann"),
+    row(3, "bob", kind="replay"),
+    row(4, "cid", "gate"),
+    row(5, "ann", "dropped"),
+]
+
+
+def test_a_version_tells_its_rows_its_program_and_its_base(house: House) -> None:
+    house.version("aaaa", ROWS)
+    told = account(house.shelf.registry, house.lake, house.shelf.task, "1")
+    assert told.rows == {
+        "train": {"accepted": 2, "replay": 1},
+        "gate": {"accepted": 1},
+        "dropped": {"no_consent": 1},
+    }
+    assert told.units == {"train": 2, "gate": 1, "dropped": 1}
+    assert told.erased == 0
+    assert (told.method, told.code, told.base["template"]) == ("sft", code_version(), "te11")
+    assert told.settings == {"seed": "7", "learning_rate": "0.01"}
+    assert told.parents == {"adapter": None, "replayed": "base"}
+    assert [each["content_hash"] for each in told.snapshots] == ["c0ffee"]
+    assert "trl " in (told.libraries or "")
+
+
+def test_what_became_of_it_is_told_with_the_comparison_that_decided(house: House) -> None:
+    house.version("aaaa", ROWS)
+    registry, task = house.shelf.registry, house.shelf.task
+    registry.tag(task, "1", gate="passed", gate_reason="gain 0.2 > 0")
+    events = [
+        {"event": event, "phase": phase, "percent": percent, "reason": event, "stage": 0}
+        | {"release_id": "rel_1", "task": task, "version": "1"}
+        | {"created_at": AT.replace(hour=hour)}
+        for hour, (event, phase, percent) in enumerate(
+            [("started", "loading", 0.0), ("step", "ramping", 25.0), ("rolled_back",) * 2 + (0.0,)]
+        )
+    ]
+    house.lake.commit(lambda transaction: transaction.append("releases", events))
+    told = account(registry, house.lake, task, "1")
+    assert told.gate == {"phase": "passed", "reason": "gain 0.2 > 0"}
+    (release,) = told.releases
+    assert (release["phase"], release["percent"]) == ("rolled_back", 25.0)
+
+
+def test_a_unit_finds_its_snapshots_and_whether_they_are_served(house: House) -> None:
+    house.version("aaaa", ROWS)
+    house.version("bbbb", [row(9, "cid"), row(10, "ann", "dropped")])
+    house.shelf.registry.set_alias(house.shelf.task, "champion", "2")
+    first, second = house.uses("ann")
+    assert first.rows == {"train": 2, "dropped": 1}
+    assert first.versions[0]["learned"]
+    assert not first.versions[0]["served"]
+    assert second.rows == {"dropped": 1}
+    assert not second.versions[0]["learned"]
+    assert second.versions[0]["served"]
+    assert [use.versions[0]["learned"] for use in house.uses("cid")] == [False, True]
+    assert house.uses("nobody") == []
+
+
+def test_erased_rows_are_missed_and_the_version_that_knows_them_is_named(house: House) -> None:
+    house.version("aaaa", ROWS)
+    house.version("bbbb", [row(9, "cid")])
+    house.shelf.registry.transition(house.shelf.task, "1", VersionState.LOADING, "by name")
+    house.erase("ann")
+    told = account(house.shelf.registry, house.lake, house.shelf.task, "1")
+    assert told.erased == 3
+    (use,) = house.uses("ann")
+    assert use.erased
+    assert use.rows == {"train": 2, "dropped": 1}
+    assert (use.versions[0]["version"], use.versions[0]["served"]) == ("1", True)
+    assert house.uses("nobody") == []
+    assert not any(each.erased for each in house.uses("cid"))
+
+
+def test_the_account_is_the_versions_description_in_mlflow(house: House) -> None:
+    house.version("aaaa", ROWS)
+    describe(house.shelf.registry, house.lake, house.shelf.task, "1")
+    entry = house.shelf.registry.client.get_model_version(house.shelf.task, "1")
+    assert "- train 3 rows of 2 units: 2 accepted, 1 replay" in entry.description
+    assert f"/runs/{entry.run_id}" in entry.description
+    assert entry.tags[f"{PREFIX}rows"] == "3"
+    assert entry.tags[f"{PREFIX}units"] == "2"
+
+
+def test_the_verb_finds_a_version_by_number_or_name_and_refuses_what_is_not_there(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.version("aaaa", ROWS)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        config = str(house.shelf.service.root / "everlearn.yaml")
+        monkeypatch.setattr(sys, "argv", ["everlearn", "lineage", *words, "--config", config])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code if isinstance(ended.value.code, int) else 0, *said
+
+    code, text, _ = call("1")
+    assert code == 0
+    assert "train 3 rows of 2 units: 2 accepted, 1 replay" in text
+    named = json.loads(call(f"{house.shelf.task}-aaaa", "--json")[1])
+    assert (named["version"], named["rows"]["train"]["accepted"]) == ("1", 2)
+    told = json.loads(call("--unit", "ann", "--json")[1])
+    assert told["uses"][0]["versions"][0]["version"] == "1"
+    assert "learned from them" in call("--unit", "ann")[1]
+    house.erase("ann")
+    house.shelf.registry.set_alias(house.shelf.task, "champion", "1")
+    assert "erased, and still known to what is served" in call("--unit", "ann")[1]
+    for words, complaint in (
+        (("7",), "no version 7; there are: 1"),
+        (("latest",), "no version 'latest'"),
+        ((), "name a VERSION or --unit U"),
+        (("1", "--unit", "ann"), "name a VERSION or --unit U"),
+        (("1", "--task", "other"), "task 'other' does not exist"),
+    ):
+        code, _, said = call(*words)
+        assert code == 2, words
+        assert complaint in said
+    assert "base" in call("base")[1]
+
+
+def test_the_base_model_is_named_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    first = base_digest(str(tmp_path))
+    assert first.startswith("sha256:")
+    (tmp_path / "notes.md").write_text("not part of the model")
+    assert base_digest(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert base_digest(str(tmp_path)) != first
+    assert base_digest("nobody/has-this-model") == ""
