@@ -264,12 +264,19 @@ def _item(
         "prompt": last_user_text(messages),
         "response": row["response_text"],
         "reference": reference.text if reference else None,
-        "correction": _latest(feedback, "correction", "value_text"),
-        "thumbs": _latest(feedback, "binary", "value_bool"),
         "metadata": loads(row["metadata"] or "{}"),
-        "feedback": feedback,
+        **said(feedback),
         "version": row["version"],
         "arm": row["arm"],
+    }
+
+
+def said(feedback: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What graders know of the feedback on one answer, oldest first."""
+    return {
+        "correction": _latest(feedback, "correction", "value_text"),
+        "thumbs": _latest(feedback, "binary", "value_bool"),
+        "feedback": feedback,
     }
 
 

@@ -94,6 +94,9 @@ class Train(Section):
     max_length: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
     """Tokens of prompt and answer together; longer rows are dropped and counted. auto: what the
     model's context and this machine's memory hold."""
+    max_unscored: float = Field(0.25, ge=0, le=1)
+    """Share of RFT's latest answers that could not be scored, through no fault of theirs; more ends
+    the run."""
     max_completion_tokens: int = Field(128, ge=1)
     """Of answers that training and held-out evaluation generate."""
     seed: int = 0

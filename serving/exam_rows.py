@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class ExamRow:
     reference: str | None = None
     author: str | None = None
     unit: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata and feedback of the logged answer, as graders of live answers know them."""
 
     @cached_property
     def key(self) -> str:
@@ -39,6 +41,7 @@ class ExamRow:
             "prompt": last_user_text(self.question.messages),
             "reference": self.reference,
             "metadata": {},
+            **self.context,
         }
 
 
@@ -62,7 +65,8 @@ def _row(record: Mapping[str, Any]) -> ExamRow:
         tools=_parsed(record.get("tools")),
         options=_parsed(record.get("options")),
     )
-    return ExamRow(question, record["target"], record["author"], record["unit"])
+    context = _parsed(record.get("context")) or {}
+    return ExamRow(question, record["target"], record["author"], record["unit"], context)
 
 
 def read_suite(task: Task) -> list[ExamRow]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from everlearn.task import Trust
-from trainer.rows import LEARNED, Row, fold
+from trainer.rows import LEARNED, UNJUDGED, Row, fold
 
 Rule = Callable[[Sequence[Row]], list[Row]]
 
@@ -28,14 +28,16 @@ def admit(
     verdict: str = "",
     trust: Trust = BELIEVING,
     exam: bool = False,
+    ask: bool = False,
 ) -> list[Row]:
     """The rows of one side with the unusable ones dropped.
 
     `must_pass` names graders that need no reference: a 0 disqualifies an answer. `verdict` names
-    the grader that compares with the expert's answer. `exam`: they are asked, not taught.
+    the grader that compares with the expert's answer. `exam`: they are asked, not taught. `ask`:
+    the prompt of an answer that is none to learn from can be asked again.
     """
     rules: tuple[Rule, ...] = (
-        lambda kept: [_usable(row, must_pass) for row in kept],
+        lambda kept: [_usable(row, must_pass, ask) for row in kept],
         lambda kept: _experts_win(kept, verdict),
         _majority_wins,
         lambda kept: _enough_raters(kept, trust.min_raters, exam),
@@ -56,7 +58,7 @@ def dropped(row: Row, reason: str) -> Row:
     return replace(row, split="dropped", dropped_reason=reason)
 
 
-def _usable(row: Row, must_pass: Sequence[str]) -> Row:
+def _usable(row: Row, must_pass: Sequence[str], ask: bool) -> Row:
     if row.dropped_reason is not None:
         return dropped(row, row.dropped_reason)
     if not row.trainable:
@@ -65,16 +67,24 @@ def _usable(row: Row, must_pass: Sequence[str]) -> Row:
         return dropped(row, "forced")
     if not row.messages:
         return dropped(row, "messages_unreadable")
-    if not row.answer.strip():
-        return dropped(row, "no_answer")
     if row.weight <= 0:
         return dropped(row, "untrusted")
-    if row.kind in ("accepted", "replay") and row.finish_reason == "length":
-        return dropped(row, "cut_off")
+    why = _no_example(row, must_pass)
+    if why is None:
+        return row
+    return replace(row, kind="prompt", target=None, author=None) if ask else dropped(row, why)
+
+
+def _no_example(row: Row, must_pass: Sequence[str]) -> str | None:
+    """Why the row's answer is none to learn from, whatever people said; None: it is one."""
+    if not row.answer.strip():
+        return "no_answer"
+    if row.kind not in ("accepted", "replay"):
+        return None
+    if row.finish_reason == "length":
+        return "cut_off"
     failed = [name for name in must_pass if row.verdicts.get(name) == 0]
-    if failed and row.kind in ("accepted", "replay") and row.author != "expert":
-        return dropped(row, f"fails_{failed[0]}")
-    return row
+    return f"fails_{failed[0]}" if failed and row.author != "expert" else None
 
 
 def _experts_win(rows: Sequence[Row], verdict: str) -> list[Row]:
@@ -128,11 +138,15 @@ def _voted(row: Row, support: Mapping[tuple[str, str], float], best: Mapping[str
 def _once(rows: Sequence[Row]) -> list[Row]:
     """One row per (prompt, what it teaches); of replay one per prompt nobody judged."""
     seen: set[tuple[str, ...]] = set()
-    judged = {row.key for row in rows if row.kind != "replay"}
+    judged = {row.key for row in rows if row.kind not in UNJUDGED}
+    asked: set[str] = set()
 
     def first(row: Row) -> Row:
         if row.kind == "replay" and row.key in judged:
             return dropped(row, "prompt_judged")
+        if row.kind == "prompt" and row.key in asked:
+            return dropped(row, "duplicate")
+        asked.add(row.key)
         mark = _identity(row)
         if mark in seen:
             return dropped(row, "duplicate")
@@ -143,15 +157,15 @@ def _once(rows: Sequence[Row]) -> list[Row]:
 
 
 def _identity(row: Row) -> tuple[str, ...]:
-    if row.kind == "replay":
-        return "replay", row.key
+    if row.kind in UNJUDGED:
+        return row.kind, row.key
     if row.kind == "rejected":
         return "rejected", row.key, fold(row.completion)
     return "learned", row.key, fold(row.answer)
 
 
 def _strongest_first(row: Row) -> tuple[int, int, float, str]:
-    order = ("correction", "preference", "accepted", "rejected", "replay")
+    order = ("correction", "preference", "accepted", "rejected", "replay", "prompt")
     return row.author != "expert", order.index(row.kind), -row.weight, row.completion_id
 
 
@@ -171,7 +185,7 @@ def _raters(row: Row) -> tuple[str, ...]:
 
 def _users_alone(row: Row) -> bool:
     """Whether strangers' feedback is all there is for it."""
-    return row.kind != "replay" and row.author not in ("expert", "grader")
+    return row.kind not in UNJUDGED and row.author not in ("expert", "grader")
 
 
 def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:
@@ -194,14 +208,14 @@ def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:
 
 def _shared(rows: Sequence[Row], share: float) -> list[Row]:
     """No rater and no unit alone has more than a share of the judged rows."""
-    kept = sorted((row for row in rows if row.kind != "replay"), key=_strongest_first)
+    kept = sorted((row for row in rows if row.kind not in UNJUDGED), key=_strongest_first)
     total = -1
     while len(kept) != total:
         total = len(kept)
         kept = _within(kept, max(1, int(share * total)))
     ids = {id(row) for row in kept}
     return [
-        row if row.kind == "replay" or id(row) in ids else dropped(row, "rater_share")
+        row if row.kind in UNJUDGED or id(row) in ids else dropped(row, "rater_share")
         for row in rows
     ]
 

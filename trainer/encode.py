@@ -60,7 +60,7 @@ class Encoder:
     def refuses(self, row: Row) -> str | None:
         """Why the row cannot be used on its side; None: it can."""
         try:
-            if row.split == "train":
+            if row.split == "train" and row.kind != "prompt":
                 message = row.given if row.kind == "rejected" else row.taught
                 fits = self.example(row.conversation, message) is not None
             else:

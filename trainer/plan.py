@@ -12,7 +12,8 @@ from registry.lineage import lineage
 from registry.versions import Registry
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import allowed
-from trainer.reward import reward_grader
+from trainer.reward import needs_reference, reward_grader
+from trainer.rows import UNJUDGED
 from trainer.snapshot import Refuses, Snapshot, freeze, load, renderable
 
 
@@ -85,7 +86,7 @@ def plan(
             write=write,
             refuses=refuses,
         )
-    data = TrainingData(tuple(snapshot.side("train")))
+    data = training_data(snapshot, task)
     name = method or task.train.method
     methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)
     refusal = too_little(snapshot, task, methods, left_out)
@@ -93,6 +94,13 @@ def plan(
     if refusal is None and method is None and snapshot_id is None:
         refusal = nothing_new(lake, registry, snapshot, task)
     return Plan(snapshot, name, tuple(methods), left_out, refusal)
+
+
+def training_data(snapshot: Snapshot, task: Task) -> TrainingData:
+    """What methods learn from."""
+    rewarded = reward_grader(task)
+    reference = rewarded is not None and needs_reference(task, rewarded)
+    return TrainingData(tuple(snapshot.side("train")), reference)
 
 
 def too_little(
@@ -117,8 +125,11 @@ def unusable(snapshot: Snapshot) -> str:
 
 def nothing_new(lake: Lake, registry: Registry, snapshot: Snapshot, task: Task) -> str | None:
     """Why the judgements since the newest version are too few for another one."""
-    judged = {row.completion_id for row in snapshot.rows if row.kind != "replay"}
-    query = "SELECT completion_id FROM snapshot_rows WHERE kind <> 'replay' AND snapshot_id = ?"
+    judged = {row.completion_id for row in snapshot.rows if row.kind not in UNJUDGED}
+    query = (
+        "SELECT completion_id FROM snapshot_rows WHERE kind NOT IN ('replay', 'prompt') "
+        "AND snapshot_id = ?"
+    )
     for version in reversed(registry.versions(task.task)):
         seen = lineage(registry, task.task, version.version).snapshots
         for snapshot_id in seen:

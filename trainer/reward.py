@@ -1,16 +1,24 @@
 """The task's graders as a plain function of (rows, answers): RFT's reward and held-out scores.
 
-An answer given again to the same prompt is not graded again: the samples of a prompt repeat, so
-most of the work is saved.
+- A grader sees the item that it sees of live answers: conversation, metadata, what people said.
+- What the answer caused is 0; what somebody else caused is unscored. A grader that fails on an
+  answer is asked about the logged answer to the same prompt, then about the first one again: where
+  it has a verdict on the one and fails on the other twice, the answer did it.
+- One component without a verdict leaves the whole reward without: a policy that crashes a grader
+  does not escape its penalty.
+- An answer given again to the same prompt is not graded again.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from everlearn.chat import split_thinking
 from everlearn.config import Service
+from everlearn.errors import TrainingError
 from everlearn.graders import (
     Execution,
+    Grader,
     JsonSchema,
     Multi,
     PythonGrader,
@@ -22,8 +30,18 @@ from trainer.rows import Row
 
 _DETERMINISTIC = (Execution, JsonSchema, PythonGrader, StringCheck, TextSimilarity)
 
-Verdict = tuple[float | None, dict[str, float | None]]
-"""Value and sub-scores."""
+Mark = tuple[str, str, str]
+"""Of one answer to one row."""
+
+
+class Verdict(NamedTuple):
+    """What one answer was given; value None = unscored."""
+
+    value: float | None
+    parts: Mapping[str, float | None]
+    """Sub-scores of a multi grader."""
+    reason: str | None = None
+    """Why it is unscored, or what the answer did to the grader."""
 
 
 class Grading:
@@ -33,7 +51,9 @@ class Grading:
         from evaluators.graders import build
 
         self._evaluator = build(grader, task, service)
-        self._known: dict[tuple[str, str], Verdict] = {}
+        self._known: dict[Mark, Verdict] = {}
+        self.slow: bool = self._evaluator.slow
+        """A model is asked for a verdict."""
 
     def close(self) -> None:
         """End child processes and connections."""
@@ -43,33 +63,84 @@ class Grading:
 
     def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float | None]:
         """The values; None = unscored."""
-        return [value for value, _ in self.detailed(rows, answers)]
+        return [each.value for each in self.detailed(rows, answers)]
 
     def detailed(self, rows: Sequence[Row], answers: Sequence[str]) -> list[Verdict]:
-        """Values with the sub-scores of a multi grader."""
+        """Values with what they are made of."""
+        marks = [
+            (row.completion_id, row.row_hash, text) for row, text in zip(rows, answers, strict=True)
+        ]
+        items = dict(zip(marks, rows, strict=True))
+        new = {mark: row for mark, row in items.items() if mark not in self._known}
+        if new:
+            self._known |= attributed(new, self._asked)
+        return [self._known[mark] for mark in marks]
+
+    def _asked(self, answers: Mapping[Mark, Row]) -> dict[Mark, Any]:
+        """The grader's scores."""
         from evaluators.bulk import grade_all
         from evaluators.types import Sample
 
-        marks = [(row.row_hash, text) for row, text in zip(rows, answers, strict=True)]
-        items = dict(zip(marks, rows, strict=True))
-        new = [mark for mark in items if mark not in self._known]
-        if new:
-            pairs = [(Sample(output_text=mark[1]), item(items[mark])) for mark in new]
-            for mark, scores in zip(new, grade_all([self._evaluator], pairs), strict=True):
-                self._known[mark] = (scores[0].value, dict(scores[0].sub_scores or {}))
-        return [self._known[mark] for mark in marks]
+        pairs = [(Sample(output_text=mark[2]), item(row)) for mark, row in answers.items()]
+        scores = grade_all([self._evaluator], pairs) if pairs else []
+        return {mark: each[0] for mark, each in zip(answers, scores, strict=True)}
+
+
+def attributed(
+    new: Mapping[Mark, Row], ask: Callable[[Mapping[Mark, Row]], Mapping[Mark, Any]]
+) -> dict[Mark, Verdict]:
+    """Verdicts by `ask`, which gives a grader's scores; a failure is laid to whom it belongs."""
+    found = ask(new)
+    failed = {mark: row for mark, row in new.items() if found[mark].error}
+    logged = {
+        (row.completion_id, row.row_hash, row.completion): row
+        for row in failed.values()
+        if row.completion.strip()
+    }
+    scored = {mark[:2] for mark, each in ask(logged).items() if each.value is not None}
+    again = ask({mark: row for mark, row in failed.items() if mark[:2] in scored})
+    by_answer = {
+        mark: Verdict(0.0, dict(each.sub_scores), f"the answer's doing: {each.error}")
+        for mark, each in again.items()
+        if each.error
+    }
+    return {mark: _verdict(each) for mark, each in {**found, **again}.items()} | by_answer
+
+
+def _verdict(score: Any) -> Verdict:
+    reason = None if score.value is not None else score.error or score.reason
+    return Verdict(score.value, dict(score.sub_scores or {}), reason)
 
 
 def item(row: Row) -> dict[str, Any]:
-    """What graders may know of a row: the prompt and the right answer."""
+    """What graders know of a row: as of a live answer, with the row's right answer."""
     from everlearn.prompts import last_user_text
 
     return {
         "messages": list(row.messages),
+        "tools": row.tools,
         "prompt": last_user_text(row.messages),
+        "response": row.completion,
         "reference": row.target,
+        "correction": None,
+        "thumbs": None,
         "metadata": {},
+        "feedback": [],
+        **row.context,
     }
+
+
+def needs_reference(task: Task, grader: Grader) -> bool:
+    """Whether the grader compares with the right answer of the item."""
+    if isinstance(grader, PythonGrader):
+        return "reference" in grader.source
+    if not isinstance(grader, Multi):
+        return "item.reference" in grader.model_dump_json()
+    from evaluators.formula import Formula
+
+    names = Formula(grader.calculate_output, grader.name).names
+    parts = grader.graders or {part.name: part for part in task.graders}
+    return any(needs_reference(task, parts[name]) for name in names if name in parts)
 
 
 def reward_grader(task: Task) -> Multi | None:
@@ -97,10 +168,38 @@ def neutral(values: Sequence[float | None], groups: Sequence[str]) -> list[float
 
 
 RewardFunction = Callable[..., list[float]]
+STEPS_LOOKED_AT = 5
+"""The latest, for the share of answers that are unscored."""
 
 
-def trl_reward(grading: Grading, rows: Sequence[Row]) -> RewardFunction:
+class Unscored:
+    """How many of the latest answers nobody could score; above `most`, a share, the run ends."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._steps: deque[list[str]] = deque(maxlen=STEPS_LOOKED_AT)
+        self._sizes: deque[int] = deque(maxlen=STEPS_LOOKED_AT)
+
+    def saw(self, verdicts: Sequence[Verdict]) -> None:
+        """One step's; TrainingError with the commonest reason when it is too many by now."""
+        silent = [each.reason or "no reason given" for each in verdicts if each.value is None]
+        self._steps.append(silent)
+        self._sizes.append(len(verdicts))
+        reasons = Counter(reason for step in self._steps for reason in step)
+        share = reasons.total() / max(1, sum(self._sizes))
+        if len(self._steps) > 1 and share > self._most:
+            (reason, _), *_ = reasons.most_common(1)
+            raise TrainingError(
+                f"{share:.0%} of the last {sum(self._sizes)} answers could not be scored > "
+                f"train.max_unscored {self._most:.0%}: {reason[:300]}"
+            )
+
+
+def trl_reward(
+    grading: Grading, rows: Sequence[Row], *, max_unscored: float = 1.0
+) -> RewardFunction:
     """The reward in TRL's form: the dataset column `row` says which row a sample answers."""
+    unscored = Unscored(max_unscored)
 
     def reward(
         prompts: Any, completions: Sequence[Any], row: Sequence[int], **options: Any
@@ -111,7 +210,8 @@ def trl_reward(grading: Grading, rows: Sequence[Row]) -> RewardFunction:
         if log_metric is not None:
             for name, value in component_means(verdicts).items():
                 log_metric(f"reward/{name}", value)
-        return neutral([value for value, _ in verdicts], [str(index) for index in row])
+        unscored.saw(verdicts)
+        return neutral([each.value for each in verdicts], [str(index) for index in row])
 
     return reward
 
@@ -119,10 +219,10 @@ def trl_reward(grading: Grading, rows: Sequence[Row]) -> RewardFunction:
 def component_means(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Mean of every sub-score, and the share left unscored."""
     found: dict[str, list[float]] = {}
-    for _, parts in verdicts:
-        for name, value in parts.items():
+    for each in verdicts:
+        for name, value in each.parts.items():
             if value is not None:
                 found.setdefault(name, []).append(value)
     means = {name: sum(values) / len(values) for name, values in found.items()}
-    unscored = sum(value is None for value, _ in verdicts) / max(1, len(verdicts))
+    unscored = sum(each.value is None for each in verdicts) / max(1, len(verdicts))
     return {**means, "unscored": unscored}

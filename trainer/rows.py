@@ -5,6 +5,7 @@
 - `preference`: target = the preferred answer, completion = the other one.
 - `rejected`: somebody said the answer is wrong, nobody said what is right.
 - `replay`: an ordinary answer of the champion that nobody complained about.
+- `prompt`: only what was asked is of use, for the answer was cut off or a grader gave it 0.
 
 A conversation is data, not text: the row keeps messages, tools and answers as messages beside the
 texts that people and graders compare.
@@ -20,13 +21,15 @@ from typing import Any, Literal
 from everlearn.prompts import prompt_key
 from trainer.render import Captured, Conversation
 
-Kind = Literal["accepted", "rejected", "correction", "preference", "replay"]
+Kind = Literal["accepted", "rejected", "correction", "preference", "replay", "prompt"]
 Side = Literal["train", "select", "gate", "dropped"]
 Message = Mapping[str, Any]
 Messages = Sequence[Message]
 
 LEARNED: tuple[Kind, ...] = ("accepted", "correction", "preference")
 """Kinds whose target is taught."""
+UNJUDGED: tuple[Kind, ...] = ("replay", "prompt")
+"""Kinds that nobody has said anything about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,9 @@ class Row:
     template_hash: str | None = None
     verdicts: Mapping[str, float] = field(default_factory=dict)
     """Latest scores of the completion by grader name."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What graders of live answers know beside the conversation: metadata, version, arm, and what
+    people said."""
 
     @cached_property
     def key(self) -> str:
@@ -109,6 +115,8 @@ class Row:
         # Plain rows keep the hash that they always had.
         if self.tools or self.options:
             content += [self.tools, dict(self.options)]
+        if self.context.get("metadata"):
+            content.append({"metadata": self.context["metadata"]})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,6 +169,7 @@ def to_lake(row: Row, snapshot_id: str) -> dict[str, Any]:
         "options": dict(row.options) if kept and row.options else None,
         "completion": row.completion if kept else None,
         "answer": row.said if kept else None,
+        "context": dict(row.context) if kept and row.context else None,
         "target": row.target if kept else None,
         "target_message": row.target_message if kept else None,
         "prompt_token_ids": row.prompt_token_ids if kept else None,
@@ -183,6 +192,7 @@ def from_lake(record: Mapping[str, Any]) -> Row:
         options=parsed(record["options"]) or {},
         completion=record["completion"] or "",
         said=parsed(record["answer"]),
+        context=parsed(record["context"]) or {},
         target=record["target"],
         target_message=parsed(record["target_message"]),
         prompt_token_ids=record["prompt_token_ids"],

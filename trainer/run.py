@@ -26,7 +26,7 @@ from trainer import adapter as adapters
 from trainer.evidence import Exam, examine, mean
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import choose, over_budget
-from trainer.plan import Plan
+from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
 from trainer.settings import parameters
@@ -105,7 +105,7 @@ class _Learning:
         self.started = time.monotonic()
         self.task = bench.task
         self.champion = registry.champion(self.task.task)
-        self.data = TrainingData(tuple(plan.snapshot.side("train")))
+        self.data = training_data(plan.snapshot, self.task)
         self.select = plan.snapshot.side("select")
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
@@ -189,7 +189,7 @@ class _Learning:
 
     def _rewarded(self, rows: Sequence[Row]) -> Any:
         assert self.reward is not None
-        return trl_reward(self.reward, rows)
+        return trl_reward(self.reward, rows, max_unscored=self.task.train.max_unscored)
 
     def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
         """Publish the adapter and make the version; `before` is the champion's exam."""

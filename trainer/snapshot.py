@@ -8,14 +8,15 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from evaluators.pending import said
 from evaluators.trust import Standing
 from everlearn.chat import template_options
 from everlearn.errors import NotFound
-from everlearn.graders import Execution, FeedbackGrader, Grader, JsonSchema, Multi
+from everlearn.graders import Execution, FeedbackGrader, JsonSchema
 from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Task, heldout_grader
@@ -23,6 +24,7 @@ from trainer.admit import admit, dropped
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.judge import Judgement, judged, preferred
 from trainer.raters import rater_of, standings, weighed
+from trainer.reward import needs_reference, reward_grader
 from trainer.rows import Row, from_lake, parsed, to_lake
 from trainer.split import by_unit, without_leaks
 
@@ -32,7 +34,8 @@ MAX_REPLAY_ROWS = 1000
 _ANSWERS = """
     SELECT c.completion_id, c.unit, c.messages, c.tools, c.answer, c.response_text, c.sampling,
         c.forced, c.finish_reason, c.trainable, c.version, c.upstream, c.model_served,
-        c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at
+        c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at, c.metadata,
+        c.arm
     FROM completions c WHERE c.task = ? AND c.status IN ('ok', 'imported')
 """
 _FEEDBACK = """
@@ -54,6 +57,8 @@ _ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.forced IS NUL
         FROM feedback_joined f) WHERE each IS NOT NULL)
     ORDER BY hash(c.completion_id) LIMIT {MAX_REPLAY_ROWS}
 """
+_SAID = ("kind", "name", "value_bool", "value_number", "value_text", "author", "author_id",
+    "key_id", "weight")  # fmt: skip
 _VERDICTS = """
     SELECT completion_id, evaluator, arg_max(value, created_at) AS value FROM scores
     WHERE task = ? AND evaluator IN (SELECT unnest(?)) AND value IS NOT NULL GROUP BY ALL
@@ -118,6 +123,9 @@ def select(
 ) -> list[Row]:
     """Each row on its side of the border, or dropped with the reason: a pure function."""
     sides = by_unit(rows, task.heldout.percent, salt)
+    rewarded = reward_grader(task)
+    reference = needs_reference(task, task.grader(heldout_grader(task)))
+    asks = rewarded is not None and not needs_reference(task, rewarded)
     admitted: list[Row] = []
     for side in ("train", "select", "gate"):
         admitted += admit(
@@ -127,8 +135,8 @@ def select(
             verdict=heldout_grader(task),
             trust=task.trust,
             exam=side != "train",
+            ask=asks if side == "train" else not reference,
         )
-    reference = needs_reference(task, task.grader(heldout_grader(task)))
     return without_leaks(renderable(admitted, refuses), reference=reference)
 
 
@@ -140,19 +148,6 @@ def renderable(rows: Sequence[Row], refuses: Refuses | None) -> list[Row]:
         row if row.split == "dropped" or (why := refuses(row)) is None else dropped(row, why)
         for row in rows
     ]
-
-
-def needs_reference(task: Task, grader: Grader) -> bool:
-    """Whether the grader compares with the right answer of the item."""
-    if "item.reference" in grader.model_dump_json():
-        return True
-    if not isinstance(grader, Multi) or grader.graders:
-        return False
-    return any(
-        needs_reference(task, part)
-        for part in task.graders
-        if part.name in grader.calculate_output and part is not grader
-    )
 
 
 def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
@@ -190,6 +185,7 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
         for record in lake.read(_JUDGED, [task.task]).to_pylist()
     }
     given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
+    answers = known(answers, given)
     ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
     rows = judge_all(answers, given, task, released=released)
     for record in ordinary:
@@ -197,6 +193,17 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
         taught = elsewhere(row, task) if from_elsewhere(record, task) else row
         rows += [taught] if taught is not None else []
     return sorted(rows, key=lambda row: row.completion_id)
+
+
+def known(answers: Mapping[str, Row], given: Iterable[Judgement]) -> dict[str, Row]:
+    """The answers with what was said about each, as graders of live answers know it."""
+    about: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for each in given:
+        about[each.completion_id].append({key: asdict(each)[key] for key in _SAID})
+    return {
+        name: replace(row, context={**row.context, **said(about[name])}) if about[name] else row
+        for name, row in answers.items()
+    }
 
 
 def raters(lake: Lake, task: Task, released: Collection[str] = ()) -> dict[str, Standing]:
@@ -264,6 +271,11 @@ def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]])
         trainable=record["trainable"] is not False,
         finish_reason=record["finish_reason"],
         verdicts=verdicts.get(record["completion_id"], {}),
+        context={
+            "metadata": parsed(record["metadata"]) or {},
+            "version": record["version"],
+            "arm": record["arm"],
+        },
     )
 
 

@@ -5,15 +5,15 @@
 - No prompt stands on two sides. An ordinary answer (replay) gives way to a held-out row that has a
   right answer, since there are plenty; a judged training row does not: then the held-out row is
   left out and counted. A prompt of the exam is none to choose by.
-- A held-out row needs a right answer to compare with, unless it is for the exam and the grader
-  needs none; each prompt counts once.
+- A held-out row needs a right answer to compare with, unless the grader needs none; each prompt
+  counts once.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from everlearn.prompts import side_of
-from trainer.rows import LEARNED, Row
+from trainer.rows import LEARNED, UNJUDGED, Row
 
 HELDOUT = ("select", "gate")
 
@@ -30,7 +30,7 @@ def without_leaks(rows: Sequence[Row], *, reference: bool = True) -> list[Row]:
     answer, so that every held-out row needs one."""
     exam = sorted(rows, key=_exam_first)
     training = [row for row in rows if row.split == "train"]
-    judged = {row.key for row in training if row.kind != "replay"}
+    judged = {row.key for row in training if row.kind not in UNJUDGED}
     keys = _Keys(judged, {row.key for row in training}, reference)
     keys.tested = {row.key for row in rows if _testable(row)} - judged
     return [_settled(row, keys) for row in exam]
@@ -48,12 +48,12 @@ class _Keys:
 
 
 def _settled(row: Row, keys: _Keys) -> Row:
-    if row.split == "train" and row.kind == "replay" and row.key in keys.tested:
+    if row.split == "train" and row.kind in UNJUDGED and row.key in keys.tested:
         return _dropped(row, "prompt_heldout")
     if row.split not in HELDOUT:
         return row
     testable = _testable(row)
-    if not testable and (keys.reference or row.split == "select"):
+    if not testable and keys.reference:
         return _dropped(row, "heldout_without_target")
     if row.key in (keys.judged if testable else keys.trained):
         return _dropped(row, "prompt_in_training")

@@ -1,15 +1,17 @@
 """`everlearn train`: a candidate version, or a recorded reason why not."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
+    from everlearn.config import Service
     from trainer.plan import Plan
     from trainer.run import Outcome
+    from trainer.workbench import Workbench
 
 
 @click.command("train")
@@ -67,7 +69,7 @@ def command(
             refuses=lambda row: bench.encoder.refuses(row),
         )
         if dry_run:
-            _print_plan(made, as_json)
+            _print_plan(made, _rft(made, bench, service), as_json)
             made.check()
             return
         outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
@@ -81,14 +83,27 @@ def command(
     _print_outcome(outcome, as_json)
 
 
-def _print_plan(made: "Plan", as_json: bool) -> None:
-    summary = made.summary()
+def _rft(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any] | None:
+    from trainer.forecast import forecast
+    from trainer.plan import training_data
+
+    if "rft" not in [method.name for method in made.methods]:
+        return None
+    return forecast(training_data(made.snapshot, bench.task), bench, service)
+
+
+def _print_plan(made: "Plan", rft: dict[str, Any] | None, as_json: bool) -> None:
+    from trainer.forecast import lines
+
+    summary = {**made.summary(), **({"rft": rft} if rft else {})}
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
     click.echo(f"{summary['task']}: {summary['method']}: {summary['reason']}")
     for name, reason in summary["left_out"].items():
         click.echo(f"  {name} left out: {reason}")
+    for line in lines(rft) if rft else ():
+        click.echo(f"  {line}")
     for side, counts in summary["counts"].items():
         rows = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
         click.echo(f"  {side}: {rows or 'no rows'}")

@@ -11,8 +11,9 @@ from everlearn.task import Task, load_task
 from tests.trainer.production import completion, correction, make_production, thumbs
 from tests.trainer.templates import ANSWER, CALL, TOOLS, USER
 from tests.trainer.tiny import THINGS
+from trainer.reward import needs_reference
 from trainer.rows import Row, message_of
-from trainer.snapshot import freeze, load, needs_reference
+from trainer.snapshot import freeze, load
 
 CALLING = {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}
 SHOWN = "I look.\n" + json.dumps([CALL])

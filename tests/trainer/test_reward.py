@@ -7,7 +7,14 @@ from everlearn.graders import Execution, Multi
 from everlearn.task import Task
 from tests.builders import make_service
 from tests.trainer.examples import accepted, make_row
-from trainer.reward import Grading, component_means, neutral, reward_grader, trl_reward
+from trainer.reward import (
+    Grading,
+    Verdict,
+    component_means,
+    neutral,
+    reward_grader,
+    trl_reward,
+)
 
 EQUAL: dict[str, Any] = {
     "type": "string_check",
@@ -80,7 +87,7 @@ def test_an_unscored_sample_pulls_in_no_direction() -> None:
 
 
 def test_components_nobody_scored_have_no_mean() -> None:
-    assert component_means([(None, {"a": None})]) == {"unscored": 1.0}
+    assert component_means([Verdict(None, {"a": None})]) == {"unscored": 1.0}
 
 
 def test_an_execution_grader_without_reference_rewards_what_runs() -> None:

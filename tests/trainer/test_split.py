@@ -49,7 +49,7 @@ def test_the_exam_takes_any_prompt_where_the_grader_needs_no_right_answer() -> N
     assert split_of(replay, row, reference=False) == ("train", None)
     chosen_by = corrected(prompt="q", split="select")
     assert split_of(row, chosen_by, reference=False) == ("dropped", "prompt_in_selection")
-    assert split_of(make_row(split="select"), reference=False)[0] == "dropped"
+    assert split_of(make_row(split="select"), reference=False) == ("select", None)
 
 
 def test_a_prompt_of_the_exam_is_none_to_choose_by() -> None:

@@ -17,6 +17,8 @@ class TrainingData:
     """The training side of a snapshot, by what methods ask for."""
 
     rows: tuple[Row, ...]
+    reference: bool = False
+    """Whether RFT's reward compares with a right answer."""
 
     @cached_property
     def learned(self) -> list[Row]:

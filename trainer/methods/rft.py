@@ -1,7 +1,8 @@
-"""RFT: GRPO with the task's graders as reward, on prompts whose right answer is known, and the
-replay likelihood term.
+"""RFT: GRPO with the task's graders as reward, on prompts of production, and the replay likelihood
+term.
 
-It learns from a grader, not from the text of references: any answer the grader accepts will do.
+It learns from a grader, not from the text of references: any answer the grader accepts will do, and
+a right answer is asked for only where the grader compares with one. What it asks is not replayed.
 """
 
 from collections import defaultdict
@@ -24,15 +25,24 @@ TEMPERATURE = 1.0
 
 
 def prompts(data: TrainingData) -> list[Row]:
-    """Rows with a right answer, an expert's first, each prompt once."""
+    """Each admitted prompt once, where a right answer is known with that, an expert's first."""
+    rows = data.learned if data.reference else data.rows
     known: dict[str, Row] = {}
-    for row in sorted(data.learned, key=lambda row: (row.author != "expert", row.completion_id)):
+    for row in sorted(rows, key=_most_known_first):
         known.setdefault(row.key, row)
     return list(known.values())
 
 
+def _most_known_first(row: Row) -> tuple[bool, bool, bool, str]:
+    return row.target is None, row.author != "expert", not _was_wrong(row), row.completion_id
+
+
 def lacking(data: TrainingData) -> str | None:
-    return too_few(len(prompts(data)), MIN_PROMPTS, "prompts with a right answer")
+    return too_few(len(prompts(data)), MIN_PROMPTS, _what(data))
+
+
+def _what(data: TrainingData) -> str:
+    return "prompts with a right answer" if data.reference else "prompts"
 
 
 def asked(data: TrainingData) -> tuple[list[Row], list[float]]:
@@ -51,7 +61,7 @@ def asked(data: TrainingData) -> tuple[list[Row], list[float]]:
 
 
 def _was_wrong(row: Row) -> bool:
-    return row.kind == "correction"
+    return row.kind in ("correction", "rejected", "prompt")
 
 
 def _by_expert(row: Row) -> bool:
@@ -68,16 +78,12 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     train = bench.task.train
-    fitting = [row for row in data.rows if row.kind == "replay" or _fits(row, bench)]
-    rows, weights = asked(TrainingData(tuple(fitting)))
-    bench.encoder.enough(rows, MIN_PROMPTS, "prompts with a right answer")
-    renderer = bench.encoder.renderer
-    texts = [renderer.prompt_text(row.conversation) for row in rows]
+    rows, weights = fitting(data, bench)
+    texts = [bench.encoder.renderer.prompt_text(row.conversation) for row in rows]
     per_step = min(PROMPTS_PER_STEP, len(rows))
-    replay, _ = encoded(data.replay, bench)
-    asked_ids = [renderer.prompt_ids(row.conversation) for row in rows]
-    longest = max(map(len, asked_ids)) + train.max_completion_tokens
-    made = bench.settings("rft", Load(per_step * GENERATIONS, longest, len(rows)))
+    keys = {row.key for row in rows}
+    replay, _ = encoded([row for row in data.replay if row.key not in keys], bench)
+    made = bench.settings("rft", load(rows, bench))
     order = schedule(weights, made.max_steps, per_step, train.seed)
     settings = GRPOConfig(
         **bench.arguments(
@@ -104,8 +110,25 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     )
 
 
-def _fits(row: Row, bench: Workbench) -> bool:
-    return bench.encoder.prompt(row) is not None
+def fitting(data: TrainingData, bench: Workbench) -> tuple[list[Row], list[float]]:
+    """The prompts of the run that the model can hold, with their weights; NotEnoughEvidence."""
+    known = prompts(data)
+    held = {row.key for row in known if bench.encoder.prompt(row) is not None}
+    rows, weights = asked(
+        TrainingData(tuple(row for row in data.rows if row.key in held), data.reference)
+    )
+    bench.encoder.enough(rows, MIN_PROMPTS, _what(data))
+    return rows, weights
+
+
+def load(rows: list[Row], bench: Workbench) -> Load:
+    """What a run over these prompts has to hold."""
+    longest = max(len(bench.encoder.renderer.prompt_ids(row.conversation)) for row in rows)
+    return Load(
+        min(PROMPTS_PER_STEP, len(rows)) * GENERATIONS,
+        longest + bench.task.train.max_completion_tokens,
+        len(rows),
+    )
 
 
 METHOD = Method("rft", 5.5, lacking, build)
