@@ -11,6 +11,7 @@ EverlearnError
  ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
  ├─ RegistryError(OSError)           exit 4: MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
+ │   └─ NothingLearned               the adapter answers as its parent does
  └─ ServingError(RuntimeError)       an adapter did not load or verify: it gets no traffic
      └─ ServingAway(OSError)         exit 4: a model server could not be asked
 
@@ -79,6 +80,10 @@ class RegistryError(EverlearnError, OSError):
 
 class TrainingError(EverlearnError, RuntimeError):
     """Training produced no version; the text is the recorded reason."""
+
+
+class NothingLearned(TrainingError):
+    """What was trained is, or answers as, the version that it should be better than."""
 
 
 class ServingError(EverlearnError, RuntimeError):

@@ -9,12 +9,13 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from everlearn.errors import NothingLearned
 from trainer.encode import template_hash
 from trainer.generate import answer_all, prompts_of
 from trainer.rows import Messages
@@ -22,8 +23,13 @@ from trainer.workbench import Workbench
 
 PROBES = 4
 PROBE_TOKENS = 24
+UNMOVED = 1e-5
+"""Nats; the same weights on the same machine differ by rounding to six digits at most."""
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+
+Probe = Mapping[str, Any]
+"""What a model answered to one prompt, with token ids and logprobs."""
 
 
 @dataclass(frozen=True)
@@ -93,29 +99,55 @@ def dump(path: Path, content: Any) -> None:
 
 def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict[str, Any]]:
     """Greedy continuations, each with the logprobs of one unbatched, unpadded pass."""
-    import torch
-
     result = []
     for messages in prompts:
         made = answer_all(model, tokenizer, [messages], PROBE_TOKENS).answers[0]
         (asked,) = prompts_of(model, tokenizer, [messages])
         if asked is None or not made.token_ids:
             continue
-        ids = torch.tensor([[*asked, *made.token_ids]], device=model.device)
-        with torch.inference_mode():
-            logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
-        answered = ids[0, len(asked) :, None]
-        logprobs = torch.log_softmax(logits, -1).gather(1, answered)[:, 0]
+        logprobs = logprobs_of(model, asked, made.token_ids)
         result.append(
             {
                 "messages": list(messages),
                 "max_tokens": PROBE_TOKENS,
                 "prompt_token_ids": [int(token) for token in asked],
                 "token_ids": list(made.token_ids),
-                "logprobs": [round(value, 6) for value in logprobs.tolist()],
+                "logprobs": [round(value, 6) for value in logprobs],
             }
         )
     return result
+
+
+def logprobs_of(model: Any, asked: Sequence[int], answered: Sequence[int]) -> list[float]:
+    """Of each token of the answer, by one unbatched, unpadded pass."""
+    import torch
+
+    ids = torch.tensor([[*asked, *answered]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
+    found = torch.log_softmax(logits, -1).gather(1, ids[0, len(asked) :, None])[:, 0]
+    return [float(value) for value in found.tolist()]
+
+
+def learned(model: Any, saved: Path, parent: Path | None, before: Sequence[Probe]) -> None:
+    """NothingLearned when `model` is its parent, or gives each token of what the parent answered,
+    `before`, the same logprob."""
+    if parent is not None and content_digest(saved) == content_digest(parent):
+        raise NothingLearned("nothing was learned: the adapter is the champion's, byte for byte")
+    moves = [
+        abs(now - then)
+        for probe in before
+        for now, then in zip(
+            logprobs_of(model, probe["prompt_token_ids"], probe["token_ids"]),
+            probe["logprobs"],
+            strict=True,
+        )
+    ]
+    if moves and max(moves) <= UNMOVED:
+        raise NothingLearned(
+            f"nothing was learned: on {len(before)} prompts no token's logprob moved from the "
+            f"champion's by more than {UNMOVED:g}"
+        )
 
 
 def _origin(bench: Workbench, method: str, digest: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.config import Service
-from everlearn.errors import NotEnoughEvidence, TrainingError
+from everlearn.errors import NotEnoughEvidence, NothingLearned, TrainingError
 from everlearn.task import Task, base_model_path, heldout_grader
 from registry.versions import ModelVersion, Registry
 from trainer import adapter as adapters
@@ -81,6 +81,9 @@ def train(service: Service, task: Task, plan: Plan, registry: Registry, report: 
     except NotEnoughEvidence as error:
         run.end("not_enough_evidence", str(error))
         raise
+    except NothingLearned as error:
+        run.end("nothing_learned", str(error))
+        raise
     except BaseException as error:
         run.end("failed", str(error) or type(error).__name__)
         raise
@@ -111,6 +114,7 @@ class _Learning:
         rewarding = reward_grader(self.task)
         self.reward = None if rewarding is None else Grading(self.task, service, rewarding)
         self.trials: dict[str, Trial] = {}
+        self.parent: list[dict[str, Any]] = []
         self.left_out = dict(plan.left_out)
 
     def close(self) -> None:
@@ -124,6 +128,8 @@ class _Learning:
         self.run.params(run_params(self.task, self.plan, self.champion))
         champion = self.bench.adapted(self.champion.path)
         before = self._examine(champion)
+        prompts = probe_prompts(self.data, self.task.train.seed)
+        self.parent = adapters.probes(champion, self.bench.tokenizer, prompts)
         self.report(f"champion {self.champion.version}: {describe(self.select, before)}")
         check_scored(before, self.task)
         import_trainers()
@@ -153,14 +159,15 @@ class _Learning:
         started = time.monotonic()
         try:
             trained = self._fitted(method, self.bench)
+            folder = self.bench.folder / f"{method.name}-adapter"
+            saved = adapters.save(trained.model, self.bench, folder)
+            adapters.learned(trained.model, saved, self.champion.path, self.parent)
         except (TrainingError, NotEnoughEvidence) as error:
             if self.plan.method != "auto":
                 raise
             self._leave_out(method, f"failed: {error}")
             return
         exam = self._examine(trained.model)
-        folder = self.bench.folder / f"{method.name}-adapter"
-        saved = adapters.save(trained.model, self.bench, folder)
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
         heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]

@@ -1,6 +1,7 @@
 """The MLflow run of one training: experiment per task, inputs, metrics by step, reason at the end.
 
-Every way a run can end leaves a record: `registered`, `not_enough_evidence`, `failed`.
+Every way a run can end leaves a record: `registered`, `not_enough_evidence`,
+`nothing_learned`, `failed`.
 """
 
 import json

@@ -10,7 +10,7 @@ import pytest
 
 from everlearn.cli import main
 from everlearn.config import Service
-from everlearn.errors import NotEnoughEvidence, TrainingError
+from everlearn.errors import NotEnoughEvidence, NothingLearned, TrainingError
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.task import Task, load_task
 from registry.lineage import lineage
@@ -134,6 +134,30 @@ def test_a_failed_training_is_recorded_and_makes_no_version(
     assert run.info.status == "FAILED"
     assert "at step" in run.data.tags["everlearn.reason"]
     assert world.registry.versions(world.name) == []
+    world.lake.close()
+
+
+def test_a_version_that_answers_as_its_parent_is_refused(
+    tmp_path: Path, model: Path, mlflow: str
+) -> None:
+    world = World(tmp_path, model, mlflow, learning_rate=1e-30)
+    fill(world.lake, world.name)
+    with pytest.raises(NothingLearned, match=r"no token's logprob moved"):
+        world.train(method="sft")
+    (run,) = world.runs()
+    assert run.data.tags["everlearn.outcome"] == "nothing_learned"
+    assert world.registry.versions(world.name) == []
+    world.lake.close()
+
+
+def test_a_version_that_is_its_parent_is_refused(tmp_path: Path, model: Path, mlflow: str) -> None:
+    world = World(tmp_path, model, mlflow, max_steps=5)
+    fill(world.lake, world.name)
+    outcome = world.train(method="sft")
+    world.registry.set_alias(world.name, "champion", outcome.version)
+    with pytest.raises(NothingLearned, match=r"the adapter is the champion's, byte for byte"):
+        world.train(method="sft", snapshot_id=outcome.snapshot_id)
+    assert len(world.registry.versions(world.name)) == 1
     world.lake.close()
 
 
