@@ -160,6 +160,14 @@ class ReleaseRules(Section):
     """A unit counts this long after its first request of a stage, whatever feedback came."""
     holdback_percent: float = Field(1.0, ge=0, lt=50)
     """Of units that stay on the version before the champion, to see the long run."""
+    watch_seconds: float = Field(604_800.0, ge=0)
+    """A promotion is watched so long, and taken back by itself if it turns out to do harm; 0: off.
+    A seventh of it is an epoch: users are drawn anew in each."""
+    watch_percent: float = Field(10.0, gt=0, lt=50)
+    """Of units that the version before answers while its successor is watched."""
+    watch_level: float = Field(0.05, gt=0, lt=1)
+    """Chance of taking back a promotion that does no harm, over the whole watch and all metrics;
+    split as `harm_level` is."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Upper bound of this release's promotion level; the lifetime budget may give less."""
     harm_level: float = Field(0.10, gt=0, lt=1)

@@ -1,6 +1,7 @@
 """Which arm answers a unit. Pure: the same route, task and unit give the same arm anywhere.
 
 - Held back or not is a hash of (task, unit) that no release changes.
+- While a promotion is watched, more are held back by a hash of (release, stage, unit).
 - Champion or challenger is a hash of (release, unit): a unit stays on the challenger as its share
   grows, and is drawn anew by the next release.
 """
@@ -17,7 +18,7 @@ class Assignment(NamedTuple):
 
     arm: Arm
     probability: float
-    """Of this arm among champion and challenger; for `holdback` the holdback share."""
+    """Of this arm among champion and challenger; for `holdback` the share by which it was drawn."""
 
 
 def fraction(*parts: str) -> float:
@@ -33,12 +34,13 @@ def assign(route: TaskRoute, task: str, unit: str) -> Assignment:
     """The arm of `unit` under `route`."""
     if route.challenger is None and route.holdback is None:
         return _ALONE
-    if (
-        route.holdback is not None
-        and route.holdback_share > 0
-        and fraction("holdback", task, unit) < route.holdback_share
-    ):
-        return Assignment("holdback", route.holdback_share)
+    if route.holdback is not None:
+        held = route.holdback_share
+        if held > 0 and fraction("holdback", task, unit) < held:
+            return Assignment("holdback", held)
+        watched = route.watch_share
+        if watched > 0 and fraction("watch", route.release or "", f"{route.stage}", unit) < watched:
+            return Assignment("holdback", watched)
     share = route.challenger_share if route.challenger is not None else 0.0
     if share > 0 and fraction("release", route.release or task, unit) < share:
         return Assignment("challenger", share)

@@ -47,6 +47,9 @@ class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the units not held back, 0 to 1. As it grows, a unit on the challenger stays there."""
     holdback_share: _Share = 0.0
     """Of all units, 0 to 1; chosen by a hash of task and unit that no release changes."""
+    watch_share: _Share = 0.0
+    """Of the units not held back that the holdback answers too while a promotion is watched: drawn
+    anew at each stage, so that who comes every day is a new unit every day."""
     shadow_share: _Share = 0.0
     """Of requests whose copy goes to the challenger; the user never waits for it."""
 

@@ -208,7 +208,11 @@ RELEASES = _table(
     ("release_id", "text", "ours"),
     ("task", "text", "task name"),
     ("version", "text", "candidate version"),
-    ("event", "text", "started, step, hold, promoted, rolled_back, stopped, aborted, error"),
+    (
+        "event",
+        "text",
+        "started, step, hold, promoted, watched, rolled_back, stopped, aborted, error",
+    ),
     ("phase", "text", "state after the event"),
     ("stage", "int", "index of the step"),
     ("percent", "float", "share of traffic of the candidate after the event"),

@@ -97,7 +97,7 @@ class Accounts:
     def summary(self, with_interval: bool = False) -> dict[str, Any]:
         """For the record: numbers by metric, and the interval of the primary effect if asked."""
         found = self.evidence()
-        metrics = {entry.name: _plain(entry) for entry in (found.primary, *found.guardrails)}
+        metrics = {entry.name: plain(entry) for entry in (found.primary, *found.guardrails)}
         if with_interval and self._primary.seen:
             low, high = interval(self._primary.seen)
             metrics[found.primary.name]["effect_95"] = [round(low, 3), round(high, 3)]
@@ -107,7 +107,8 @@ class Accounts:
         return self._primary if name == self._primary.name else self._guardrails[name]
 
 
-def _plain(entry: MetricEvidence) -> dict[str, Any]:
+def plain(entry: MetricEvidence) -> dict[str, Any]:
+    """Its numbers, for the record."""
     values = entry._asdict()
     del values["name"]
     for name in ("harm", "promote", "futility", "ratio", "harm_now"):

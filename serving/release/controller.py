@@ -4,7 +4,8 @@ Each tick of a task, in this order:
 1. make `routes.json` what the document says (a verb may have changed it, or we were killed);
 2. a loading release: load and verify its adapter, or end it as an error;
 3. a ramping one: per group of metrics, the quick first: score, count closed units, decide;
-4. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
+4. else a watched promotion: the same, against the version before; back to it on harm;
+5. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
 
 - Harm flips the routes before anything else is written.
 - Everything it knows stands in the document and in `release_units`: after kill -9 it goes on where
@@ -33,7 +34,16 @@ from serving.release.book import Book
 from serving.release.cost import rates
 from serving.release.decide import Decision, decide
 from serving.release.routing import put_route, render, sync_route
-from serving.release.states import Phase, Release, Traffic, change
+from serving.release.states import (
+    Phase,
+    Release,
+    Traffic,
+    change,
+    revert,
+    unwatch,
+    watching,
+)
+from serving.release.watch import Watched, announcement, at_epoch, verdict
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +71,7 @@ class TaskLoop:
         self._registry_after = 0.0
         self._warm_after = 0.0
         self._attempts = 0
-        self._accounts: tuple[str, Accounts] | None = None
+        self._accounts: tuple[str, Accounts | Watched] | None = None
         self._counted: dict[str, tuple[float, int]] = {}
         """When each metric of the release in `_accounts` was last counted, at which snapshot."""
         self._past: tuple[str, dict[str, float]] | None = None
@@ -86,6 +96,8 @@ class TaskLoop:
                 self._load(traffic, revision)
             elif phase is Phase.RAMPING:
                 self._judge(traffic, revision)
+            else:
+                self._watch(traffic, revision)
         except StateConflict as conflict:
             log.info("%s: decided again next round: %s", name, conflict)
             self._accounts = None
@@ -155,13 +167,7 @@ class TaskLoop:
         problem = None
         decision = Decision(release.phase, release.reason, release.stage)
         for names in self._groups(release):
-            try:
-                self._count(release, names)
-            except StateConflict:
-                raise
-            except EverlearnError as error:
-                problem = f"{', '.join(names)}: {error}"
-                log.error("%s: evidence is stale: %s", self._task.task, problem)
+            problem = self._stale(release, names) or problem
             evidence = self._account(release).evidence(problem)
             decision = decide(release, evidence, rules, self._clock.now())
             if decision.phase is not Phase.RAMPING:
@@ -169,15 +175,57 @@ class TaskLoop:
         if (decision.phase, decision.stage) != (release.phase, release.stage):
             self._apply(traffic, revision, decision)
 
+    def _stale(self, release: Release, names: tuple[str, ...]) -> str | None:
+        """Count; why that could not be done, if so."""
+        try:
+            self._count(release, names)
+        except StateConflict:
+            raise
+        except EverlearnError as error:
+            problem = f"{', '.join(names)}: {error}"
+            log.error("%s: evidence is stale: %s", self._task.task, problem)
+            return problem
+        return None
+
+    def _watch(self, traffic: Traffic, revision: int) -> None:
+        """Step 4: of a champion, against the version before it."""
+        watch = watching(traffic)
+        if watch is None:
+            return
+        found = problem = None
+        for names in self._groups(watch):
+            problem = self._stale(watch, names) or problem
+            found = verdict(watch, self._account(watch).evidence(problem), self._clock.now())
+            if found is not None:
+                break
+        now = self._clock.now()
+        if found is None:
+            moved = at_epoch(watch, now)
+            if moved is not watch:
+                self._move(msgspec.structs.replace(traffic, watch=moved), revision)
+            return
+        summary = self._account(watch).summary()
+        if found.harmful:
+            changed = revert(traffic, found.reason, now, evidence=summary)
+            put_route(self._service.routes_path, self._task.task, render(changed))
+        else:
+            changed = unwatch(traffic, found.reason, now, summary)
+        self._move(changed, revision)
+
     def _apply(self, traffic: Traffic, revision: int, decision: Decision) -> None:
         release = traffic.release
         assert release is not None
         now = self._clock.now()
-        moved = change(traffic, decision.phase, decision.reason, now, stage=decision.stage)
+        reason = decision.reason
+        if decision.phase is Phase.PROMOTED and release.parsed_rules.watch_seconds > 0:
+            reason += f"; {announcement(release.parsed_rules, traffic.champion.version)}"
+        moved = change(traffic, decision.phase, reason, now, stage=decision.stage)
         if decision.phase is not Phase.RAMPING and decision.phase is not Phase.PROMOTED:
             put_route(self._service.routes_path, self._task.task, render(moved))
         final = decision.phase is not Phase.RAMPING
-        summary = self._account(release).summary(with_interval=final)
+        accounts = self._account(release)
+        assert isinstance(accounts, Accounts)
+        summary = accounts.summary(with_interval=final)
         evidence = msgspec.structs.replace(moved.events[-1], evidence=summary)
         self._move(msgspec.structs.replace(moved, events=(*moved.events[:-1], evidence)), revision)
 
@@ -186,12 +234,11 @@ class TaskLoop:
         name = self._task.task
         self._book.write(name, traffic, revision)
         sync_route(self._service.routes_path, name, lambda: self._book.traffic(name))
-        release = traffic.release
-        assert release is not None
-        log.info(
-            "%s: version %s %s at %g %%: %s",
-            *(name, release.candidate.version, release.phase, release.percent, release.reason),
-        )
+        for event in traffic.events[-1:]:
+            log.info(
+                "%s: version %s: %s at %g %%: %s",
+                *(name, event.version, event.event, event.percent, event.reason),
+            )
 
     def _groups(self, release: Release) -> Iterator[tuple[str, ...]]:
         """Metrics in the order of their speed, so that a slow judge does not hide an error."""
@@ -250,16 +297,17 @@ class TaskLoop:
             self._past = (release.release_id, found)
         return self._past[1]
 
-    def _account(self, release: Release) -> Accounts:
+    def _account(self, release: Release) -> Accounts | Watched:
         """The accounts of this release, from the frozen rows where they are not in memory."""
         if self._accounts is None or self._accounts[0] != release.release_id:
             rows = observations.frozen(self._lake, release.release_id)
             self._counted = {}
-            self._accounts = (release.release_id, Accounts(release.parsed_rules, rows))
+            kind = Watched if release.watch else Accounts
+            self._accounts = (release.release_id, kind(release.parsed_rules, rows))
         return self._accounts[1]
 
     def _report(self) -> None:
-        """Step 4: the outbox; MLflow may be away for a while without holding traffic up."""
+        """Step 5: the outbox; MLflow may be away for a while without holding traffic up."""
         name = self._task.task
         self._book.tell_lake(name, self._lake)
         if self._clock.now() < self._registry_after:

@@ -94,7 +94,7 @@ def _end(
     release: Release, evidence: Evidence, rules: ReleaseRules, now: float
 ) -> tuple[Phase, str] | None:
     primary = evidence.primary
-    harmful = _harm(evidence, rules)
+    harmful = harm(evidence, rules)
     if harmful:
         return Phase.ROLLED_BACK, harmful
     line = _crossed("sample ratio", primary.ratio, RATIO_LEVEL, primary)
@@ -187,7 +187,8 @@ def _wanted(rules: ReleaseRules) -> str:
     return f"a gain of {rules.smallest_effect:g}"
 
 
-def _harm(evidence: Evidence, rules: ReleaseRules) -> str | None:
+def harm(evidence: Evidence, rules: ReleaseRules) -> str | None:
+    """The comparison by which harm is proven, on any metric."""
     own, each = harm_levels(rules, len(evidence.guardrails))
     line = _crossed("harm", evidence.primary.harm, own, evidence.primary)
     for metric in evidence.guardrails:

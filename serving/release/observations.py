@@ -19,6 +19,7 @@ from everlearn.graders import FeedbackGrader, Multi, ScoreModel
 from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
 from everlearn.task import Task
+from gateway.assignment import fraction
 from serving.release.analysis import Observation, propensity
 from serving.release.states import Rate, Release
 
@@ -90,7 +91,7 @@ _ANSWERS = """
     FROM (
         SELECT *, CASE WHEN fallback_from IN ('champion', 'challenger', 'holdback')
             THEN fallback_from ELSE arm END AS assigned
-        FROM completions {at}
+        FROM {completions}
     )
     WHERE release = $release AND task = $task AND received_at >= to_timestamp($received)
         AND assigned IN ('champion', 'challenger') AND status <> 'shadow'
@@ -98,6 +99,16 @@ _ANSWERS = """
     QUALIFY fallback_from IS NOT NULL OR arm <> 'challenger' OR status = 'ok' OR NOT coalesce(
         bool_or(fallback_from = 'challenger') OVER (PARTITION BY unit, received_at), false)
 """
+# Under watch: the champion is the candidate, and the version before, which holds units back by a
+# draw of the same probability in each epoch, the champion.
+_SWAPPED = """(
+    SELECT * REPLACE (
+        {swap_arm} AS arm, {swap_from} AS fallback_from,
+        CASE WHEN arm = 'holdback' OR fallback_from = 'holdback' THEN 1 - {share!r}::DOUBLE
+            ELSE {share!r}::DOUBLE END AS probability)
+    FROM completions {at} WHERE release = $release
+)"""
+_SWAP = "CASE {0} WHEN 'champion' THEN 'challenger' WHEN 'holdback' THEN 'champion' ELSE {0} END"
 _DUE = """
 WITH answers AS ({answers}),
 counted AS (
@@ -195,7 +206,7 @@ def closed_units(
     snapshot = window.snapshot
     live = wanted.name in LIVE
     sql = _DUE.format(
-        answers=_ANSWERS.format(at=f"AT (VERSION => {snapshot})" if snapshot is not None else ""),
+        answers=_ANSWERS.format(completions=_completions(release, snapshot)),
         scores=_NO_SCORES if live else _SCORES,
         value=_VALUES.get(wanted.name, "scored.value").replace("{cost}", _price(release.prices)),
     )
@@ -211,7 +222,25 @@ def closed_units(
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,
     }
-    return _read(lake, sql, params)
+    due = _read(lake, sql, params)
+    if release.watch:
+        # Those held back for good are drawn no more.
+        share = release.parsed_rules.holdback_percent / 100
+        due = [row for row in due if fraction("holdback", task, row["unit"]) >= share]
+    return due
+
+
+def _completions(release: Release, snapshot: int | None) -> str:
+    """SQL: the completions, with the arms by their part in the question."""
+    at = "" if snapshot is None else f"AT (VERSION => {snapshot})"
+    if not release.watch:
+        return f"completions {at}"
+    return _SWAPPED.format(
+        swap_arm=_SWAP.format("arm"),
+        swap_from=_SWAP.format("fallback_from"),
+        share=1 - release.parsed_rules.watch_percent / 100,
+        at=at,
+    )
 
 
 def oldest_since(lake: Lake, release_id: str, after: int, until: int) -> float:
@@ -258,7 +287,11 @@ def count(
     steps = release.parsed_rules.steps
     counted = []
     for place, row in enumerate(rows, start):
-        value, former = row["value"], row["former_stage"]
+        value = row["value"]
+        # A watch draws anew at each stage, so what a unit was on says nothing.
+        former, former_arm = row["former_stage"], row["former_arm"]
+        if release.watch:
+            former, former_arm = None, None
         former_share = None if former is None else steps[former] / 100
         counted.append(
             Counted(
@@ -267,7 +300,7 @@ def count(
                 stage=row["stage"],
                 position=place,
                 treated=row["arm"] == "challenger",
-                propensity=propensity(row["share"], row["former_arm"], former_share),
+                propensity=propensity(row["share"], former_arm, former_share),
                 value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
                 stratum=_stratum(past.get(row["unit"]), release.cuts),
             )
@@ -337,7 +370,7 @@ def worth(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
     sql = f"""
         SELECT arm, count(*) AS answers, avg({_price(release.prices)}) AS cost,
             avg(latency_ms) / 1000 AS seconds
-        FROM ({_ANSWERS.format(at="")}) AS answers
+        FROM ({_ANSWERS.format(completions=_completions(release, None))}) AS answers
         WHERE status = 'ok' AND NOT failed_over GROUP BY arm
     """
     params = {

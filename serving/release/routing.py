@@ -6,21 +6,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.routes import Routes, TaskRoute, read_routes, write_routes
-from serving.release.states import Phase, Traffic
+from serving.release.states import Phase, Traffic, watching
 
 
 def render(traffic: Traffic) -> TaskRoute:
     """The route that the document stands for."""
     release = traffic.release
     ramping = release is not None and release.phase is Phase.RAMPING
+    # One question at a time: a watch waits while another version is compared.
+    asked = release if ramping else watching(traffic)
+    holdback, watched = traffic.holdback, 0.0
+    if asked is not None and asked.watch:
+        holdback, watched = traffic.last_good, asked.parsed_rules.watch_percent
     return TaskRoute(
         champion=traffic.champion,
         challenger=release.candidate if ramping and release else None,
-        release=release.release_id if ramping and release else None,
-        stage=release.stage if ramping and release else None,
+        release=asked.release_id if asked else None,
+        stage=asked.stage if asked else None,
         challenger_share=release.percent / 100 if ramping and release else 0.0,
-        holdback=traffic.holdback,
-        holdback_share=traffic.holdback_percent / 100 if traffic.holdback else 0.0,
+        holdback=holdback,
+        holdback_share=traffic.holdback_percent / 100 if holdback else 0.0,
+        watch_share=watched / 100,
     )
 
 

@@ -34,6 +34,10 @@ class Phase(StrEnum):
     """It did not load or verify, and never had traffic; or a guardrail stayed blind."""
 
 
+WATCH = ".watch"
+"""A release's id and this is its watch's."""
+MAX_FORMER = 20
+"""Champions before `last_good` that are kept."""
 ENDED = frozenset(Phase) - {Phase.LOADING, Phase.RAMPING}
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.LOADING: frozenset({Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
@@ -89,6 +93,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """Of the champion's answers before the start: what latency and cost are compared with."""
     prices: dict[str, Rate] = {}
     """Of an answer by arm, as at the start."""
+    watch: bool = False
+    """It was won: the candidate is the champion, and the same evidence is read against those whom
+    the version before still answers. `stage` is then the epoch, `created_at` the promotion."""
 
     @property
     def parsed_rules(self) -> ReleaseRules:
@@ -137,10 +144,14 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     champion: ArmRoute
     last_good: ArmRoute | None = None
     """The champion before: what `rollback` goes back to."""
+    former: tuple[ArmRoute, ...] = ()
+    """The champions before that one, the latest first: `rollback --to`."""
     holdback: ArmRoute | None = None
     holdback_percent: float = 0.0
     release: Release | None = None
     """The latest release, active or ended."""
+    watch: Release | None = None
+    """The promotion that is watched; it waits while another release is active."""
     budget: Budget = Budget()
     events: tuple[Event, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -186,30 +197,39 @@ def change(
     )
     changed = msgspec.structs.replace(traffic, release=new)
     if phase is Phase.PROMOTED:
-        changed = _crown(changed, new)
+        changed = _crown(changed, new, now)
     event = "step" if phase is Phase.RAMPING else str(phase)
     if phase is Phase.INCONCLUSIVE:
         event = "stopped"
     return _tell(changed, event, new, now, evidence=evidence or {})
 
 
-def revert(traffic: Traffic, reason: str, now: float) -> Traffic:
-    """All traffic to the champion before the present one (a running release must be ended)."""
-    if traffic.last_good is None:
-        raise InputError(
-            f"there is no champion before version {traffic.champion.version} to go back to"
-        )
+def revert(
+    traffic: Traffic,
+    reason: str,
+    now: float,
+    *,
+    to: str | None = None,
+    evidence: dict[str, Any] | None = None,
+) -> Traffic:
+    """All traffic to a former champion, by default the one before (a running release must be
+    ended); `last_good` is then the one before *that*."""
+    place = _place_of(traffic, to)
+    chosen, *rest = chain(traffic)[place:]
     fallen = traffic.champion
     release = traffic.release
-    if release is not None and release.candidate == fallen:
+    own = release is not None and release.candidate == fallen
+    if release is not None and own:
         release = msgspec.structs.replace(release, phase=Phase.ROLLED_BACK, reason=reason)
     changed = msgspec.structs.replace(
         traffic,
-        champion=traffic.last_good,
-        last_good=None,
+        champion=chosen,
+        last_good=rest[0] if rest else None,
+        former=tuple(rest[1:]),
         holdback=None,
         holdback_percent=0.0,
         release=release,
+        watch=None,
     )
     event = Event(
         event="rolled_back",
@@ -220,40 +240,112 @@ def revert(traffic: Traffic, reason: str, now: float) -> Traffic:
         percent=0.0,
         reason=reason,
         at=now,
+        evidence=evidence or {},
     )
-    champion = changed.champion.version
+    aliases = {
+        "champion": chosen.version,
+        "last_good": rest[0].version if rest else None,
+        "holdback": None,
+    }
+    states = {"champion": chosen.version, "rolled_back": fallen.version}
     return msgspec.structs.replace(
         changed,
         events=(*changed.events, event),
         notes=(
             *changed.notes,
-            Note(kind="alias", name="champion", version=champion),
-            Note(kind="alias", name="last_good", version=None),
-            Note(kind="alias", name="holdback", version=None),
-            Note(kind="state", name="champion", version=champion, reason=reason),
-            Note(kind="state", name="rolled_back", version=fallen.version, reason=reason),
+            *(Note(kind="alias", name=name, version=each) for name, each in aliases.items()),
+            *(
+                Note(kind="state", name=name, version=each, reason=reason)
+                for name, each in states.items()
+            ),
         ),
     )
 
 
-def _crown(traffic: Traffic, release: Release) -> Traffic:
+def chain(traffic: Traffic) -> tuple[ArmRoute, ...]:
+    """The former champions that can be gone back to, the latest first."""
+    return () if traffic.last_good is None else (traffic.last_good, *traffic.former)
+
+
+def watching(traffic: Traffic) -> Release | None:
+    """The watch, unless it waits for another release to end."""
+    active = traffic.release is not None and traffic.release.active
+    return None if active else traffic.watch
+
+
+def unwatch(traffic: Traffic, reason: str, now: float, evidence: dict[str, Any]) -> Traffic:
+    """The watch is over and found nothing."""
+    watch = traffic.watch
+    assert watch is not None
+    event = Event(
+        event="watched",
+        release_id=watch.release_id.removesuffix(WATCH),
+        version=watch.candidate.version,
+        phase=str(Phase.PROMOTED),
+        stage=watch.stage,
+        percent=100.0,
+        reason=reason,
+        at=now,
+        evidence=evidence,
+    )
+    return msgspec.structs.replace(traffic, watch=None, events=(*traffic.events, event))
+
+
+def _place_of(traffic: Traffic, version: str | None) -> int:
+    """Where in the chain a version stands; None: the first. InputError if it does not."""
+    versions = [arm.version for arm in chain(traffic)]
+    if not versions:
+        raise InputError(
+            f"there is no champion before version {traffic.champion.version} to go back to"
+        )
+    if version is None:
+        return 0
+    if version not in versions:
+        raise InputError(
+            f"version {version} is none of the former champions: {', '.join(versions)}; another "
+            "version gets traffic by `everlearn release start`"
+        )
+    return versions.index(version)
+
+
+def _crown(traffic: Traffic, release: Release, now: float) -> Traffic:
     """The candidate becomes champion; a share of users stays on the old one, to compare with."""
     old = traffic.champion
-    percent = release.parsed_rules.holdback_percent
+    rules = release.parsed_rules
+    percent = rules.holdback_percent
+    watched = rules.watch_seconds > 0
     names = (("champion", release.candidate.version), ("last_good", old.version))
     notes = [Note(kind="alias", name=name, version=version) for name, version in names]
     held = old.version if percent else None
     notes.append(Note(kind="alias", name="holdback", version=held))
     reason = f"replaced by version {release.candidate.version}"
     notes.append(Note(kind="state", name="retired", version=old.version, reason=reason))
+    crowned = {release.candidate.version, old.version}
+    former = tuple(arm for arm in chain(traffic) if arm.version not in crowned)
     return msgspec.structs.replace(
         traffic,
         champion=release.candidate,
         last_good=old,
+        former=former[:MAX_FORMER],
         holdback=old if percent else None,
         holdback_percent=percent,
+        watch=_watch(release, now) if watched else None,
         budget=promoted(traffic.budget),
         notes=(*traffic.notes, *notes),
+    )
+
+
+def _watch(release: Release, now: float) -> Release:
+    """The same question asked again, of the champion that it made."""
+    return msgspec.structs.replace(
+        release,
+        release_id=f"{release.release_id}{WATCH}",
+        watch=True,
+        phase=Phase.RAMPING,
+        stage=0,
+        stage_since=now,
+        ramp_since=now,
+        created_at=now,
     )
 
 

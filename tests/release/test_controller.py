@@ -26,6 +26,7 @@ def test_a_better_version_takes_each_step_and_becomes_champion(
     world.live(300, 8, FAIR, GOOD)
     assert world.release.phase is Phase.PROMOTED
     assert "promote e-value" in world.release.reason
+    assert "taken back by itself on harm, at level 0.05 of its own" in world.release.reason
     route = world.route
     assert (route.champion.version, route.challenger) == ("7", None)
     assert route.holdback is not None

@@ -84,6 +84,15 @@ class World:
         self.book.write("text2sql", msgspec.structs.replace(traffic, notes=()))
         self.loop.tick()
 
+    def promote(self) -> None:
+        """Put the release where it has just won."""
+        self.ramp()
+        found = self.book.read("text2sql")
+        assert found is not None
+        won = change(found[0], Phase.PROMOTED, "won", self.clock.now())
+        self.book.write("text2sql", msgspec.structs.replace(won, notes=()), found[1])
+        self.loop.tick()
+
     @property
     def release(self) -> Release:
         traffic = self.book.traffic("text2sql")
@@ -106,7 +115,18 @@ class World:
             if not self.release.active:
                 return
 
-    def ask(self, users: int, champion: dict[str, float], candidate: dict[str, float]) -> None:
+    def restart(self) -> None:
+        """A controller that was killed, and its successor."""
+        self.loop.close()
+        self.loop = TaskLoop(self.service, self.task, self.clock)
+
+    def ask(
+        self,
+        users: int,
+        champion: dict[str, float],
+        candidate: dict[str, float],
+        held: dict[str, float] | None = None,
+    ) -> None:
         """New users ask once each; rates by arm of `good`, `thumbs` and `ok` (default 1)."""
         completions, feedback = [], []
         for _ in range(users):
@@ -114,7 +134,8 @@ class World:
             unit = f"user-{self.asked}"
             route = self.route
             found = assign(route, "text2sql", unit)
-            rates = candidate if found.arm == "challenger" else champion
+            by_arm = {"challenger": candidate, "holdback": held or champion}
+            rates = by_arm.get(found.arm, champion)
             answered = self._happens(rates, "ok")
             completion_id = new_id("cmpl")
             completions.append(
@@ -126,7 +147,7 @@ class World:
                     "probability": found.probability,
                     "release": route.release,
                     "stage": route.stage,
-                    "version": "7" if found.arm == "challenger" else "base",
+                    "version": self._version(route, found.arm),
                     "received_at": self.clock.now(),
                     "latency_ms": rates.get("latency_ms", 20.0),
                     "status": "ok" if answered else "upstream_error",
@@ -164,6 +185,10 @@ class World:
             transaction.append("feedback", feedback)
 
         self.lake.commit(work)
+
+    def _version(self, route: TaskRoute, arm: str) -> str:
+        arms = {"challenger": route.challenger, "holdback": route.holdback}
+        return (arms.get(arm) or route.champion).version
 
     def _happens(self, rates: dict[str, float], name: str) -> bool:
         return self.dice.random() < rates.get(name, 1.0)
