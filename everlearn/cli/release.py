@@ -68,6 +68,7 @@ def start(
 def show(task: str, as_json: bool, config_path: str | None) -> None:
     """The latest release: every step with the comparison that decided."""
     import json
+    import time
 
     import msgspec
 
@@ -76,7 +77,9 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from serving.release.history import by_arm, events
+    from serving.release.states import chain
     from serving.release.verbs import Desk
+    from serving.release.watch import standing
 
     service = load(config_path)
     traffic = Desk(service, load_task(service, task)).book.traffic(task)
@@ -86,6 +89,7 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     lake = open_lake(service, read_only=True)
     rows = events(lake, task, release.release_id)
     arms = by_arm(lake, task, release)
+    former = [arm.version for arm in chain(traffic)]
     if as_json:
         told: dict[str, Any] = {
             "task": task,
@@ -94,6 +98,8 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
             "percent": release.percent,
             "reason": release.reason,
             "champion": traffic.champion.version,
+            "former_champions": former,
+            "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
             "arms": arms,
             "release": msgspec.to_builtins(release),
             "events": rows,
@@ -104,6 +110,10 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
         f"{task}: version {release.candidate.version} is {release.phase} at "
         f"{release.percent:g} % (champion: {traffic.champion.version})"
     )
+    if former:
+        click.echo(f"  `everlearn rollback {task} --to VERSION` goes back to: {', '.join(former)}")
+    if traffic.watch is not None:
+        click.echo(f"  {standing(traffic.watch, time.time())}")
     for arm, told in arms.items():
         click.echo(_arm(arm, told, release.parsed_rules.primary))
     for row in rows:

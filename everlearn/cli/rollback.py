@@ -7,14 +7,19 @@ from everlearn.cli import config_option, json_option
 
 @click.command("rollback")
 @click.argument("task")
+@click.option(
+    "--to",
+    metavar="VERSION",
+    help="A former champion (`release show` lists them); default: the one before.",
+)
 @click.option("--reason", default="rolled back by an operator", show_default=True)
 @json_option
 @config_option
-def command(task: str, reason: str, as_json: bool, config_path: str | None) -> None:
+def command(task: str, to: str | None, reason: str, as_json: bool, config_path: str | None) -> None:
     """Move all traffic back: from a running release to its champion, else to the one before.
 
-    The gateways follow within half a second; the registry's aliases are told by the release
-    controller.
+    A former champion answers again once its adapter is loaded and verified. The gateways follow
+    within half a second; the registry's aliases are told by the release controller.
     """
     import json
 
@@ -23,7 +28,7 @@ def command(task: str, reason: str, as_json: bool, config_path: str | None) -> N
     from serving.release.verbs import Desk
 
     service = load(config_path)
-    traffic = Desk(service, load_task(service, task)).rollback(reason)
+    traffic = Desk(service, load_task(service, task)).rollback(reason, to=to)
     champion = traffic.champion.version
     if as_json:
         click.echo(json.dumps({"task": task, "champion": champion, "reason": reason}))

@@ -57,6 +57,19 @@ def place(
     return None
 
 
+def ready(
+    service: Service,
+    task: Task,
+    traffic: Traffic,
+    arm: ArmRoute,
+    registry: Callable[[], Registry],
+) -> str | None:
+    """Load and verify a former champion; why it cannot answer again, if so."""
+    if arm.version == BASE or arm.upstream is not None:
+        return None
+    return place(service, task, traffic, arm, registry)
+
+
 def _verify(address: str, task: Task, name: str, path: Path, upstream: Upstream) -> str | None:
     options: dict[str, Any] = {"headers": authorization(upstream), "tls": tls.verify(upstream)}
     try:

@@ -291,8 +291,13 @@ def unwatch(traffic: Traffic, reason: str, now: float, evidence: dict[str, Any])
     return msgspec.structs.replace(traffic, watch=None, events=(*traffic.events, event))
 
 
+def former(traffic: Traffic, version: str | None = None) -> ArmRoute:
+    """The former champion of that version; None: the one before. InputError if it is none."""
+    return chain(traffic)[_place_of(traffic, version)]
+
+
 def _place_of(traffic: Traffic, version: str | None) -> int:
-    """Where in the chain a version stands; None: the first. InputError if it does not."""
+    """Where in the chain a version stands."""
     versions = [arm.version for arm in chain(traffic)]
     if not versions:
         raise InputError(

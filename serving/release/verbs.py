@@ -1,11 +1,12 @@
 """What an operator may ask for: start, abort, roll back. Routes follow within the call."""
 
 import json
+import logging
 from collections.abc import Callable
 
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
-from everlearn.errors import InputError, NotFound
+from everlearn.errors import InputError, NotFound, RegistryError, ServingAway, ServingError
 from everlearn.ids import new_id
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task
@@ -14,11 +15,14 @@ from gateway.table import first_arm
 from registry.record import read as read_record
 from registry.states import VersionState
 from registry.versions import BASE, ModelVersion, Registry
+from serving.release.adapters import ready
 from serving.release.book import Book
 from serving.release.budget import next_level
 from serving.release.decide import last_stage
 from serving.release.routing import sync_route
-from serving.release.states import Phase, Release, Traffic, begin, change, revert
+from serving.release.states import Phase, Release, Traffic, begin, change, former, revert
+
+log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -69,17 +73,41 @@ class Desk:
 
         return self._change(end)
 
-    def rollback(self, reason: str) -> Traffic:
-        """Back to the champion before; a running release is ended instead, its champion stays."""
+    def rollback(self, reason: str, *, to: str | None = None) -> Traffic:
+        """Back to the champion before; a running release is ended instead, its champion stays.
+
+        `to`: a former champion by name, whatever runs. ServingError if its adapter is not there any
+        more or does not verify; a replica that is away holds only `to` up.
+        """
 
         def back(traffic: Traffic, now: float) -> Traffic:
             if traffic.release is not None and traffic.release.active:
                 phase = traffic.release.phase
                 ended = Phase.ROLLED_BACK if phase is Phase.RAMPING else Phase.ABORTED
-                return change(traffic, ended, reason, now)
-            return revert(traffic, reason, now)
+                traffic = change(traffic, ended, reason, now)
+                if to is None:
+                    return traffic
+            self._ready(traffic, former(traffic, to), named=to is not None)
+            return revert(traffic, reason, now, to=to)
 
         return self._change(back)
+
+    def _ready(self, traffic: Traffic, arm: ArmRoute, *, named: bool) -> None:
+        """See to it that the version can answer."""
+        try:
+            found = ready(self._service, self._task, traffic, arm, lambda: Registry(self._service))
+        except ServingAway as error:
+            if named:
+                raise
+            log.warning("%s: gone back to all the same: %s", self._task.task, error)
+            return
+        except RegistryError as error:
+            raise RegistryError(
+                f"version {arm.version}: its adapter is not on this machine, and cannot be fetched "
+                f"either: {error}"
+            ) from error
+        if found is not None:
+            raise ServingError(f"version {arm.version} cannot be gone back to: {found}")
 
     def _change(self, make: Callable[[Traffic, float], Traffic]) -> Traffic:
         """Change the document against whoever else writes it, then the routes."""

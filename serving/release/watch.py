@@ -159,3 +159,12 @@ def announcement(rules: ReleaseRules, former: str) -> str:
         f"{rules.watch_percent:g} % of the units: taken back by itself on harm, at level "
         f"{rules.watch_level:g} of its own"
     )
+
+
+def standing(watch: Release, now: float) -> str:
+    """Of a watch that runs, for people."""
+    left = max(0.0, watch.created_at + watch.parsed_rules.watch_seconds - now)
+    return (
+        f"version {watch.candidate.version} is watched for {left:.0f} s more: epoch "
+        f"{watch.stage + 1} of {EPOCHS}, harm level {watch.parsed_rules.watch_level:g}"
+    )
