@@ -1,6 +1,5 @@
 """What the pages read: the config, its tasks and the lake, opened when first asked for."""
 
-from collections import deque
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
@@ -8,14 +7,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 
+from evaluators.queue import Queue
 from everlearn.config import Service
 from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.state import State, open_state
 from everlearn.task import Task, load_task, read_tasks
 
 TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")
-
-
-JUDGED = 1000
 
 
 class Source:
@@ -23,9 +21,8 @@ class Source:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.judged: deque[str] = deque(maxlen=JUDGED)
-        """Completions labelled here lately; their labels may be on the way to the lake."""
         self._lake: DuckLake | None = None
+        self._state: State | None = None
         self._lock = Lock()
 
     @property
@@ -35,6 +32,13 @@ class Source:
             if self._lake is None:
                 self._lake = open_lake(self.service, read_only=True)
             return self._lake
+
+    def queue(self, task: Task) -> Queue:
+        """The task's label queue."""
+        with self._lock:
+            if self._state is None:
+                self._state = open_state(self.service)
+            return Queue(self._state, task)
 
     @property
     def gateway(self) -> str:
@@ -54,9 +58,11 @@ class Source:
         return rows
 
     def close(self) -> None:
-        """Detach the lake."""
+        """Detach the lake and the state store."""
         if self._lake is not None:
             self._lake.close()
+        if self._state is not None:
+            self._state.close()
 
 
 def _source(request: Request) -> Source:

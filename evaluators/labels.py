@@ -1,4 +1,4 @@
-"""Human labels: which answer is most worth one, how it is told, how far a grader agrees with them.
+"""Human labels: how one is told and taken back, how far a grader agrees with them.
 
 A label is an expert's feedback and takes the way of all feedback: through the gateway.
 """
@@ -10,36 +10,13 @@ from typing import Any
 
 import httpx
 
+from evaluators.queue import Item
 from everlearn.errors import EverlearnError, InputError
 from everlearn.graders import FeedbackGrader as Feedback
 from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
-from everlearn.prompts import conversation
 from everlearn.task import Task
-from everlearn.tolerant import UNREADABLE, loads
 
-_NEXT = """
-WITH verdicts AS (
-    SELECT completion_id, evaluator, arg_max({value: value, reason: coalesce(error, reason)},
-        created_at) AS row
-    FROM scores WHERE task = $1 GROUP BY ALL
-),
-scored AS (
-    SELECT completion_id, max(row.value) - min(row.value) AS spread,
-        count(*) FILTER (row.value IS NULL) AS unscored,
-        to_json(list({evaluator: evaluator, value: row.value, reason: row.reason}
-            ORDER BY evaluator)) AS scores
-    FROM verdicts GROUP BY completion_id
-),
-labelled AS (SELECT completion_id FROM feedback_joined WHERE task = $1 AND author = 'expert')
-SELECT c.completion_id, c.messages, c.response_text, c.version, c.arm, c.received_at,
-    coalesce(s.spread, 0) AS disagreement, coalesce(s.unscored, 0) AS unscored, s.scores
-FROM completions c LEFT JOIN scored s USING (completion_id) ANTI JOIN labelled USING (completion_id)
-WHERE c.task = $1 AND c.status = 'ok' AND c.response_text IS NOT NULL
-QUALIFY row_number() OVER (PARTITION BY c.messages, c.response_text
-    ORDER BY c.received_at DESC, c.completion_id) = 1
-ORDER BY disagreement DESC, unscored DESC, c.received_at DESC, c.completion_id LIMIT $2
-"""
 _PAIRS = """
 WITH human AS (
     SELECT f.completion_id, arg_max(CASE f.kind WHEN 'binary' THEN f.value_bool
@@ -76,18 +53,6 @@ class Agreement:
     """Krippendorff's, nominal: 1 perfect, 0 as by chance; null where it is not defined."""
 
 
-def queue(lake: Lake, task: str, limit: int) -> list[dict[str, Any]]:
-    """Answers no expert has judged: those graders disagree on first, then the unscored."""
-    rows: list[dict[str, Any]] = lake.read(_NEXT, [task, limit]).to_pylist()
-    for row in rows:
-        try:
-            row["messages"] = conversation(loads(row["messages"] or "[]"))
-        except UNREADABLE:
-            row["messages"] = conversation(row["messages"])
-        row["scores"] = loads(row["scores"] or "[]")
-    return rows
-
-
 def label(
     completion_id: str,
     *,
@@ -96,13 +61,14 @@ def label(
     comment: str | None = None,
     author_id: str | None = None,
     name: str = "thumbs",
+    tags: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """The body of `POST /v1/feedback` for one label; InputError when it says nothing."""
     correction, comment = (correction or "").strip() and correction, (comment or "").strip()
     if good and correction:
         raise InputError("a correction says that the answer is wrong: it is down, or has none")
-    shared = {"completion_id": completion_id, "name": name, "author": "expert"}
-    shared |= {"author_id": author_id} if author_id else {}
+    shared = _shared(completion_id, name, author_id)
+    shared |= {"tags": dict(tags)} if tags else {}
     events: list[dict[str, Any]] = []
     note = {"comment": comment} if comment else {}
     if good is not None:
@@ -113,6 +79,28 @@ def label(
     if not events:
         raise InputError("a label is up, down or a correction")
     return events
+
+
+def retraction(
+    completion_id: str, *, author_id: str | None = None, name: str = "thumbs"
+) -> list[dict[str, Any]]:
+    """The body of `POST /v1/feedback` that takes back whatever its author said of the answer."""
+    return [{**_shared(completion_id, name, author_id), "kind": "retraction"}]
+
+
+def tags_of(item: Item) -> dict[str, str]:
+    """How the queue came to ask: told beside the label, so that the lake knows whom to count."""
+    if item.probability is None:
+        return {"asked": item.source}
+    return {"asked": item.source, "probability": f"{item.probability:.9g}"}
+
+
+def verdict_of(events: Sequence[Mapping[str, Any]]) -> str:
+    """A label in one word."""
+    kinds = {event["kind"]: event["value"] for event in events}
+    if "correction" in kinds:
+        return "corrected"
+    return "right" if kinds["binary"] else "wrong"
 
 
 def send(gateway: str, events: Sequence[Mapping[str, Any]], key: str | None = None) -> None:
@@ -168,6 +156,11 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _shared(completion_id: str, name: str, author_id: str | None) -> dict[str, Any]:
+    shared = {"completion_id": completion_id, "name": name, "author": "expert"}
+    return shared | ({"author_id": author_id} if author_id else {})
 
 
 def _middle(grader: Any) -> float:

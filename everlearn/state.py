@@ -1,7 +1,7 @@
 """The relational state seam: small JSON documents that change (releases, budgets, labels, keys).
 
 SQLite by default, Postgres by address; one table, written with compare-and-swap so that two writers
-never overwrite each other unseen.
+never overwrite each other unseen. Whoever needs rows of another shape brings a table of his own.
 """
 
 import json
@@ -49,23 +49,27 @@ class State:
             example = "postgresql+psycopg://USER@HOST/DATABASE"
             reason = f"{without_passwords(str(error))}; write {example}"
             raise ConfigError(f"state.url = {self._shown!r}: {reason}") from None
+        self.add_tables(_metadata)
+
+    def add_tables(self, metadata: sa.MetaData) -> None:
+        """Create what is not there yet: tables of whoever needs more than documents."""
         try:
-            self._create()
+            self._create(metadata)
         except StateError:
             # Of processes that start together, each may be the first to create the table.
-            self._create()
+            self._create(metadata)
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], int] | None:
         """The document and its revision, or None."""
         where = (_documents.c.kind == kind) & (_documents.c.key == key)
-        with self._connected() as connection:
+        with self.transaction() as connection:
             row = connection.execute(sa.select(_documents).where(where)).one_or_none()
         return None if row is None else (json.loads(row.body), row.revision)
 
     def put(self, kind: str, key: str, document: dict[str, Any], revision: int = 0) -> int:
         """Write over `revision` (0 = must be new), return the next one; StateConflict otherwise."""
         body = json.dumps(document, allow_nan=False)
-        with self._connected() as connection:
+        with self.transaction() as connection:
             if revision == 0:
                 try:
                     connection.execute(
@@ -89,20 +93,20 @@ class State:
     def all(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """Every document of a kind with its key, in the order of the keys."""
         query = sa.select(_documents).where(_documents.c.kind == kind).order_by(_documents.c.key)
-        with self._connected() as connection:
+        with self.transaction() as connection:
             return [(row.key, json.loads(row.body)) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Drop the connections."""
         self._engine.dispose()
 
-    def _create(self) -> None:
-        with self._connected() as connection:
-            _metadata.create_all(connection)
+    def _create(self, metadata: sa.MetaData) -> None:
+        with self.transaction() as connection:
+            metadata.create_all(connection)
 
     @contextmanager
-    def _connected(self) -> Iterator[sa.Connection]:
-        """A transaction."""
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All or nothing; StateError with the reason when the store does not take it."""
         try:
             with self._engine.begin() as connection:
                 yield connection

@@ -53,6 +53,17 @@ class Trust(Section):
     """Pieces of one rater; faster is a machine, whose feedback is quarantined."""
 
 
+class Labels(Section):
+    """Which answers are put before people."""
+
+    random_percent: float = Field(5.0, gt=0, le=100)
+    """Of answers that are asked about by chance alone: the only ones that rates count."""
+    max_open: int = Field(500, ge=2)
+    """Answers that wait at a time, half of them by chance; the least worth a label give way."""
+    lease_minutes: float = Field(10.0, gt=0)
+    """How long an answer belongs to whoever has it before him."""
+
+
 class Lora(Section):
     """Adapter shape."""
 
@@ -240,6 +251,7 @@ class Task(Section):
     """Scales by name of feedback; thumbs are binary, stars and rating 1 to 5, nps 0 to 10, any
     other name 0 to 1."""
     trust: Trust = Trust()
+    labels: Labels = Labels()
     heldout: Heldout = Heldout()
     train: Train = Train()
     gate: GateRules = GateRules()

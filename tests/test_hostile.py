@@ -2,6 +2,7 @@
 training run, and every one of them is accounted for."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import yaml
 
 from collector.collect import Collector
 from collector.wal_source import WalSource
-from evaluators.labels import agreements, queue
+from evaluators.fill import fill
+from evaluators.labels import agreements
+from evaluators.queue import Queue, ask
 from evaluators.references import references
 from evaluators.run import EvaluateReport, evaluate
 from everlearn.config import Service
 from everlearn.events import encode
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.log.wal import WalWriter
-from everlearn.task import Task, load_task
+from everlearn.state import open_state
+from everlearn.task import Labels, Task, load_task
 from registry.versions import Registry
 from tests.builders import make_completion, make_feedback, make_service
 from tests.hostile import events
@@ -137,9 +141,17 @@ def test_evaluate_has_nothing_left_to_do(way: Way) -> None:
 
 def test_references_labels_and_agreements_come_to_an_end(way: Way) -> None:
     assert references(way.lake, "hostile")
-    found = queue(way.lake, "hostile", 10_000)
-    assert found
-    assert all(isinstance(message, dict) for row in found for message in row["messages"])
+    labels = Labels(random_percent=100, max_open=10_000)
+    task = way.task.model_copy(update={"labels": labels})
+    filled = fill(way.service, task, way.lake)
+    assert filled.random > COUNT / 4
+    with closing(open_state(way.service)) as state:
+        queue, seen = Queue(state, task), 0
+        while (found := ask(queue, way.lake, "hostile", "ann")) is not None:
+            assert found.answer.text or found.answer.calls
+            queue.label(found.completion_id, "ann", "right")
+            seen += 1
+    assert seen == sum(filled)
     assert agreements(way.lake, way.task)
 
 

@@ -1,12 +1,15 @@
-"""`GET|POST /labels/{task}`: the answer most worth a label, and the expert's verdict on it.
+"""`GET|POST /labels/{task}`: one answer after another, and an expert's verdict on each.
 
-- An answer just judged is not shown again, although its label is on the way to the lake.
+- Whoever has an answer before him has it alone; what he does not judge is somebody else's later.
 - A form that cannot be taken comes back as it was filled in.
+- Works by keyboard (`static/labels.js`), and without a script as plain forms.
 - Who labels is remembered by the browser.
 """
 
 import os
-from typing import Any
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from fastapi import APIRouter, Request
@@ -15,76 +18,122 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from console.source import TEMPLATES, Read, Source
 from evaluators import labels
-from everlearn.errors import EverlearnError, InputError
+from evaluators.queue import Queue, Taken, ask
+from evaluators.shown import Shown, shown
+from everlearn.errors import EverlearnError, InputError, NotFound
 
 router = APIRouter()
 
-_VERDICTS = {"up": True, "down": False}
-QUEUE = 50
-"""So many answers may be passed over before the queue starts again."""
-NAME = "everlearn_labeller"
-NAME_SECONDS = 365 * 86_400
+NAME, SESSION = "everlearn_labeller", "everlearn_labeller_session"
+KEPT_SECONDS = 365 * 86_400
 MAX_NAME = 256
+
+Form = Mapping[str, str]
+Answer = TypeVar("Answer", bound=Response)
+
+
+class Labeller(NamedTuple):
+    """Who sits before the page."""
+
+    session: str
+    """Of the browser: holds the answer that is shown."""
+    name: str
+    """As he wrote it."""
 
 
 @router.get("/labels/{task}", response_class=HTMLResponse)
-def next_label(request: Request, source: Read, task: str, skip: int = 0) -> HTMLResponse:
+def next_label(request: Request, source: Read, task: str) -> HTMLResponse:
     """The page."""
-    source.task(task)
-    rows = _waiting(source, task)
-    index = max(0, skip) % len(rows) if rows else 0
-    form = {"author_id": unquote(request.cookies.get(NAME, ""))}
-    return _page(request, task, rows[index] if rows else None, skip=index, form=form)
+    who, declared = _labeller(request), source.task(task)
+    queue = source.queue(declared)
+    found = ask(queue, source.lake, task, who.session)
+    return _kept(_page(request, queue, who, task, found), who)
 
 
 @router.post("/labels/{task}")
 async def put_label(request: Request, source: Read, task: str) -> Response:
-    """Send the form as an expert's feedback and show the next one.
+    """Take a verdict, a skip or an undo, and show the next answer.
 
-    422 where the form contradicts itself, 502 with the gateway's reason, each with the form.
+    409 where the answer is somebody else's by now, 422 where the form contradicts itself, 502 with
+    the gateway's reason, each with the form.
     """
     form = dict(parse_qsl((await request.body()).decode(errors="replace")))
-    source.task(task)
-    completion_id, skip = form.get("completion_id", ""), _number(form.get("skip", ""))
-    author = form.get("author_id", "").strip()[:MAX_NAME]
+    who = _labeller(request, form)
+    return _kept(await run_in_threadpool(_put, request, source, task, who, form), who)
+
+
+def _put(request: Request, source: Source, task: str, who: Labeller, form: Form) -> Response:
+    queue = source.queue(source.task(task))
     try:
-        events = labels.label(
-            completion_id,
-            good=_VERDICTS.get(form.get("verdict", "")),
-            correction=form.get("correction"),
-            comment=form.get("comment"),
-            author_id=author,
-        )
-        key = os.environ.get("EVERLEARN_API_KEY")
-        await run_in_threadpool(labels.send, source.gateway, events, key)
+        _act(source, queue, who, form)
     except EverlearnError as error:
-        rows = await run_in_threadpool(_waiting, source, task)
-        row = next((each for each in rows if each["completion_id"] == completion_id), None)
-        page = _page(request, task, row, skip=skip, form=form, error=str(error))
-        page.status_code = 422 if isinstance(error, InputError) else 502
+        found = shown(source.lake, task, form.get("completion_id", ""))
+        page = _page(request, queue, who, task, found, form=form, error=str(error))
+        page.status_code = _status(error)
         return page
-    source.judged.append(completion_id)
-    answer = RedirectResponse(f"/labels/{task}?skip={skip}", 303)
-    if author:
-        answer.set_cookie(
-            NAME, quote(author), max_age=NAME_SECONDS, httponly=True, samesite="strict"
-        )
-    return answer
+    return RedirectResponse(f"/labels/{quote(task)}", 303)
 
 
-def _waiting(source: Source, task: str) -> list[dict[str, Any]]:
-    """The queue without what was judged here a moment ago."""
-    judged = set(source.judged)
-    rows = labels.queue(source.lake, task, QUEUE + len(judged))
-    return [row for row in rows if row["completion_id"] not in judged][:QUEUE]
+def _act(source: Source, queue: Queue, who: Labeller, form: Form) -> None:
+    """The label goes to the gateway first: what the queue takes as judged was taken for good."""
+    completion_id, action = form.get("completion_id", ""), form.get("verdict", "")
+    comment, key = form.get("comment", ""), os.environ.get("EVERLEARN_API_KEY")
+    if action == "undo":
+        last = queue.last(who.session)
+        if last is None:
+            raise InputError("there is nothing of yours to undo")
+        if last.state == "labelled":
+            events = labels.retraction(last.completion_id, author_id=who.name)
+            labels.send(source.gateway, events, key)
+        queue.undo(last.completion_id, who.session)
+        return
+    item = queue.hold(completion_id, who.session)
+    if action == "skip":
+        queue.skip(completion_id, who.session, comment)
+        return
+    events = labels.label(
+        completion_id,
+        good={"up": True, "down": False}.get(action),
+        correction=form.get("correction"),
+        comment=comment,
+        author_id=who.name,
+        tags=labels.tags_of(item),
+    )
+    labels.send(source.gateway, events, key)
+    queue.label(completion_id, who.session, labels.verdict_of(events))
+
+
+def _status(error: EverlearnError) -> int:
+    if isinstance(error, Taken | NotFound):
+        return 409
+    return 422 if isinstance(error, InputError) else 502
 
 
 def _page(
-    request: Request, task: str, row: Any, *, skip: int, form: Any, error: str | None = None
+    request: Request,
+    queue: Queue,
+    who: Labeller,
+    task: str,
+    found: Shown | None,
+    **more: Any,
 ) -> HTMLResponse:
-    content = {"task": task, "row": row, "skip": skip, "form": form, "error": error}
+    content = {
+        "task": task, "item": found, "who": who, "form": {}, "error": None,
+        "progress": queue.progress(who.session), "last": queue.last(who.session), **more,
+    }  # fmt: skip
     return TEMPLATES.TemplateResponse(request, "labels.html", content)
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
+def _labeller(request: Request, form: Form | None = None) -> Labeller:
+    session = request.cookies.get(SESSION, "")[:64] or secrets.token_urlsafe(12)
+    name = unquote(request.cookies.get(NAME, "")) if form is None else form.get("author_id", "")
+    return Labeller(session, name.strip()[:MAX_NAME])
+
+
+def _kept(answer: Answer, who: Labeller) -> Answer:
+    for key, value in ((SESSION, who.session), (NAME, who.name)):
+        if value:
+            answer.set_cookie(
+                key, quote(value), max_age=KEPT_SECONDS, httponly=True, samesite="strict"
+            )
+    return answer

@@ -23,7 +23,8 @@ def command(
     as_json: bool,
     config_path: str | None,
 ) -> None:
-    """Score the completions of TASK that are not yet scored; idempotent."""
+    """Score the completions of TASK that are not yet scored, and fill its label queue."""
+    from evaluators.fill import fill
     from evaluators.run import evaluate
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
@@ -36,10 +37,11 @@ def command(
         report = evaluate(
             service, declared, lake, grader=grader, since=_time(since), limit=limit
         ).to_json()
+        filled = fill(service, declared, lake)
     finally:
         lake.close()
     if as_json:
-        click.echo(json.dumps(report))
+        click.echo(json.dumps({**report, "labels_queued": sum(filled)}))
         return
     click.echo(f"{task}: {report['completions']} completions looked at")
     for name, counts in report["graders"].items():
@@ -47,6 +49,8 @@ def command(
         click.echo(f"  {name}: {counts['scored']} scored{mean}, {counts['unscored']} unscored")
         for reason, count in sorted(counts["reasons"].items(), key=lambda row: -row[1])[:3]:
             click.echo(f"    {count} x {reason}")
+    if sum(filled):
+        click.echo(f"  label queue: {filled.random} by chance, {filled.chosen} by worth")
 
 
 def _time(text: str | None) -> datetime | None:

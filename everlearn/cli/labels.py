@@ -1,52 +1,95 @@
-"""`everlearn labels list|next|put|agreement TASK`: the label queue."""
+"""`everlearn labels fill|next|put|skip|undo|list|agreement TASK`: the label queue."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from everlearn.cli import config_option, json_option
 
+if TYPE_CHECKING:
+    from evaluators.queue import Queue
+    from evaluators.shown import Shown, Turn
+    from everlearn.config import Service
+    from everlearn.task import Task
+
+author_option = click.option(
+    "--author-id", help="Who judges; default: the name you are logged in by."
+)
+gateway_option = click.option("--gateway", help="Its address; default: that of the config.")
+
 
 @click.group("labels")
 def command() -> None:
-    """See which answers are most worth an expert's label, and give one."""
+    """Put answers before people, and take their labels."""
+
+
+@command.command()
+@click.argument("task")
+@json_option
+@config_option
+def fill(task: str, as_json: bool, config_path: str | None) -> None:
+    """Bring what is new before the labellers; `evaluate` does it at its end."""
+    from evaluators.fill import fill as fill_queue
+    from everlearn.lake.ducklake import open_lake
+
+    with _queue(task, config_path) as (service, declared, queue):
+        filled = fill_queue(service, declared, open_lake(service, read_only=True))
+        progress = queue.progress()
+    if as_json:
+        click.echo(json.dumps({"task": task, **filled._asdict(), **asdict(progress)}))
+        return
+    click.echo(
+        f"{task}: {filled.random} by chance and {filled.chosen} by worth are new; "
+        f"{progress.open} wait, {progress.labelled} labelled, {progress.skipped} skipped"
+    )
 
 
 @command.command("list")
 @click.argument("task")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option(
+    "--state", type=click.Choice(["open", "labelled", "skipped"]), default="open", show_default=True
+)
 @json_option
 @config_option
-def list_(task: str, limit: int, as_json: bool, config_path: str | None) -> None:
-    """The queue, the answer most worth a label first."""
-    rows = _queue(task, limit, config_path)
+def list_(task: str, limit: int, state: str, as_json: bool, config_path: str | None) -> None:
+    """What waits and why, or what was labelled or passed over: the operator's view."""
+    with _queue(task, config_path) as (_, _, queue):
+        items = queue.items(limit, state)
     if as_json:
-        click.echo(json.dumps(rows, default=str))
+        click.echo(json.dumps([asdict(item) for item in items]))
         return
-    for row in rows:
-        click.echo(f"{row['completion_id']}  {_why(row)}  {row['response_text'][:80]!r}")
+    for item in items:
+        told = f"  {item.verdict}" if item.verdict else ""
+        click.echo(f"{item.completion_id}  {item.source}: {item.why}{told}")
 
 
 @command.command("next")
 @click.argument("task")
+@author_option
 @json_option
 @config_option
-def next_(task: str, as_json: bool, config_path: str | None) -> None:
-    """The answer most worth a label; exit 3 when there is none."""
+def next_(task: str, author_id: str | None, as_json: bool, config_path: str | None) -> None:
+    """The next answer to judge, for `labels.lease_minutes` yours alone; exit 3 without any."""
+    from evaluators.queue import ask
     from everlearn.errors import NotEnoughEvidence
+    from everlearn.lake.ducklake import open_lake
 
-    rows = _queue(task, 1, config_path)
-    if not rows:
-        raise NotEnoughEvidence(f"task {task}: no answer waits for a label")
+    with _queue(task, config_path) as (service, _, queue):
+        found = ask(queue, open_lake(service, read_only=True), task, _who(author_id))
+    if found is None:
+        raise NotEnoughEvidence(
+            f"task {task}: no answer waits for a label; `everlearn labels fill {task}` looks again"
+        )
     if as_json:
-        click.echo(json.dumps(rows[0], default=str))
-        return
-    click.echo(f"{rows[0]['completion_id']}  {_why(rows[0])}")
-    for message in rows[0]["messages"]:
-        click.echo(f"  {message.get('role')}: {message.get('content')}")
-    click.echo(f"  answer: {rows[0]['response_text']}")
+        click.echo(json.dumps(asdict(found)))
+    else:
+        click.echo("\n".join(_lines(found)))
 
 
 @command.command()
@@ -55,32 +98,71 @@ def next_(task: str, as_json: bool, config_path: str | None) -> None:
 @click.argument("verdict", type=click.Choice(["up", "down"]), required=False)
 @click.option("--correction", help="The right answer.")
 @click.option("--comment", help="Why.")
-@click.option("--author-id", help="Who judges.")
 @click.option("--name", default="thumbs", show_default=True, help="Which feedback it is.")
-@click.option("--gateway", help="Its address; default: that of the config.")
+@author_option
+@gateway_option
 @config_option
 def put(
     task: str,
     completion_id: str,
     verdict: str | None,
+    author_id: str | None,
     gateway: str | None,
     config_path: str | None,
     **label: str,
 ) -> None:
     """Label an answer through the gateway; its key comes from $EVERLEARN_API_KEY."""
-    import os
-
     from evaluators import labels
-    from everlearn.config import load
-    from everlearn.task import load_task
 
-    service = load(config_path)
-    load_task(service, task)
     good = None if verdict is None else verdict == "up"
-    events = labels.label(completion_id, good=good, **label)
-    address = gateway or f"http://{service.gateway.host}:{service.gateway.port}"
-    labels.send(address, events, os.environ.get("EVERLEARN_API_KEY"))
+    with _queue(task, config_path) as (service, _, queue):
+        item = queue.claim(completion_id, _who(author_id))
+        tags = labels.tags_of(item) if item else None
+        events = labels.label(completion_id, good=good, author_id=author_id, tags=tags, **label)
+        labels.send(gateway or _gateway(service), events, os.environ.get("EVERLEARN_API_KEY"))
+        queue.label(completion_id, _who(author_id), labels.verdict_of(events))
     click.echo(f"{completion_id}: {len(events)} accepted")
+
+
+@command.command()
+@click.argument("task")
+@click.argument("completion_id")
+@click.option("--reason", default="", help="Why you cannot tell.")
+@author_option
+@config_option
+def skip(
+    task: str, completion_id: str, reason: str, author_id: str | None, config_path: str | None
+) -> None:
+    """Leave an answer to somebody else."""
+    with _queue(task, config_path) as (_, _, queue):
+        queue.hold(completion_id, _who(author_id))
+        queue.skip(completion_id, _who(author_id), reason)
+    click.echo(f"{completion_id}: skipped")
+
+
+@command.command()
+@click.argument("task")
+@click.option("--name", default="thumbs", show_default=True, help="Which feedback it was.")
+@author_option
+@gateway_option
+@config_option
+def undo(
+    task: str, name: str, author_id: str | None, gateway: str | None, config_path: str | None
+) -> None:
+    """Take back your latest label or skip; the answer is before you again."""
+    from evaluators import labels
+    from everlearn.errors import NotFound
+
+    who = _who(author_id)
+    with _queue(task, config_path) as (service, _, queue):
+        item = queue.last(who)
+        if item is None:
+            raise NotFound(f"task {task}: {who} has decided nothing that could be undone")
+        if item.state == "labelled":
+            events = labels.retraction(item.completion_id, author_id=author_id, name=name)
+            labels.send(gateway or _gateway(service), events, os.environ.get("EVERLEARN_API_KEY"))
+        queue.undo(item.completion_id, who)
+    click.echo(f"{item.completion_id}: {item.verdict or item.state} taken back")
 
 
 @command.command()
@@ -110,16 +192,38 @@ def agreement(task: str, as_json: bool, config_path: str | None) -> None:
         )
 
 
-def _queue(task: str, limit: int, config_path: str | None) -> list[dict[str, Any]]:
-    from evaluators.labels import queue
+@contextmanager
+def _queue(task: str, config_path: str | None) -> "Iterator[tuple[Service, Task, Queue]]":
+    from contextlib import closing
+
+    from evaluators.queue import Queue
     from everlearn.config import load
-    from everlearn.lake.ducklake import open_lake
+    from everlearn.state import open_state
     from everlearn.task import load_task
 
     service = load(config_path)
-    load_task(service, task)
-    return queue(open_lake(service, read_only=True), task, limit)
+    declared = load_task(service, task)
+    with closing(open_state(service)) as state:
+        yield service, declared, Queue(state, declared)
 
 
-def _why(row: dict[str, Any]) -> str:
-    return f"disagreement {row['disagreement']:.2f}, {row['unscored']} unscored"
+def _who(author_id: str | None) -> str:
+    import getpass
+
+    return author_id or getpass.getuser()
+
+
+def _gateway(service: "Service") -> str:
+    return f"http://{service.gateway.host}:{service.gateway.port}"
+
+
+def _lines(found: "Shown") -> list[str]:
+    lines = [found.completion_id]
+    for turn in found.turns:
+        lines += _turn(turn)
+    return [*lines, *(f"  offered: {tool}" for tool in found.tools), *_turn(found.answer, "answer")]
+
+
+def _turn(turn: "Turn", role: str | None = None) -> list[str]:
+    told: list[Any] = [f"  {role or turn.role}: {turn.text}"] if turn.text else []
+    return [*told, *(f"  {role or turn.role} calls {call}" for call in turn.calls)]

@@ -14,7 +14,7 @@ from console.app import create_app
 from evaluators import isolation
 from everlearn.config import load
 from tests.conftest import find_free_port
-from tests.console.gateway import Gateway, entered, gateway
+from tests.console.gateway import entered
 from tests.evaluators.graders import make_database
 from tests.evaluators.lake import Rows
 
@@ -59,83 +59,6 @@ def test_the_overview_shows_every_task_and_escapes_what_models_say(
 def test_completeness_is_the_ledger(client: TestClient) -> None:
     found = client.get("/completeness").json()
     assert (found["missing"], found["duplicates"]) == (0, 0)
-
-
-def test_an_answer_is_labelled_through_the_gateway(rows: Rows) -> None:
-    answer = rows.answered("how many?", "<script>SELECT 1</script>")
-    with gateway() as taken, entered(_app(rows, taken)) as client:
-        page = client.get("/labels/text2sql")
-        assert answer in page.text
-        assert "<script>" not in page.text
-        form = {
-            "completion_id": answer, "verdict": "down", "correction": "SELECT 2",
-            "comment": "why", "author_id": "ann ü", "skip": "0",
-        }  # fmt: skip
-        sent = client.post("/labels/text2sql", data=form)
-        assert (sent.status_code, sent.headers["location"]) == (303, "/labels/text2sql?skip=0")
-        shared = {
-            "completion_id": answer, "name": "thumbs", "author": "expert", "author_id": "ann ü",
-        }  # fmt: skip
-        assert taken.feedback == [
-            {**shared, "kind": "binary", "value": False, "comment": "why"},
-            {**shared, "kind": "correction", "value": "SELECT 2"},
-        ]
-        assert "No answer waits" in client.get("/labels/text2sql").text
-        rows.answered("how few?", "SELECT 0")
-        assert 'value="ann ü"' in client.get("/labels/text2sql").text
-
-
-def test_every_answer_is_shown_once_and_a_skipped_one_stays(rows: Rows) -> None:
-    answers = [rows.answered(f"q{n}", f"SELECT {n}") for n in range(6)]
-    with gateway() as taken, entered(_app(rows, taken)) as client:
-        page, shown = client.get("/labels/text2sql"), []
-        page = client.get("/labels/text2sql?skip=1")  # the first is passed over
-        for _ in range(5):
-            shown.append(_shown(page.text, answers))
-            form = {"completion_id": shown[-1], "verdict": "up", "skip": "1"}
-            page = client.get(client.post("/labels/text2sql", data=form).headers["location"])
-        assert len(set(shown)) == 5
-        assert _shown(page.text, answers) == (set(answers) - set(shown)).pop()
-
-
-def _shown(page: str, answers: list[str]) -> str:
-    [found] = [each for each in answers if each in page]
-    return found
-
-
-def test_enter_in_a_text_field_gives_no_verdict(rows: Rows, client: TestClient) -> None:
-    """A browser presses the first button of a form, and none if that one is disabled."""
-    rows.answered("q", "SELECT 1")
-    page = client.get("/labels/text2sql").text
-    form = page[page.index("<form") : page.index("</form>")]
-    assert form[form.index("<button") :].startswith("<button disabled hidden>")
-
-
-def test_a_correction_of_a_right_answer_is_refused_and_nothing_typed_is_lost(rows: Rows) -> None:
-    answer = rows.answered("q", "SELECT 1")
-    with gateway() as taken, entered(_app(rows, taken)) as client:
-        form = {
-            "completion_id": answer, "verdict": "up", "correction": "SELECT 2", "comment": "<so>",
-            "author_id": "ann",
-        }  # fmt: skip
-        page = client.post("/labels/text2sql", data=form)
-        assert page.status_code == 422
-        assert "a correction says that the answer is wrong" in page.text
-        for kept in (">SELECT 2</textarea>", 'value="&lt;so&gt;"', 'value="ann"', answer):
-            assert kept in page.text
-        assert taken.feedback == []
-        blank = client.post("/labels/text2sql", data={**form, "correction": "  \n"})
-        assert (blank.status_code, len(taken.feedback)) == (303, 1)
-
-
-def test_a_label_the_gateway_does_not_take_is_told(rows: Rows) -> None:
-    answer = rows.answered("q", "SELECT 1")
-    with gateway() as taken, entered(_app(rows, taken)) as client:
-        taken.status = 422
-        page = client.post("/labels/text2sql", data={"completion_id": answer, "verdict": "up"})
-        assert (page.status_code, "answered 422" in page.text) == (502, True)
-        empty = client.post("/labels/text2sql", data={"completion_id": answer})
-        assert (empty.status_code, answer in empty.text) == (422, True)
 
 
 def test_a_task_that_does_not_exist_is_an_error_in_one_line(client: TestClient) -> None:
@@ -225,9 +148,3 @@ def test_the_verb_serves_the_console(rows: Rows) -> None:
         finally:
             process.terminate()
             assert process.wait(timeout=20) in (0, -15)
-
-
-def _app(rows: Rows, taken: Gateway) -> Any:
-    config = rows.service.root / "everlearn.yaml"
-    config.write_text(config.read_text() + f"gateway: {{port: {taken.port}}}\n")
-    return create_app(load(config))

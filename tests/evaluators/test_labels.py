@@ -1,11 +1,23 @@
-"""The label queue, the label's body and the agreement of graders with experts."""
+"""The label's body and the agreement of graders with experts."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from evaluators.labels import GatewayError, agreement, agreements, alpha, label, queue, send, wilson
+from evaluators.labels import (
+    GatewayError,
+    agreement,
+    agreements,
+    alpha,
+    label,
+    retraction,
+    send,
+    tags_of,
+    verdict_of,
+    wilson,
+)
+from evaluators.queue import Item
 from evaluators.run import evaluate
 from evaluators.sandbox import sandbox
 from everlearn.errors import InputError
@@ -25,28 +37,6 @@ def rows(tmp_path: Path) -> Iterator[Rows]:
     yield made
     made.lake.close()
     sandbox().close()
-
-
-def test_the_queue_starts_where_graders_disagree_and_leaves_out_the_labelled(rows: Rows) -> None:
-    agreed, disputed = rows.answered("a", "SELECT 1"), rows.answered("b", "SELECT 2")
-    open_, labelled = rows.answered("c", "SELECT 3"), rows.answered("d", "SELECT 4")
-    rows.answered("c", "SELECT 3")
-    rows.said(agreed)
-    rows.said(disputed, value_bool=False)
-    rows.said(labelled, author="expert")
-    evaluate(rows.service, make_task(rows.service.root, EXECUTES, THUMBS), rows.lake)
-    found = queue(rows.lake, "text2sql", 10)
-    assert found[0]["completion_id"] == disputed
-    assert {row["response_text"] for row in found} == {"SELECT 1", "SELECT 2", "SELECT 3"}
-    assert found[0]["disagreement"] == 1.0
-    assert [row["unscored"] for row in found] == [0, 1, 0]
-    assert found[0]["messages"] == [{"role": "user", "content": "b"}]
-    assert {score["evaluator"]: score["value"] for score in found[0]["scores"]} == {
-        "executes": 1.0,
-        "thumbs": 0.0,
-    }
-    assert open_ not in [row["completion_id"] for row in found]
-    assert len(queue(rows.lake, "text2sql", 1)) == 1
 
 
 def test_graders_are_held_against_experts(rows: Rows) -> None:
@@ -71,6 +61,25 @@ def test_a_label_is_an_experts_feedback() -> None:
     assert [FeedbackIn.model_validate(event).author for event in events] == ["expert"] * 2
     with pytest.raises(InputError, match="up, down or a correction"):
         label("c1", good=None)
+
+
+def test_a_label_tells_how_it_came_to_be_asked() -> None:
+    asked = Item("c1", "random", "by chance", 0.05, "open", None, None)
+    assert tags_of(asked) == {"asked": "random", "probability": "0.05"}
+    worth = Item("c1", "disagreement", "why", None, "open", None, None)
+    assert tags_of(worth) == {"asked": "disagreement"}
+    [event] = label("c1", good=True, tags=tags_of(asked))
+    assert FeedbackIn.model_validate(event).tags == tags_of(asked)
+
+
+def test_a_label_in_a_word_and_taken_back() -> None:
+    told = [label("c", good=good) for good in (True, False)]
+    assert [verdict_of(each) for each in told] == ["right", "wrong"]
+    assert verdict_of(label("c", good=False, correction="x")) == "corrected"
+    assert verdict_of(label("c", good=None, correction="x")) == "corrected"
+    [event] = retraction("c", author_id="ann")
+    taken = FeedbackIn.model_validate(event)
+    assert (taken.resolved_kind, taken.author, taken.author_id) == ("retraction", "expert", "ann")
 
 
 def test_a_gateway_that_is_away_is_said() -> None:

@@ -1,0 +1,193 @@
+"""Who comes into the label queue, and that looking costs what is new."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.fill import chance, fill, label_salt
+from evaluators.graders import build_all
+from evaluators.queue import Item, Queue, ask
+from evaluators.run import evaluate
+from evaluators.shown import Turn, shown
+from everlearn.errors import LakeError
+from everlearn.state import open_state
+from everlearn.task import Task
+from tests.evaluators.graders import make_task
+from tests.evaluators.lake import START, Rows
+
+SHORT = {
+    "name": "short", "type": "string_check", "operation": "eq",
+    "input": "{{ sample.output_text }}", "reference": "yes",
+}  # fmt: skip
+THUMBS = {"name": "thumbs", "type": "feedback"}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Iterator[Rows]:
+    made = Rows(tmp_path)
+    yield made
+    made.lake.close()
+
+
+def _task(rows: Rows, percent: float, **labels: Any) -> Task:
+    return make_task(rows.service.root, SHORT, THUMBS, labels={"random_percent": percent, **labels})
+
+
+def _items(rows: Rows, task: Task) -> list[Item]:
+    with closing(open_state(rows.service)) as state:
+        return Queue(state, task).items(1000)
+
+
+def test_chance_alone_chooses_the_random_share(rows: Rows) -> None:
+    names = [rows.answered(f"q{number}", f"a{number}") for number in range(40)]
+    rows.answered("cut", "no", status="incomplete")
+    rows.answered("elsewhere", "no", task="other")
+    task = _task(rows, 30)
+    filled = fill(rows.service, task, rows.lake)
+    salt = label_salt(rows.service)
+    expected = sorted((chance(salt, name), name) for name in names if chance(salt, name) < 0.3)
+    found = _items(rows, task)
+    assert [item.completion_id for item in found] == [name for _, name in expected]
+    assert {item.probability for item in found} == {0.3}
+    assert 0 < filled.random == len(found) < 40
+
+
+def test_what_verdicts_disagree_on_comes_and_what_an_expert_judged_does_not(rows: Rows) -> None:
+    task = _task(rows, 1e-9)
+    agreed, disputed = rows.answered("a", "yes"), rows.answered("b", "yes")
+    labelled = rows.answered("c", "yes")
+    rows.said(agreed)
+    rows.said(disputed, value_bool=False)
+    rows.said(labelled, value_bool=False)
+    rows.said(labelled, author="expert")
+    evaluate(rows.service, task, rows.lake)
+    assert fill(rows.service, task, rows.lake) == (0, 1)
+    [item] = _items(rows, task)
+    assert (item.completion_id, item.source) == (disputed, "disagreement")
+    assert item.why == "short 1.00, thumbs 0.00"
+    assert item.probability is None
+
+
+def test_a_judge_that_is_unsure_asks(rows: Rows) -> None:
+    judge = {
+        "name": "judge", "type": "score_model", "model": "m", "range": [1, 5],
+        "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+    }  # fmt: skip
+    task = make_task(rows.service.root, judge, labels={"random_percent": 1e-9})
+    [grader] = build_all(task)
+    sure, unsure = rows.answered("a", "x"), rows.answered("b", "y")
+    scores = [
+        {
+            "completion_id": name, "task": "text2sql", "evaluator": "judge", "value": value,
+            "evaluator_version": grader.version, "created_at": START,
+        }
+        for name, value in ((sure, 4.9), (unsure, 3.2))
+    ]  # fmt: skip
+    rows.lake.commit(lambda transaction: transaction.append("scores", scores))
+    fill(rows.service, task, rows.lake)
+    [item] = _items(rows, task)
+    assert (item.completion_id, item.source, item.why) == (unsure, "uncertainty", "judge 0.55")
+
+
+def test_a_second_look_sees_only_what_is_new(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = _task(rows, 100)
+    first = rows.answered("a", "yes")
+    assert fill(rows.service, task, rows.lake) == (1, 0)
+    asked: list[str] = []
+    read = rows.lake.read
+
+    def noted(sql: str, params: Any = ()) -> Any:
+        asked.append(sql)
+        return read(sql, params)
+
+    monkeypatch.setattr(rows.lake, "read", noted)
+    assert fill(rows.service, task, rows.lake) == (0, 0)
+    assert len(asked) == 1, "nothing new: only the snapshot is asked for"
+    rows.said(first, value_bool=False)
+    second = rows.answered("b", "no")
+    evaluate(rows.service, task, rows.lake)
+    asked.clear()
+    fill(rows.service, task, rows.lake)
+    assert not any("FROM completions WHERE" in sql for sql in asked)
+    assert {item.completion_id for item in _items(rows, task)} == {first, second}
+
+
+def test_an_expired_mark_looks_at_everything_again(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _task(rows, 100)
+    rows.answered("a", "yes")
+    fill(rows.service, task, rows.lake)
+    rows.answered("b", "no")
+    read = rows.lake.read
+
+    def expired(sql: str, params: Any = ()) -> Any:
+        if "table_insertions" in sql:
+            raise LakeError("snapshot 3 has expired")
+        return read(sql, params)
+
+    monkeypatch.setattr(rows.lake, "read", expired)
+    assert fill(rows.service, task, rows.lake) == (1, 0)
+
+
+def test_a_labeller_sees_the_whole_conversation_and_not_who_answered(rows: Rows) -> None:
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "weather?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "1", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}]},
+        {"role": "tool", "content": "rain", "tool_call_id": "1"},
+    ]  # fmt: skip
+    name = rows.answered(
+        "", "It rains.", version="v7", arm="challenger", messages=json.dumps(messages),
+        tools=json.dumps([{"type": "function", "function": {"name": "weather"}}]),
+        answer=json.dumps({"content": "<think>rain, so</think>It rains.", "reasoning": None}),
+    )  # fmt: skip
+    found = shown(rows.lake, "text2sql", name)
+    assert found is not None
+    assert found.turns == [
+        Turn("system", "be brief", folded=True),
+        Turn("user", "weather?"),
+        Turn("assistant", "", calls=['weather({"city": "Ulm"})']),
+        Turn("tool", "rain", folded=True),
+    ]
+    assert found.tools == ["weather: "]
+    assert found.answer == Turn("assistant", "It rains.", thinking="rain, so")
+    assert "v7" not in repr(found)
+    assert "challenger" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("messages", "answer"),
+    [("not json", None), ("[1, null]", "[]"), ('{"a": 1}', '{"content": 5}'), (None, "{")],
+)
+def test_a_row_that_cannot_be_read_is_shown_as_it_is(
+    rows: Rows, messages: str | None, answer: str | None
+) -> None:
+    name = rows.answered("", "text", messages=messages, answer=answer)
+    found = shown(rows.lake, "text2sql", name)
+    assert found is not None
+    assert found.answer.text in ("text", "5")
+
+
+def test_an_answer_that_is_gone_leaves_the_queue(rows: Rows) -> None:
+    task = _task(rows, 100)
+    gone, stays = rows.answered("a", "yes"), rows.answered("b", "no")
+    fill(rows.service, task, rows.lake)
+    rows.lake.commit(
+        lambda transaction: transaction.query(
+            "DELETE FROM completions WHERE completion_id = ?", [gone]
+        )
+    )
+    with closing(open_state(rows.service)) as state:
+        queue = Queue(state, task)
+        found = ask(queue, rows.lake, "text2sql", "ann")
+        assert found is not None
+        assert found.completion_id == stays
+        queue.label(stays, "ann", "right")
+        assert ask(queue, rows.lake, "text2sql", "ann") is None
+        assert queue.progress().open == 0
