@@ -35,7 +35,7 @@ def command(
     lake = open_lake(service)
     try:
         report = evaluate(
-            service, declared, lake, grader=grader, since=_time(since), limit=limit
+            service, declared, lake, grader=grader, since=iso_time(since), limit=limit
         ).to_json()
         filled = fill(service, declared, lake)
     finally:
@@ -53,7 +53,8 @@ def command(
         click.echo(f"  label queue: {filled.random} by chance, {filled.chosen} by worth")
 
 
-def _time(text: str | None) -> datetime | None:
+def iso_time(text: str | None) -> datetime | None:
+    """`--since` as a time; InputError says how to write one."""
     from everlearn.errors import InputError
 
     if text is None:

@@ -142,6 +142,43 @@ def abort(task: str, reason: str, as_json: bool, config_path: str | None) -> Non
         click.echo(f"{task}: release aborted; version {champion} answers")
 
 
+@command.command()
+@click.argument("task")
+@click.option("--since", help="Only releases promoted from then on (ISO time, UTC by default).")
+@json_option
+@config_option
+def worth(task: str, since: str | None, as_json: bool, config_path: str | None) -> None:
+    """What the releases in force have gained over the versions before them.
+
+    Exit 3 while there is nothing to compare.
+    """
+    import json
+    import sys
+    import time
+
+    from everlearn.cli.evaluate import iso_time
+    from everlearn.config import load
+    from everlearn.errors import NotFound
+    from everlearn.lake.ducklake import open_lake
+    from everlearn.task import load_task
+    from serving.release.verbs import Desk
+    from serving.release.worth import worth as worth_of
+
+    begin = iso_time(since)
+    service = load(config_path)
+    declared = load_task(service, task)
+    traffic = Desk(service, declared).book.traffic(task)
+    if traffic is None:
+        raise NotFound(f"task {task} never had a release: its first champion answers")
+    lake = open_lake(service, read_only=True)
+    found = worth_of(lake, declared, traffic, begin.timestamp() if begin else 0.0, time.time())
+    if as_json:
+        click.echo(json.dumps({"task": task, "since": since, **found.to_json()}))
+    else:
+        click.echo("\n".join(found.lines(task, since)))
+    sys.exit(0 if found.gain is not None else 3)
+
+
 def _follow(desk: Any, lake: Any, task: str, release_id: str, as_json: bool) -> str:
     """Say each event as it comes; the phase at the end."""
     import json
