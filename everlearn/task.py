@@ -221,6 +221,22 @@ class ReleaseRules(Section):
         return tuple(dict.fromkeys(name for name in names if name != self.primary))
 
 
+class DriftRules(Section):
+    """When a change of what is asked or answered is worth an event."""
+
+    window: int = Field(500, ge=100, le=20_000)
+    """Completions that one look compares with the reference, which holds up to four times as many.
+    500 show a new topic of 20 % or refusals from 1 % to 6 %; smaller changes want more."""
+    min_shift: float = Field(0.03, ge=0, lt=1)
+    """Share of rows that must have moved: 0.03 is 3 points."""
+    false_alarms: float = Field(1.0, gt=0, le=100)
+    """Expected over the task's whole life at most, however often it is looked at."""
+    feedback_seconds: float = Field(600.0, ge=0)
+    """Feedback that comes within that time of its answer counts; younger answers are not asked."""
+    retrain: bool = False
+    """The drift schedule starts a training when something new stands out, once a day at most."""
+
+
 class Champion(Section):
     """Who answers until a version of ours is proven: any OpenAI-compatible server's model."""
 
@@ -256,6 +272,7 @@ class Task(Section):
     train: Train = Train()
     gate: GateRules = GateRules()
     release: ReleaseRules = ReleaseRules()
+    drift: DriftRules = DriftRules()
     folder: Path = Path()
     """Folder of the task file; its relative paths start there."""
 

@@ -1,13 +1,16 @@
 """Decision records: what was decided about a version, on which evidence, kept beside its run."""
 
 import json
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from everlearn.config import Service
 from everlearn.errors import NotFound
-from registry.versions import ModelVersion, Registry, ask
+from registry.versions import ModelVersion, Registry, ask, connect, experiment_id
 
 
 def keep(registry: Registry, version: ModelVersion, name: str, record: dict[str, Any]) -> None:
@@ -41,6 +44,19 @@ def read(registry: Registry, version: ModelVersion, name: str) -> dict[str, Any]
         return dict(json.loads(artifact(registry, version, f"decisions/{name}.json")))
     except NotFound:
         return None
+
+
+def keep_report(service: Service, task: str, page: Path, metrics: Mapping[str, float]) -> str:
+    """A page about a task, with its numbers, as an MLflow run of the task's experiment; its id."""
+    client = connect(service)
+    tags = {"everlearn.task": task, "everlearn.report": page.parent.parent.name}
+    run = ask(client.create_run, experiment_id(client, task), tags=tags, run_name=page.stem)
+    run_id = str(run.info.run_id)
+    ask(client.log_artifact, run_id, str(page))
+    for name, value in metrics.items():
+        ask(client.log_metric, run_id, re.sub(r"[^\w./ -]", "_", name), value)
+    ask(client.set_terminated, run_id)
+    return run_id
 
 
 def _folder(name: str) -> str | None:

@@ -235,6 +235,14 @@ def connect(service: Service) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def experiment_id(client: Any, name: str) -> str:
+    """Of the experiment of that name, which is made where there is none."""
+    found = ask(client.get_experiment_by_name, name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(ask(client.create_experiment, name))
+
+
 def ask(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call MLflow; RegistryError in one line when it refuses or does not answer."""
     from mlflow.exceptions import MlflowException

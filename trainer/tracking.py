@@ -13,7 +13,7 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.task import Task
-from registry.versions import ask, connect
+from registry.versions import ask, connect, experiment_id
 from trainer.snapshot import Snapshot
 from trainer.workbench import Metrics
 
@@ -28,15 +28,9 @@ class TrainingRun:
         # MLflow prints the run's address to standard output, which is the command's own.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.client = connect(service)
-        self.experiment_id = self._experiment(task.task)
+        self.experiment_id = experiment_id(self.client, task.task)
         run = ask(self.client.create_run, self.experiment_id, tags={"everlearn.task": task.task})
         self.run_id: str = run.info.run_id
-
-    def _experiment(self, name: str) -> str:
-        found = ask(self.client.get_experiment_by_name, name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(ask(self.client.create_experiment, name))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Knobs and counts, once."""

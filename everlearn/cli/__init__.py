@@ -25,6 +25,7 @@ VERBS = (
     ("sql", "Read-only SQL over the lake."),
     ("import", "Existing logs and ratings into the lake."),
     ("evaluate", "Score what is not yet scored."),
+    ("drift", "Has what is asked and answered changed?"),
     ("grade", "Run or check one grader."),
     ("snapshot", "Freeze a dataset."),
     ("train", "Train a candidate version."),

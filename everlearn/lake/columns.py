@@ -236,6 +236,51 @@ RELEASE_UNITS = _table(
     ("closed_at", "time", "when the unit's values were frozen"),
 )
 
+DRIFT_LOOKS = _table(
+    "drift_looks",
+    "One look at whether a task's traffic has changed: the event and its reason.",
+    ("task", "text", "task name"),
+    ("look", "int", "1, 2, ... over the task's life: each may spend less of its false alarms"),
+    (
+        "event",
+        "text",
+        "drift (something new stands out), standing (still), calm (no more), quiet, accepted (the "
+        "window became the reference)",
+    ),
+    ("reason", "text", "the comparisons that decided"),
+    ("metrics", "json", "names of those that stand out"),
+    ("reference_since", "time", "the reference: rows received after then"),
+    ("reference_until", "time", "and not after then"),
+    ("window_since", "time", "the window: rows received after then"),
+    ("window_until", "time", "and not after then; the next window begins here"),
+    (
+        "reference_rows",
+        "int",
+        "read of the reference; compared is one of each user, where many ask",
+    ),
+    ("window_rows", "int", "read of the window"),
+    ("level", "float", "p-value below which one metric is an alarm at this look"),
+    ("created_at", "time", "when looked"),
+)
+
+DRIFT = _table(
+    "drift",
+    "What each metric was in the reference and is in the window of one look.",
+    ("task", "text", "task name"),
+    ("look", "int", "of `drift_looks`"),
+    ("metric", "text", "as in the docs, `score.NAME`, `feedback.NAME`, `given.FIELD`"),
+    ("kind", "text", "number, share or category"),
+    ("before", "float", "mean or share in the reference; of a category the one in `detail`"),
+    ("now", "float", "the same in the window"),
+    ("shift", "float", "share of rows that moved, 0 to 1"),
+    ("p_value", "float", "that as much moves by chance"),
+    ("before_rows", "int", "known values in the reference"),
+    ("now_rows", "int", "known values in the window"),
+    ("detail", "text", "the category that moved most"),
+    ("alarm", "bool", "unlikely at the look's level, and shift at least the task's min_shift"),
+    ("created_at", "time", "when looked"),
+)
+
 DEAD_LETTERS = _table(
     "dead_letters",
     "Records that could not become rows, kept whole.",
@@ -272,6 +317,8 @@ TABLES = (
     SNAPSHOT_ROWS,
     RELEASES,
     RELEASE_UNITS,
+    DRIFT_LOOKS,
+    DRIFT,
     DEAD_LETTERS,
     OFFSETS,
     PROGRESS,
