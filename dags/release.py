@@ -15,12 +15,16 @@ for name in read_tasks(load()).tasks:
         catchup=False,
         max_active_runs=1,
         default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
-        params={"version": Param(type="string", pattern="^[0-9]+$")},
+        params={
+            "version": Param(type="string", pattern="^[0-9]+$"),
+            "trust_raters": Param(False, type="boolean"),
+        },
         tags=["everlearn", name],
     ) as dag:
         BashOperator(
             task_id="start",
-            bash_command=f"everlearn release start {name} {{{{ params.version }}}}",
+            bash_command=f"everlearn release start {name} {{{{ params.version }}}}"
+            "{{ ' --trust-raters' if params.trust_raters else '' }}",
             skip_on_exit_code=[1, 3],
             execution_timeout=timedelta(minutes=10),
         )

@@ -1,6 +1,7 @@
 """A task file: the whole declaration of one learning loop, graders in the OpenAI grader format."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from everlearn.config import Section, Service
+from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.errors import ConfigError, NotFound
 from everlearn.graders import FeedbackGrader, Grader, Multi
 from everlearn.opinion import Scale
@@ -167,6 +169,15 @@ class ReleaseRules(Section):
     """Grader whose mean decides."""
     guardrails: tuple[str, ...] = ("error_rate", "latency_p95")
     """Graders, error_rate, latency_p95 or cost: only harm is looked for."""
+    co_primary: str | None = "auto"
+    """Beside a primary metric that only some people answer: a grader of every answer, which must
+    not get worse. auto: the task's first that is neither a person's nor a model's opinion. A judge
+    may be named."""
+    co_margin: float = Field(0.05, gt=0, lt=1)
+    """Loss of the co-primary metric that must be ruled out; under not_worse `margin`, if less."""
+    response_bias: float = Field(1.25, ge=1)
+    """How many times as often, against the dissatisfied, the satisfied users of one version may
+    answer as those of the other: what this alone could fake is no gain. 1: they answer alike."""
     unit_close_seconds: float = Field(30.0, ge=0)
     """A unit counts this long after its first request of a stage, whatever feedback came."""
     holdback_percent: float = Field(1.0, ge=0, lt=50)
@@ -217,8 +228,24 @@ class ReleaseRules(Section):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that is looked at beside the primary one, once."""
-        names = (*self.guardrails, *([self.wins] if self.wins else []))
+        beside = [name for name in (self.beside, self.wins) if name is not None]
+        names = (*self.guardrails, *beside)
         return tuple(dict.fromkeys(name for name in names if name != self.primary))
+
+    @property
+    def beside(self) -> str | None:
+        """The co-primary metric once it has a name (`Task.release_rules`)."""
+        return None if self.co_primary == "auto" else self.co_primary
+
+    @property
+    def allowance(self) -> float:
+        """The largest gain that people could fake by answering: of an odds ratio, the largest
+        difference of two shares. Without a co-primary metric everybody's answer is taken as it is;
+        under `not_worse` the co-primary rules the loss out."""
+        if self.beside is None or self.goal == "not_worse":
+            return 0.0
+        root = math.sqrt(self.response_bias)
+        return (root - 1) / (root + 1)
 
 
 class DriftRules(Section):
@@ -292,6 +319,35 @@ class Task(Section):
                 return grader
         known = ", ".join(grader.name for grader in self.graders)
         raise NotFound(f"task {self.task}: no grader {name!r}; there are: {known or 'none'}")
+
+    @property
+    def release_rules(self) -> ReleaseRules:
+        """With the co-primary metric by its name; none where the primary needs nobody's answer."""
+        name = self.release.co_primary
+        if name == "auto":
+            asked = needs_people(self.grader(self.release.primary), self.graders)
+            name = first_on_every_answer(self.graders) if asked else None
+        return self.release.model_copy(update={"co_primary": name})
+
+    @property
+    def believes_raters(self) -> bool:
+        """Whether a release would rest on those alone who answer."""
+        asked = needs_people(self.grader(self.release.primary), self.graders)
+        return asked and self.release_rules.co_primary is None
+
+    @model_validator(mode="after")
+    def _co_primary(self) -> "Task":
+        name = self.release.co_primary
+        if name is None or name == "auto":
+            return self
+        fit = [each.name for each in self.graders if not needs_people(each, self.graders)]
+        if name not in fit or name == self.release.primary:
+            raise ValueError(
+                f"release.co_primary {name!r} is no other grader that judges every answer without "
+                "a person; there are: "
+                f"{', '.join(each for each in fit if each != self.release.primary) or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> "Task":

@@ -22,6 +22,11 @@ def command() -> None:
     metavar="REASON",
     help="Without a passed gate, for a reason that is recorded; it is then never promoted.",
 )
+@click.option(
+    "--trust-raters",
+    is_flag=True,
+    help="Let those alone decide who answer: no co-primary metric, no allowance.",
+)
 @click.option("--wait", is_flag=True, help="Until it is decided; exit 0 only if promoted.")
 @json_option
 @config_option
@@ -29,6 +34,7 @@ def start(
     task: str,
     version: str,
     ungated: str | None,
+    trust_raters: bool,
     wait: bool,
     as_json: bool,
     config_path: str | None,
@@ -47,7 +53,7 @@ def start(
     service = load(config_path)
     desk = Desk(service, load_task(service, task))
     lake = open_lake(service)
-    release = desk.start(Registry(service), version, ungated)
+    release = desk.start(Registry(service), version, ungated, trust_raters=trust_raters)
     desk.book.tell_lake(task, lake)
     expected = outlook(lake, task, release)
     if as_json and not wait:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from everlearn.task import ReleaseRules
 from serving.release.analysis import Observation, Question, Score, interval
 from serving.release.decide import Evidence, MetricEvidence
@@ -16,9 +19,10 @@ BELOW, ABOVE = Question(0.0, -1), Question(0.0, 1)
 def questions(rules: ReleaseRules) -> tuple[Question, Question, Question]:
     """harm, promote and futility of the primary metric.
 
-    better: below 0, above 0, below the smallest gain worth having. not_worse: the same moved down
-    by the margin; half of it lost is what is not worth waiting for. (With "as good" in its place
-    8 % of truly equal versions were stopped.)
+    better: below 0, above what people could fake by answering (0 where nobody is asked), below
+    the smallest gain worth having. not_worse: the same moved down by the margin; half of it lost
+    is what is not worth waiting for. (With "as good" in its place 8 % of truly equal versions were
+    stopped.)
     """
     if rules.margin is not None:
         return (
@@ -26,58 +30,109 @@ def questions(rules: ReleaseRules) -> tuple[Question, Question, Question]:
             Question(-rules.margin, 1),
             Question(-rules.margin / 2, -1),
         )
-    return Question(0.0, -1), Question(0.0, 1), Question(rules.smallest_effect, -1)
+    least = rules.allowance
+    return Question(0.0, -1), Question(least, 1), Question(max(least, rules.smallest_effect), -1)
+
+
+def others(rules: ReleaseRules, name: str) -> tuple[Question, ...]:
+    """Of every other metric: is it worse; and what a promotion must know of it."""
+    if name == rules.wins:
+        return (BELOW, ABOVE)
+    if name == rules.beside:
+        return (BELOW, Question(-min(rules.co_margin, rules.margin or 1.0), 1))
+    return (BELOW,)
 
 
 class Account:
-    """One metric: its running e-values and, for people, the plain counts and means."""
+    """One metric: its running e-values and, for people, the plain counts and means.
 
-    def __init__(self, name: str, questions: tuple[Question, ...]) -> None:
+    Of one release, or of many at once, all by the same lines.
+    """
+
+    def __init__(
+        self, name: str, questions: tuple[Question, ...], *, ratio: bool = True, paths: int = 1
+    ) -> None:
+        """`ratio`: also ask whether those who were scored fit the shares."""
         self.name = name
-        self._score = Score(questions)
-        self._ratio = Score([ABOVE, BELOW], fixed=(0.0, 1.0))
-        self._sums = {True: [0, 0.0], False: [0, 0.0]}
+        self._score = Score(questions, paths)
+        self._ratio = Score([ABOVE, BELOW], paths, fixed=(0.0, 1.0)) if ratio else None
+        self._counts = np.zeros((paths, 2))
+        self._sums = np.zeros((paths, 2))
         self.seen: list[Observation] = []
 
     def add(self, seen: Observation) -> None:
         """Count one unit."""
-        treated = float(seen.treated)
-        self._score.update(treated, seen.propensity, seen.value, seen.stratum)
-        self._ratio.update(treated, seen.propensity, 1.0)
-        self._sums[seen.treated][0] += 1
-        self._sums[seen.treated][1] += seen.value
+        self.add_each(float(seen.treated), seen.propensity, seen.value, seen.stratum)
         self.seen.append(seen)
 
+    def add_each(
+        self, treated: Any, pi: Any, value: Any, stratum: Any = 0, heard: Any = None
+    ) -> None:
+        """Count one unit in each release; numbers, or one a release. `heard`: 0 where none is."""
+        self._score.update(treated, pi, value, stratum, heard)
+        if self._ratio is not None:
+            self._ratio.update(treated, pi, 1.0, 0, heard)
+        said = 1.0 if heard is None else np.asarray(heard, dtype=float)
+        for arm, weight in enumerate((1 - treated, treated)):
+            self._counts[:, arm] += weight * said
+            self._sums[:, arm] += weight * said * value
+
+    def keep(self, paths: npt.NDArray[np.intp]) -> None:
+        """Go on with these releases alone."""
+        self._score.keep(paths)
+        if self._ratio is not None:
+            self._ratio.keep(paths)
+        self._counts, self._sums = self._counts[paths], self._sums[paths]
+
     def evidence(self) -> MetricEvidence:
-        """Where it stands; a guardrail asks about harm only, or what it is to win."""
-        peaks = [float(peak) for peak in self._score.peak[0]]
-        promote, futility = (*peaks[1:], 0.0, 0.0)[:2]
-        units = {arm: int(sums[0]) for arm, sums in self._sums.items()}
-        means = {arm: sums[1] / sums[0] if sums[0] else None for arm, sums in self._sums.items()}
-        return MetricEvidence(
-            name=self.name,
-            units=units[True] + units[False],
-            candidates=units[True],
-            mean_candidate=means[True],
-            mean_champion=means[False],
-            harm=peaks[0],
-            promote=promote,
-            futility=futility,
+        """Where it stands, of one release."""
+        return self.evidences()[0]
+
+    def evidences(self) -> list[MetricEvidence]:
+        """Where each release stands; a guardrail asks about harm only, or what is to be proven."""
+        now = self._score.log_e()[:, 0].tolist()
+        skewed = [0.0] * len(now)
+        if self._ratio is not None:
             # Half of each side's e-value: together one e-value of a two-sided question.
-            ratio=max(0.0, float(self._ratio.peak[0].max()) - math.log(2)),
-            harm_now=float(self._score.log_e()[0][0]),
-        )
+            skewed = (self._ratio.peak.max(axis=1) - math.log(2)).clip(0.0).tolist()
+        with np.errstate(invalid="ignore"):
+            means = np.divide(self._sums, self._counts).tolist()
+        found = []
+        for place, peaks in enumerate(self._score.peak.tolist()):
+            promote, futility = (*peaks[1:], 0.0, 0.0)[:2]
+            champions, candidates = (int(count) for count in self._counts[place])
+            champion, candidate = means[place]
+            found.append(
+                MetricEvidence(
+                    name=self.name,
+                    units=champions + candidates,
+                    candidates=candidates,
+                    mean_candidate=candidate if candidates else None,
+                    mean_champion=champion if champions else None,
+                    harm=peaks[0],
+                    promote=promote,
+                    futility=futility,
+                    ratio=skewed[place],
+                    harm_now=now[place],
+                )
+            )
+        return found
+
+
+def accounts(rules: ReleaseRules, paths: int = 1) -> dict[str, Account]:
+    """Of every metric by name, the primary one first."""
+    found = {rules.primary: Account(rules.primary, questions(rules), paths=paths)}
+    for name in rules.metrics:
+        found[name] = Account(name, others(rules, name), ratio=False, paths=paths)
+    return found
 
 
 class Accounts:
     """Every metric of one release."""
 
     def __init__(self, rules: ReleaseRules, rows: Iterable[Counted] = ()) -> None:
-        self._primary = Account(rules.primary, questions(rules))
-        self._guardrails = {
-            name: Account(name, (BELOW, ABOVE) if name == rules.wins else (BELOW,))
-            for name in rules.metrics
-        }
+        self._guardrails = accounts(rules)
+        self._primary = self._guardrails.pop(rules.primary)
         self.rows = 0
         self.fold(rows)
 

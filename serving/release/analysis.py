@@ -87,8 +87,13 @@ class Score:
         self.peak: Floats = np.zeros((paths, len(questions)))
         """Largest log e so far, by path and question."""
 
-    def update(self, treated: Any, pi: Any, value: Any, stratum: Any = 0) -> None:
-        """Bet on one unit per path, then learn from it; each argument is a number or one a path."""
+    def update(
+        self, treated: Any, pi: Any, value: Any, stratum: Any = 0, heard: Any = None
+    ) -> None:
+        """Bet on one unit per path, then learn from it; each argument is a number or one a path.
+
+        `heard` (1 or 0 a path): where it is 0 the unit says nothing, and nothing changes.
+        """
         past = self._past[self._rows, stratum]
         mean, variance = self._expected(past)
         spread = pi * (1 - pi)
@@ -101,10 +106,21 @@ class Score:
         stake = np.minimum(
             self._deltas / variance[:, None, None], 0.5 / np.maximum(loss, 1e-9)[:, :, None]
         )
-        self._logs += np.log1p(stake * x[:, :, None])
-        np.maximum(self.peak, self.log_e(), out=self.peak)
         seen = np.stack(np.broadcast_arrays(1.0, value, np.square(value)), axis=-1)
-        self._past[self._rows, stratum] = past * DECAY + seen
+        if heard is None:
+            self._logs += np.log1p(stake * x[:, :, None])
+            learned = past * DECAY + seen
+        else:
+            listening = np.asarray(heard, dtype=bool)
+            self._logs += np.log1p(stake * np.where(listening[:, None], x, 0.0)[:, :, None])
+            learned = np.where(listening[:, None], past * DECAY + seen, past)
+        np.maximum(self.peak, self.log_e(), out=self.peak)
+        self._past[self._rows, stratum] = learned
+
+    def keep(self, paths: npt.NDArray[np.intp]) -> None:
+        """Go on with these paths alone."""
+        self._logs, self._past = self._logs[paths], self._past[paths]
+        self.peak, self._rows = self.peak[paths], np.arange(len(paths))
 
     def _expected(self, past: Floats) -> tuple[Floats, Floats]:
         if self._fixed is not None:

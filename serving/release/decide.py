@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
 
     primary: MetricEvidence
     guardrails: tuple[MetricEvidence, ...] = ()
-    """With what a `not_worse` release must win, if it is to win something."""
+    """With the co-primary metric, and what a `not_worse` release must win."""
     problem: str | None = None
     """Why the evidence may be stale (lake away, grader broken): hold."""
 
@@ -130,26 +130,55 @@ def _over(
         return Phase.ERROR, blind
     reason = f"undecided after {elapsed:.0f} s >= max_seconds {rules.max_seconds:g}"
     waits = _waits_for(release, evidence, rules, now) if _won(release, evidence, rules) else None
-    why = f"; won, but {waits}" if waits else ""
+    open_question = _unproven(release, evidence, rules)
+    why = f"; won, but {waits}" if waits else f"; {open_question}" if open_question else ""
     return Phase.INCONCLUSIVE, f"{reason} ({_summary(evidence.primary)}){why}"
 
 
 def _won(release: Release, evidence: Evidence, rules: ReleaseRules) -> str | None:
     """The comparison that promotes; None: not proven, or never to be.
 
-    Under `not_worse` both questions must cross at the level, so that a wrong promotion is as rare
-    as by one of them.
+    Every question must cross at the level - the primary metric's, under `not_worse` that of what
+    is to be won, and the co-primary's - so that a wrong promotion is as rare as by one of them.
     """
     if release.ungated is not None:
         return None
     line = _crossed("promote", evidence.primary.promote, release.alpha, evidence.primary)
-    if line is None or rules.goal == "better":
-        return line
+    if line is None:
+        return None
+    if rules.margin is not None:
+        line = f"a loss of {rules.margin:g} is ruled out: {line}"
+    for name, gained in ((rules.wins, "is won"), (rules.beside, "is not worse")):
+        if name is None:
+            continue
+        also = _proven(evidence, name, release.alpha)
+        if also is None:
+            return None
+        line = f"{line}; {name} {gained}: {also}"
+    return line
+
+
+def _proven(evidence: Evidence, name: str, level: float) -> str | None:
     for metric in evidence.guardrails:
-        if metric.name == rules.wins:
-            won = _crossed("promote", metric.promote, release.alpha, metric)
-            worse = f"a loss of {rules.margin:g} is ruled out: {line}"
-            return None if won is None else f"{worse}; {rules.wins} is won: {won}"
+        if metric.name == name:
+            return _crossed("promote", metric.promote, level, metric)
+    return None
+
+
+def _unproven(release: Release, evidence: Evidence, rules: ReleaseRules) -> str | None:
+    """What the primary metric's promotion still waits for: another question's answer."""
+    primary = evidence.primary
+    if release.ungated is not None or not _crossed(
+        "promote", primary.promote, release.alpha, primary
+    ):
+        return None
+    for metric in evidence.guardrails:
+        asked = metric.name in (rules.wins, rules.beside)
+        if asked and _proven(evidence, metric.name, release.alpha) is None:
+            return (
+                f"{primary.name} has won, but not yet {metric.name}: promote e-value "
+                f"{_number(metric.promote)} < {1 / release.alpha:.4g} on {_summary(metric)}"
+            )
     return None
 
 
@@ -221,7 +250,8 @@ def _ramp(release: Release, evidence: Evidence, rules: ReleaseRules, now: float)
         return Decision(Phase.INCONCLUSIVE, reason, release.stage)
     if _won(release, evidence, rules):
         return hold(f"won, but {_waits_for(release, evidence, rules, now)}")
-    return hold(f"undecided: {_summary(evidence.primary)}")
+    waits = _unproven(release, evidence, rules)
+    return hold(waits or f"undecided: {_summary(evidence.primary)}")
 
 
 def _adverse(evidence: Evidence, rules: ReleaseRules) -> str | None:

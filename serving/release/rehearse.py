@@ -1,75 +1,75 @@
-"""Whole releases, many at once, through the very `decide`: what the rules promise, tried out.
+"""Whole releases, many at once, through the very Accounts and `decide`: what the rules promise.
 
-Every metric has its own Score over all releases; at each look `decide` is asked for each release
-that still runs, and its step or end is taken. Only traffic and outcomes are made up.
+Only traffic, answers and people are made up. Time goes in looks of the controller; between two of
+them some units open, are assigned by the gateway's rule, and close at one age. The e-values keep
+their peak, so no crossing is missed by looking seldom.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from everlearn.task import ReleaseRules
 from gateway.routes import ArmRoute
-from serving.release.accounts import ABOVE, BELOW, questions
-from serving.release.analysis import Floats, Question, Score
-from serving.release.decide import Evidence, MetricEvidence, decide
+from serving.release.accounts import Account, accounts
+from serving.release.analysis import Floats
+from serving.release.decide import Evidence, decide, last_stage
 from serving.release.states import Phase, Release
 
-LOOK_UNITS = 20
-"""Between two decisions; the e-values keep their peak, so none is missed."""
+UNITS_A_LOOK = 20
+DAY_SECONDS = 86_400.0
 
 
 class Rates(NamedTuple):
-    """Success rates of both arms on one metric, the same all along."""
+    """Success rates of both arms on one metric."""
 
     champion: float
     candidate: float
 
 
+class People(NamedTuple):
+    """Who asks, and who says what he thought of the answer."""
+
+    answering: float = 1.0
+    """Share of the units that the primary metric hears of."""
+    satisfied: float = 1.0
+    """How many times as often the candidate's satisfied users answer, and the dissatisfied."""
+    dissatisfied: float = 1.0
+    users: int | None = None
+    """None: everybody comes once. Else so many, of whom anybody may come at any time."""
+    taste: float = 0.2
+    """How far the users' own rates lie around the mean, to both sides; of those who return."""
+    wave: float = 0.0
+    """By how much every rate goes up and down in a day."""
+
+
+class Pace(NamedTuple):
+    """How fast it goes."""
+
+    units_per_second: float = 1.0
+    """Requests of users, or users where everybody comes once."""
+    slower_seconds: float = 0.0
+    """How much later the candidate's units close than the champion's."""
+    epoch_seconds: float | None = None
+    """Users are drawn anew after so long, and count again."""
+
+
 class Ends(NamedTuple):
-    """How each release ended, and after how many units."""
+    """How each release ended."""
 
     phases: tuple[Phase, ...]
     units: Floats
+    """Units that the primary metric heard of; infinity where it never ended, as in `seconds`."""
+    seconds: Floats
+    exposed: Floats
+    """Units that the candidate answered."""
 
     def share(self, phase: Phase, within: float = np.inf) -> float:
         """Of the releases that ended so within as many units."""
         return float(np.mean([p is phase for p in self.phases] & (self.units <= within)))
-
-
-class _Metric:
-    """One metric of all releases."""
-
-    def __init__(self, name: str, rates: Rates, score: Score, runs: int) -> None:
-        self.name, self._rates, self._score = name, rates, score
-        self._units = np.zeros(runs)
-        self._candidates = np.zeros(runs)
-
-    def happen(self, dice: np.random.Generator, treated: Floats, pi: Floats) -> None:
-        """One unit in every release."""
-        rate = np.where(treated > 0, self._rates.candidate, self._rates.champion)
-        self._score.update(treated, pi, (dice.random(len(treated)) < rate).astype(float))
-        self._units += 1
-        self._candidates += treated
-
-    def evidence(self) -> list[MetricEvidence]:
-        """Of each release."""
-        now = self._score.log_e()[:, 0].tolist()
-        peaks = [[*row, 0.0, 0.0][:3] for row in self._score.peak.tolist()]
-        return [
-            MetricEvidence(
-                self.name,
-                units=int(self._units[run]),
-                candidates=int(self._candidates[run]),
-                harm=harm,
-                promote=promote,
-                futility=futility,
-                harm_now=now[run],
-            )
-            for run, (harm, promote, futility) in enumerate(peaks)
-        ]
 
 
 def rehearse(
@@ -78,63 +78,213 @@ def rehearse(
     *,
     alpha: float,
     runs: int,
-    most_units: int,
-    units_per_second: float = 1.0,
+    people: People | None = None,
+    pace: Pace | None = None,
+    most_units: float = np.inf,
     seed: int = 0,
 ) -> Ends:
     """So many releases of one truth; `rates` by metric, the primary and all others."""
-    dice = np.random.default_rng(seed)
-    metrics = _metrics(rules, rates, runs)
-    steps = np.array(rules.steps) / 100
-    releases = [_release(rules, alpha) for _ in range(runs)]
-    ended = np.full(runs, np.inf)
-    stages = np.zeros(runs, dtype=int)
-    for unit in range(1, most_units + 1):
-        pi = steps[stages]
-        treated = (dice.random(runs) < pi).astype(float)
-        for metric in metrics:
-            metric.happen(dice, treated, pi)
-        if unit % LOOK_UNITS == 0:
-            releases = _look(releases, metrics, rules, unit / units_per_second)
-            over = np.array([not each.active for each in releases])
-            stages = np.array([each.stage for each in releases])
-            ended[over & np.isinf(ended)] = unit
-            if over.all():
-                break
-    return Ends(tuple(each.phase for each in releases), ended)
+    stage = _Stage(rules, rates, people or People(), pace or Pace(), np.random.default_rng(seed))
+    return stage.play(alpha, runs, most_units)
 
 
-def _metrics(rules: ReleaseRules, rates: Mapping[str, Rates], runs: int) -> list[_Metric]:
-    found = []
-    for name in (rules.primary, *rules.metrics):
-        asked: Sequence[Question] = (BELOW, ABOVE) if name == rules.wins else (BELOW,)
-        if name == rules.primary:
-            asked = questions(rules)
-        found.append(_Metric(name, rates[name], Score(asked, runs), runs))
-    return found
+class _Units(NamedTuple):
+    """What opened between two looks, by release and place."""
+
+    opened: float
+    treated: Floats
+    propensity: Floats
+    """0: it carries no information."""
+    values: Mapping[str, tuple[Floats, npt.NDArray[np.bool_]]]
+    """By metric: values, and whether it heard of the unit."""
 
 
-def _look(
-    releases: Sequence[Release], metrics: Sequence[_Metric], rules: ReleaseRules, now: float
-) -> list[Release]:
-    evidence = [metric.evidence() for metric in metrics]
-    looked = []
-    for run, release in enumerate(releases):
-        if not release.active:
-            looked.append(release)
-            continue
-        primary, *others = (each[run] for each in evidence)
-        found = decide(release, Evidence(primary, tuple(others)), rules, now)
-        since = now if found.stage != release.stage else release.stage_since
-        looked.append(
-            msgspec.structs.replace(
-                release, phase=found.phase, stage=found.stage, stage_since=since
+class _Stage:
+    """The releases that still run, and what happens to them."""
+
+    def __init__(
+        self,
+        rules: ReleaseRules,
+        rates: Mapping[str, Rates],
+        people: People,
+        pace: Pace,
+        dice: np.random.Generator,
+    ) -> None:
+        self._rules, self._rates, self._people, self._pace = rules, rates, people, pace
+        self._dice = dice
+        self._look_seconds = UNITS_A_LOOK / pace.units_per_second
+        self._steps = np.array([step / 100 for step in rules.steps])
+
+    def play(self, alpha: float, runs: int, most_units: float) -> Ends:
+        """Until all have ended, or so many units have come."""
+        self._accounts = accounts(self._rules, runs)
+        self._releases = [_release(self._rules, alpha) for _ in range(runs)]
+        self._alive = np.arange(runs)
+        self._exposed = np.zeros(runs)
+        self._crowd = _Crowd(self._people.users, runs, self._dice)
+        ends = Ends((), *(np.full(runs, np.inf) for _ in range(3)))
+        phases = [Phase.RAMPING] * runs
+        waiting: list[_Units] = []
+        units, now = 0, 0.0
+        while len(self._alive) and units < most_units:
+            waiting.append(self._open(now))
+            now += self._look_seconds
+            units += UNITS_A_LOOK
+            waiting = self._close(waiting, now)
+            over = self._decide(now)
+            for place, heard in over.items():
+                run = self._alive[place]
+                phases[run] = self._releases[place].phase
+                ends.units[run], ends.seconds[run] = heard, now
+                ends.exposed[run] = self._exposed[place]
+            if over:
+                waiting = self._drop(over, waiting)
+        return ends._replace(phases=tuple(phases))
+
+    def _open(self, now: float) -> _Units:
+        """Units come, are assigned and answered."""
+        pace, runs = self._pace, len(self._alive)
+        stages = np.array([release.stage for release in self._releases])
+        if pace.epoch_seconds is not None:
+            self._crowd.turn(int(now // pace.epoch_seconds), self._dice)
+        found = self._crowd.come(self._steps[stages], stages, self._dice)
+        treated, propensity, taste = found
+        self._exposed += treated.sum(axis=1)
+        wave = self._people.wave * np.sin(2 * np.pi * now / DAY_SECONDS)
+        taste = taste * self._people.taste + wave
+        values = {}
+        for name in self._accounts:
+            rates = self._rates[name]
+            # Whoever is never wrong on a metric has no taste in it either.
+            own = taste if name == self._rules.primary else 0.0
+            rate = np.where(treated > 0, rates.candidate, rates.champion) + own
+            value = (self._dice.random((runs, UNITS_A_LOOK)) < rate).astype(float)
+            heard = propensity > 0
+            if name == self._rules.primary:
+                heard &= self._answers(treated, value)
+            values[name] = (value, heard)
+        return _Units(now, treated, np.maximum(propensity, 0.0), values)
+
+    def _answers(self, treated: Floats, value: Floats) -> npt.NDArray[np.bool_]:
+        """Who says something."""
+        people = self._people
+        times = np.where(value > 0, people.satisfied, people.dissatisfied)
+        share = people.answering * np.where(treated > 0, times, 1.0)
+        found: npt.NDArray[np.bool_] = self._dice.random(value.shape) < share
+        return found
+
+    def _close(self, waiting: list[_Units], now: float) -> list[_Units]:
+        """Count what is due, the first that opened first; what is still to come."""
+        later = self._pace.slower_seconds
+        left = []
+        for units in waiting:
+            age = now - units.opened
+            due = (units.treated == 0) | (age >= later)
+            for name, (value, heard) in units.values.items():
+                _count(self._accounts[name], units, value, heard & due)
+            for _, heard in units.values.values():
+                heard &= ~due
+            if age < later:
+                left.append(units)
+        return left
+
+    def _decide(self, now: float) -> dict[int, int]:
+        """Of those that ended: the place, and the units of the primary metric."""
+        evidence = [account.evidences() for account in self._accounts.values()]
+        over = {}
+        for place, release in enumerate(self._releases):
+            primary, *others = (each[place] for each in evidence)
+            found = decide(release, Evidence(primary, tuple(others)), self._rules, now)
+            since = now if found.stage != release.stage else release.stage_since
+            if (found.phase, found.stage) != (release.phase, release.stage):
+                self._releases[place] = msgspec.structs.replace(
+                    release, phase=found.phase, stage=found.stage, stage_since=since
+                )
+            if not self._releases[place].active:
+                over[place] = primary.units
+        return over
+
+    def _drop(self, over: Mapping[int, int], waiting: list[_Units]) -> list[_Units]:
+        left = np.array([p for p in range(len(self._alive)) if p not in over], dtype=np.intp)
+        self._releases = [self._releases[place] for place in left]
+        self._alive, self._exposed = self._alive[left], self._exposed[left]
+        self._crowd.keep(left)
+        for account in self._accounts.values():
+            account.keep(left)
+        return [
+            _Units(
+                each.opened,
+                each.treated[left],
+                each.propensity[left],
+                {name: (value[left], heard[left]) for name, (value, heard) in each.values.items()},
             )
-        )
-    return looked
+            for each in waiting
+        ]
+
+
+def _count(account: Account, units: _Units, value: Floats, heard: npt.NDArray[np.bool_]) -> None:
+    """Place by place, those that were heard of moved to the front in their order."""
+    most = int(heard.sum(axis=1).max(initial=0))
+    if most == 0:
+        return
+    order = np.argsort(~heard, axis=1, kind="stable")[:, :most]
+    columns = [np.take_along_axis(each, order, 1) for each in (units.treated, units.propensity)]
+    values, said = (np.take_along_axis(each, order, 1) for each in (value, heard))
+    for k in range(most):
+        pi = np.where(said[:, k], columns[1][:, k], 0.5)
+        account.add_each(columns[0][:, k], pi, values[:, k], 0, said[:, k])
+
+
+class _Crowd:
+    """Users of each release: where the hash puts them, and when they last counted."""
+
+    def __init__(self, users: int | None, runs: int, dice: np.random.Generator) -> None:
+        self._users, self._epoch = users, 0
+        count = users or 0
+        self._place = dice.random((runs, count))
+        self._taste = dice.uniform(-1, 1, (runs, count))
+        self._stage = np.full((runs, count), -1)
+        self._share = np.zeros((runs, count))
+
+    def turn(self, epoch: int, dice: np.random.Generator) -> None:
+        """A new salt: everybody is drawn anew and counts again."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._place = dice.random(self._place.shape)
+            self._stage[:] = -1
+            self._share[:] = 0.0
+
+    def come(
+        self, share: Floats, stage: npt.NDArray[np.intp], dice: np.random.Generator
+    ) -> tuple[Floats, Floats, Floats]:
+        """Of each unit: treated, propensity (0: on the candidate already; -1: counted before in
+        this stage), and taste."""
+        runs = len(share)
+        shape = (runs, UNITS_A_LOOK)
+        if self._users is None:
+            treated = (dice.random(shape) < share[:, None]).astype(float)
+            return treated, np.broadcast_to(share[:, None], shape).copy(), np.zeros(shape)
+        treated, propensity, taste = (np.zeros(shape) for _ in range(3))
+        rows = np.arange(runs)
+        for k, who in enumerate(dice.integers(self._users, size=shape).T):
+            place, former = self._place[rows, who], self._share[rows, who]
+            again = self._stage[rows, who] == stage
+            treated[:, k] = place < share
+            asked = (share - former) / (1 - former)
+            found = np.where((place < former) | (asked <= 0), 0.0, asked)
+            propensity[:, k] = np.where(again, -1.0, found)
+            taste[:, k] = self._taste[rows, who]
+            self._stage[rows, who], self._share[rows, who] = stage, share
+        return treated, propensity, taste
+
+    def keep(self, paths: npt.NDArray[np.intp]) -> None:
+        """Go on with these releases alone."""
+        self._place, self._taste = self._place[paths], self._taste[paths]
+        self._stage, self._share = self._stage[paths], self._share[paths]
 
 
 def _release(rules: ReleaseRules, alpha: float) -> Release:
+    assert last_stage(rules) >= 0
     return Release(
         release_id="rehearsal",
         candidate=ArmRoute(version="1", model="candidate"),
@@ -143,36 +293,3 @@ def _release(rules: ReleaseRules, alpha: float) -> Release:
         created_at=0.0,
         phase=Phase.RAMPING,
     )
-
-
-def main(runs: int) -> None:
-    """The table of docs/releases.md."""
-    base, margin = 0.9, 0.03
-    fixed = 2 * 2.4865**2 * 2 * base * (1 - base) / margin**2
-    for effect, guardrails in ((0.0, ()), (0.0, ("error_rate",)), (-2 * margin, ("error_rate",))):
-        rules = ReleaseRules(
-            goal="not_worse",
-            margin=margin,
-            wins="cost",
-            primary="right",
-            guardrails=guardrails,
-            max_seconds=1e9,
-        )
-        truth = {
-            "right": Rates(base, base + effect),
-            "cost": Rates(0.5, 0.95),
-            "error_rate": Rates(0.99, 0.99),
-        }
-        most = int(3 * fixed) + 1500
-        ends = rehearse(rules, truth, alpha=0.05, runs=runs, most_units=most, seed=1)
-        promoted = ends.share(Phase.PROMOTED)
-        within = ends.share(Phase.PROMOTED, 3 * fixed)
-        print(f"{effect:+.2f} {guardrails}: {promoted:.1%}, within 3 fixed sizes {within:.1%}")
-
-
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--runs", type=int, default=2000)
-    main(parser.parse_args().runs)

@@ -84,6 +84,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     ungated: str | None = None
     """Why it was released without a passed gate; it is never promoted."""
+    trust_raters: bool = False
+    """An operator asked for a release that rests on those alone who answer."""
     latency_reference_ms: float | None = None
     """What an answer must not exceed: from the champion's answers before the start."""
     cuts: tuple[float, float] | None = None

@@ -38,13 +38,24 @@ class Desk:
     def close(self) -> None:
         self._state.close()
 
-    def start(self, registry: Registry, version: str, ungated: str | None = None) -> Release:
+    def start(
+        self,
+        registry: Registry,
+        version: str,
+        ungated: str | None = None,
+        *,
+        trust_raters: bool = False,
+    ) -> Release:
         """Ask for a release; the controller loads, verifies and ramps. InputError if refused."""
-        name, rules = self._task.task, self._task.release
+        name, rules = self._task.task, self._task.release_rules
+        if trust_raters:
+            rules = rules.model_copy(update={"co_primary": None})
         if last_stage(rules) < 0:
             raise InputError(f"task {name}: release.steps needs a step below 100 to compare at")
         found = registry.get(name, version)
         _refuse_ungated(found, ungated)
+        if self._task.believes_raters and not trust_raters and ungated is None:
+            raise InputError(_only_raters(self._task))
         kept = self.book.read(name)
         traffic = Traffic(champion=champion(registry, self._task)) if kept is None else kept[0]
         if traffic.champion.version == version:
@@ -59,6 +70,7 @@ class Desk:
             created_at=now,
             reason=_why(registry, found, ungated),
             ungated=ungated,
+            trust_raters=trust_raters,
         )
         self.book.write(name, begin(traffic, release), kept[1] if kept else 0)
         return release
@@ -156,6 +168,17 @@ def _refuse_ungated(version: ModelVersion, ungated: str | None) -> None:
         )
     if ungated is not None and not ungated.strip():
         raise InputError("--ungated wants a reason: it is kept in the record")
+
+
+def _only_raters(task: Task) -> str:
+    return (
+        f"task {task.task}: only those who answer decide by {task.release.primary}, and no grader "
+        "sees every answer: where the satisfied users of the new version answer 1.2 times as "
+        "often, a version that is no better is promoted in 4 of 10 releases. Declare a grader that "
+        "needs no person (a string_check, json_schema, execution or python grader) or name a judge "
+        "as release.co_primary - or say --trust-raters if your users answer alike whoever served "
+        "them"
+    )
 
 
 def _why(registry: Registry, version: ModelVersion, ungated: str | None) -> str:

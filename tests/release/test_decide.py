@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.task import ReleaseRules
-from serving.release.accounts import Account, questions
+from serving.release.accounts import Account, others, questions
 from serving.release.analysis import Observation, Question
 from serving.release.decide import Evidence, MetricEvidence, decide, harm_levels, last_stage
 from serving.release.states import ENDED, Phase, Release
@@ -182,6 +182,47 @@ def test_not_worse_is_promoted_only_when_what_it_wins_is_proven_too() -> None:
     stopped = ask(60, make_metric(futility=math.log(12)), errors, cheap, rules=NOT_WORSE)
     assert stopped[0] is Phase.STOPPED
     assert stopped[2].endswith("a loss of less than 0.015, half the margin, is ruled out")
+
+
+WITH_CO = make_rules(
+    min_dwell_seconds=60, max_seconds=1000, co_primary="good", guardrails=("error_rate",)
+)  # fmt: skip
+
+
+def test_raters_promote_only_with_a_metric_of_every_answer_beside_them() -> None:
+    assert WITH_CO.metrics == ("error_rate", "good")
+    thumbs, errors = make_metric(promote=math.log(21)), make_metric("error_rate")
+    for proven, expected in ((19, Phase.RAMPING), (21, Phase.PROMOTED)):
+        good = make_metric("good", promote=math.log(proven))
+        phase, _, reason = ask(60, thumbs, errors, good, rules=WITH_CO, stage=2)
+        assert phase is expected
+        if expected is Phase.RAMPING:
+            assert reason.startswith("thumbs has won, but not yet good: promote e-value 19 < 20")
+    assert "; good is not worse: promote e-value 21 >= 20 on good" in reason
+    unproven = make_metric("good", promote=0.0)
+    phase, _, reason = ask(1000, thumbs, errors, unproven, rules=WITH_CO)
+    assert phase is Phase.INCONCLUSIVE
+    assert "; thumbs has won, but not yet good" in reason
+    assert ask(60, thumbs, errors, rules=WITH_CO)[0] is Phase.RAMPING
+    assert ask(60, make_metric(), errors, make_metric("good", promote=9), rules=WITH_CO)[0] is (
+        Phase.RAMPING
+    )
+
+
+def test_what_answering_alone_could_fake_is_asked_for_on_top() -> None:
+    """1.25 times the odds is 5.6 points at most: at an even rate, less everywhere else."""
+    harm, promote, futility = questions(WITH_CO)
+    assert (harm, promote.sign, futility.sign) == (Question(0, -1), 1, -1)
+    assert promote.h0 == futility.h0 == pytest.approx(0.0557, abs=1e-4)
+    for base in (0.1, 0.472, 0.6, 0.95):
+        odds = 1.25 * base / (1 - base)
+        assert odds / (1 + odds) - base <= promote.h0 + 1e-12
+    assert others(WITH_CO, "good") == (Question(0, -1), Question(-0.05, 1))
+    alike = make_rules(co_primary="good", response_bias=1)
+    assert questions(alike) == questions(RULES)
+    as_good = make_rules(co_primary="good", goal="not_worse", margin=0.03, wins="cost")
+    assert questions(as_good) == questions(NOT_WORSE)
+    assert others(as_good, "good") == (Question(0, -1), Question(-0.03, 1))
 
 
 def test_the_goal_moves_the_questions_by_the_margin() -> None:

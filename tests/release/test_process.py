@@ -147,7 +147,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, mlflow_address: str) -> Iter
 
 def test_a_version_is_loaded_verified_ramped_and_rolled_back_through_a_kill(place: Place) -> None:
     version = place.version(seed=1)
-    started = place.everlearn("release", "start", place.task, version.version)
+    words = ("release", "start", place.task, version.version)
+    refused = place.everlearn(*words)
+    assert refused.returncode == 2
+    assert "no grader sees every answer" in refused.stderr
+    assert "--trust-raters" in refused.stderr
+    started = place.everlearn(*words, "--trust-raters")
     assert started.returncode == 0, started.stderr
     assert "gate passed: gain 0.4 > 0" in started.stdout
     assert "if the gain is" in started.stdout
@@ -203,7 +208,9 @@ def test_a_version_is_loaded_verified_ramped_and_rolled_back_through_a_kill(plac
 
 def test_a_version_that_does_not_verify_never_gets_traffic(place: Place) -> None:
     version = place.version(seed=2, probes_of=3)
-    begun = place.everlearn("release", "start", place.task, version.version, "--json")
+    begun = place.everlearn(
+        "release", "start", place.task, version.version, "--trust-raters", "--json"
+    )
     assert begun.returncode == 0, begun.stderr
     assert json.loads(begun.stdout)["version"] == version.version
     before = place.route

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from serving.release.rehearse import Ends, Rates, rehearse
+from everlearn.task import ReleaseRules
+from serving.release.rehearse import Ends, People, Rates, rehearse
 from serving.release.states import Phase
 from tests.release.world import make_rules
 
@@ -53,6 +54,35 @@ def test_a_version_30_points_worse_ends_as_harm_and_an_identical_one_seldom() ->
     assert worse.share(Phase.ROLLED_BACK) >= 0.6
     assert same.share(Phase.ROLLED_BACK) <= 0.15
     assert same.share(Phase.PROMOTED) <= 0.10
+
+
+BIASED = [
+    People(answering=0.5, satisfied=1.2),
+    People(answering=0.5, satisfied=1.1, dissatisfied=0.9),
+    People(answering=0.5, satisfied=0.8),
+]
+
+
+def of_raters(rules: ReleaseRules, people: People, runs: int = 500, effect: float = 0.0) -> Ends:
+    """Six in ten are satisfied; the grader of every answer says the same of both."""
+    truth = {"thumbs": Rates(0.6, 0.6 + effect), "good": Rates(0.97, 0.97)}
+    return rehearse(rules, truth, alpha=0.05, runs=runs, people=people, most_units=3000, seed=3)
+
+
+@pytest.mark.parametrize("people", BIASED)
+def test_a_version_whose_satisfied_users_only_answer_oftener_is_not_promoted(
+    people: People,
+) -> None:
+    rules = make_rules(co_primary="good", guardrails=(), max_seconds=1e9)
+    assert of_raters(rules, people).share(Phase.PROMOTED) <= 0.05
+
+
+def test_without_the_allowance_it_would_be_promoted_and_a_real_gain_is_with_it() -> None:
+    naive = make_rules(co_primary="good", response_bias=1, guardrails=(), max_seconds=1e9)
+    assert of_raters(naive, BIASED[0], runs=100).share(Phase.PROMOTED) >= 0.15
+    rules = make_rules(co_primary="good", guardrails=(), max_seconds=1e9)
+    found = of_raters(rules, People(answering=0.5), runs=100, effect=0.2)
+    assert found.share(Phase.PROMOTED) >= 0.9
 
 
 def test_a_rehearsal_can_be_done_again() -> None:

@@ -77,7 +77,7 @@ class World:
     def ramp(self, **overrides: Any) -> None:
         """Put a release at its first step, as the controller does once it is loaded."""
         now = self.clock.now()
-        rules = self.task.release
+        rules = self.task.release_rules
         release = make_release(rules, phase=Phase.LOADING, created_at=now, **overrides)
         begun = begin(Traffic(champion=BASE), release)
         traffic = change(begun, Phase.RAMPING, "loaded", now)
