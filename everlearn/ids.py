@@ -20,7 +20,9 @@ def new_id(prefix: str) -> str:
         letters = _random.pop()
     except IndexError:
         letters = _refill()
-    return f"{prefix}_{_time()}{letters}"
+    milliseconds = int(time.time() * 1000)
+    start = _now[0] if milliseconds == _now[1] else _time(milliseconds)
+    return f"{prefix}_{start}{letters}"
 
 
 def _refill() -> str:
@@ -30,12 +32,10 @@ def _refill() -> str:
     return letters[:_RANDOM_LETTERS]
 
 
-def _time() -> str:
+def _time(milliseconds: int) -> str:
     global _now
-    milliseconds = int(time.time() * 1000)
-    if milliseconds != _now[1]:
-        digits = (milliseconds >> shift & 31 for shift in range(40, -1, -5))
-        _now = bytes(_ALPHABET[digit] for digit in digits).decode(), milliseconds
+    digits = (milliseconds >> shift & 31 for shift in range(40, -1, -5))
+    _now = bytes(_ALPHABET[digit] for digit in digits).decode(), milliseconds
     return _now[0]
 
 

@@ -5,16 +5,16 @@ and `drop_fields` of an upstream say what it calls otherwise or does not take. W
 beyond the client's wish is taken out of the answer again: the client gets byte for byte what it
 would have got, and what is captured keeps all of it.
 
-Nothing is parsed unless something is configured: a field is put behind the first brace of the
-body, and found in the answer by its bytes. In JSON a quote within a text is escaped, so that what
-looks like a name with its quotes is one.
+What is asked for is worked out once per endpoint. Nothing is parsed unless something is
+configured: a field is put behind the first brace of the body, and found in the answer by its bytes.
+In JSON a quote within a text is escaped, so that what looks like a name with its quotes is one.
 """
 
 import re
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from everlearn.config import Upstream
 
@@ -28,8 +28,6 @@ ADDED: dict[str, dict[str, dict[str, bytes]]] = {
     "openai": {},
 }
 """By kind of upstream, what is captured, and endpoint: the member that asks for it."""
-_ITS_OWN = (b'return_token_ids"', b'logprobs"')
-"""A client that writes one of these decides itself."""
 _USAGE = b'"stream_options":{"include_usage":true},'
 
 _IDS = re.compile(rb'(?<!\\)("(?:prompt_)?token_ids":\s*)\[[\d,\s]*\]')
@@ -78,7 +76,7 @@ class Undo(NamedTuple):
 
     def events(self, data: bytes) -> bytes:
         """Whole events of a stream."""
-        if self.empty and data.find(b'"delta"') >= 0:
+        if self.empty and data.find(b"{}") >= 0:
             data = _EMPTY_EVENT.sub(b"", data)
         data = self._without_details(data)
         if self.usage and data.find(b'"usage"') >= 0:
@@ -114,9 +112,20 @@ class Undo(NamedTuple):
         return data
 
 
-@cache
-def _undo(ids: bool, logprobs: bool, usage: bool, empty: bool) -> Undo | None:
-    return Undo(ids, logprobs, usage, empty) if ids or logprobs or usage else None
+_NO_ASK: tuple[bytes, Undo | None] = b"{", None
+
+
+class Wishes(Protocol):
+    """What a client's body says of its answer; `msgspec.UNSET` where it says nothing."""
+
+    @property
+    def stream(self) -> bool | None: ...
+    @property
+    def return_token_ids(self) -> Any: ...
+    @property
+    def logprobs(self) -> Any: ...
+    @property
+    def top_logprobs(self) -> Any: ...
 
 
 class Dialect:
@@ -128,28 +137,39 @@ class Dialect:
         self._ids = table.get("token_ids", {}) if settings.token_ids else {}
         self._logprobs = table.get("logprobs", {}) if logprobs else {}
         self._renamed, self._dropped = settings.rename_fields, frozenset(settings.drop_fields)
+        self._translates = bool(self._renamed or self._dropped)
+        self._asks = {
+            (endpoint, ids, logprobs): self._ask(endpoint, ids=ids, logprobs=logprobs)
+            for endpoint in {*self._ids, *self._logprobs}
+            for ids in (True, False)
+            for logprobs in (True, False)
+        }
+        """By endpoint and what of both the client leaves to us: how the body begins, and what to do
+        to its answer."""
 
     def request(
-        self, raw: bytes, endpoint: str, *, stream: bool, counted: bool
+        self, raw: bytes, body: Wishes, endpoint: str, *, counted: bool
     ) -> tuple[bytes, Undo | None]:
-        """The body to send, and what to do to its answer. `counted`: somebody has to know how many
-        tokens it used."""
-        ids = logprobs = b""
-        its_own = [raw.find(name) >= 0 for name in _ITS_OWN]
-        if not its_own[0]:
-            ids = self._ids.get(endpoint, b"")
-        if not its_own[1]:
-            logprobs = self._logprobs.get(endpoint, b"")
-        added, usage = ids + logprobs, False
-        # Token ids can be counted, so that no usage need be asked for beside them.
-        if counted and stream and not ids and endpoint in (CHAT, TEXT):
-            raw, usage = _with_usage(raw)
-        if added:
-            at = raw.index(b"{") + 1
-            raw = b"%b%b%b" % (raw[:at], added, raw[at:])
-        if self._renamed or self._dropped:
+        """The body to send for `raw`, which says `body`, and what to do to its answer. `counted`:
+        somebody has to know how many tokens it used."""
+        # A client that writes one of these decides itself.
+        ids = body.return_token_ids is UNSET
+        logprobs = body.logprobs is UNSET and body.top_logprobs is UNSET
+        opening, undo = self._asks.get((endpoint, ids, logprobs), _NO_ASK)
+        if counted and body.stream and endpoint in (CHAT, TEXT):
+            raw, undo = _with_usage(raw, undo)
+        if undo is not None:
+            raw = raw.replace(b"{", opening, 1)
+        if self._translates:
             raw = self._translated(raw)
-        return raw, _undo(bool(ids), bool(logprobs), usage, bool(added) and not any(its_own))
+        return raw, undo
+
+    def _ask(self, endpoint: str, *, ids: bool, logprobs: bool) -> tuple[bytes, Undo | None]:
+        more = self._ids.get(endpoint, b"") if ids else b""
+        those = self._logprobs.get(endpoint, b"") if logprobs else b""
+        if not more and not those:
+            return _NO_ASK
+        return b"{" + more + those, Undo(bool(more), bool(those), False, ids and logprobs)
 
     def _translated(self, raw: bytes) -> bytes:
         sent = _members(raw)
@@ -173,19 +193,21 @@ def tokens_of(response: bytes, request: bytes) -> int:
     return -(-said // BYTES_PER_TOKEN) + -(-asked // BYTES_PER_TOKEN)
 
 
-def _with_usage(raw: bytes) -> tuple[bytes, bool]:
-    """The body asking for usage, and whether it did not before."""
+def _with_usage(raw: bytes, undo: Undo | None) -> tuple[bytes, Undo | None]:
+    """The body asking for usage as well, where it does not and no token ids can be counted."""
+    if undo is not None and undo.ids:
+        return raw, undo
+    asking = (undo or Undo(False, False, False))._replace(usage=True)
     if raw.find(b'"stream_options"') < 0:
-        at = raw.index(b"{") + 1
-        return raw[:at] + _USAGE + raw[at:], True
+        return raw.replace(b"{", b"{" + _USAGE, 1), asking
     members: dict[str, bytes] = {name: bytes(value) for name, value in _members(raw).items()}
     options: Any = msgspec.json.decode(members.get("stream_options", b"null"))
     if options is None:
         options = {}
     if not isinstance(options, dict) or options.get("include_usage") is True:
-        return raw, False
+        return raw, undo
     members["stream_options"] = msgspec.json.encode({**options, "include_usage": True})
-    return _object(members), True
+    return _object(members), asking
 
 
 def _object(members: dict[str, bytes]) -> bytes:

@@ -9,7 +9,6 @@ turn of the event loop in which it came, and so do its answer and every chunk of
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from functools import partial
 
@@ -18,9 +17,9 @@ from everlearn.ids import new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
-from gateway.authority import names_units
+from gateway.caller import Caller, request_id
 from gateway.dialect import Undo, tokens_of
-from gateway.http.body import names_one_model, read_body, with_model
+from gateway.http.body import Body, names_one_model, read_body, with_model
 from gateway.http.channel import Answer, Channel, UpstreamFailure
 from gateway.http.client import Client, Work
 from gateway.http.heads import Request
@@ -34,11 +33,7 @@ from gateway.targets import Target, Targets
 from gateway.upstream import Asked, Upstream, suffix_of
 
 ENDPOINTS = {f"/v1/{name}".encode(): name for name in OPERATIONS}
-MAX_ID_BYTES = 256
-"""Of a request, unit or conversation id."""
-_UNIT = b"x-everlearn-unit"
-_CONVERSATION = b"x-everlearn-conversation"
-_REQUEST_ID = b"x-request-id"
+_NO_BODY = Body("")
 
 
 class Hot:
@@ -62,8 +57,8 @@ class Exchange:
     """One request on its way."""
 
     __slots__ = (
-        "_begun", "_client", "_draft", "_entered", "_holder", "_hot", "_lines", "_parts",
-        "_prefix", "_recorded", "_request", "_targets", "_tokens", "_undo",
+        "_begun", "_body", "_client", "_draft", "_entered", "_holder", "_hot", "_lines", "_parts",
+        "_recorded", "_request", "_targets", "_tokens", "_undo",
     )  # fmt: skip
 
     def __init__(self, hot: Hot, request: Request, client: Client, endpoint: str) -> None:
@@ -77,9 +72,7 @@ class Exchange:
             http_status=0,
             latency_ms=0.0,
         )
-        known = request.head.known
-        if _REQUEST_ID in known:
-            self._draft.request_id = bounded(known[_REQUEST_ID].decode("utf-8", "replace"))
+        self._draft.request_id = request_id(request.head)
         self._holder: Holder | None = None
         self._entered = False
         self._targets: list[Target] = []
@@ -87,8 +80,7 @@ class Exchange:
         self._lines = b""
         """Header lines that tell the client who answered."""
         self._recorded = False
-        self._prefix = ""
-        """Of the names that a key which may not speak for users gives its units."""
+        self._body = _NO_BODY
         self._undo: Undo | None = None
         """What the client did not ask for, and must not see in its answer."""
         self._tokens = 0
@@ -316,8 +308,9 @@ class Exchange:
     def _plan(self) -> list[Target]:
         """Who is asked, in order; Refusal if nobody is."""
         parts, draft, request = self._parts, self._draft, self._request
-        holder = self._admit()
-        body = read_body(request.body)
+        caller = self._admit()
+        holder = caller.holder
+        body = self._body = read_body(request.body)
         if holder is not None and holder.key.tasks and not names_one_model(request.body):
             message = "This key is limited to tasks: name `model` once, and in these letters."
             raise Refusal(400, message, "ambiguous_model", param="model")
@@ -326,7 +319,7 @@ class Exchange:
             draft.stream = True
         if body.store is False:
             draft.trainable = False
-        unit = self._identify(body.safety_identifier, body.user)
+        unit = caller.identify(draft, body.safety_identifier, body.user)
         route = parts.table.routes.get(model)
         arm: Arm | None = None
         if route is not None:
@@ -340,36 +333,12 @@ class Exchange:
             self._cast_shadow(route, targets[0])
         return targets
 
-    def _admit(self) -> Holder | None:
-        """Whose key it is."""
-        holder = self._parts.keyring.holder(self._request.head.known)
-        if holder is not None:
-            key = holder.key
-            self._draft.key_id = key.id
-            if not names_units(key):
-                if _UNIT in self._request.head.known:
-                    message = (
-                        f"The key {key.id!r} may not speak for users: leave x-everlearn-unit out, "
-                        "or have a key made with `--may-speak-for users`."
-                    )
-                    raise Refusal(403, message, "not_allowed")
-                self._prefix = key.id + "/"
-        return holder
-
-    def _identify(self, safety_identifier: object, user: object) -> str:
-        """Note the conversation and the unit; the unit."""
-        draft, known = self._draft, self._request.head.known
-        if _CONVERSATION in known:
-            draft.conversation_id = bounded(known[_CONVERSATION].decode("utf-8", "replace"))
-        unit = (
-            (bounded(known[_UNIT].decode("utf-8", "replace")) if _UNIT in known else None)
-            or _string(safety_identifier)
-            or _string(user)
-            or draft.conversation_id
-            or draft.request_id
-        )
-        unit = draft.unit = draft.completion_id if unit is None else self._prefix + unit
-        return unit
+    def _admit(self) -> Caller:
+        """Who asks; Refusal for whom he may not be."""
+        caller = Caller.of(self._request.head, self._parts.keyring)
+        self._draft.key_id = caller.key_id
+        caller.check()
+        return caller
 
     def _cast_shadow(self, route: TaskRoute, first: Target) -> None:
         draft, hot = self._draft, self._hot
@@ -390,9 +359,7 @@ class Exchange:
         code, response = 200, b""
         try:
             body = with_model(self._request.body, draft.model_served or "", draft.model_requested)
-            body, _ = upstream.dialect.request(
-                body, draft.endpoint, stream=draft.stream, counted=False
-            )
+            body, _ = upstream.dialect.request(body, self._body, draft.endpoint, counted=False)
             lines = upstream.request_lines(head.headers, own_key=own_key)
             asked = Asked(suffix_of(head), lines, body, stream=draft.stream)
             answer = await upstream.send(asked)
@@ -413,7 +380,7 @@ class Exchange:
         if target.model is not None:
             body = with_model(body, target.model, draft.model_requested)
         body, self._undo = target.upstream.dialect.request(
-            body, draft.endpoint, stream=draft.stream, counted=self._counted
+            body, self._body, draft.endpoint, counted=self._counted
         )
         return body
 
@@ -475,21 +442,6 @@ class Exchange:
         if draft.task is not None:
             lines += f"x-everlearn-task: {draft.task}\r\n"
         return lines.encode() + self._lines
-
-
-def _string(value: object) -> str | None:
-    return bounded(value) if isinstance(value, str) and value else None
-
-
-def bounded(identifier: str) -> str:
-    """An identifier as it is kept; of one that is too long the hash stands for it, so that it still
-    joins what belongs together."""
-    if len(identifier) <= MAX_ID_BYTES // 4:
-        return identifier
-    raw = identifier.encode("utf-8", "replace")
-    if len(raw) <= MAX_ID_BYTES:
-        return identifier
-    return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
 def _status(failure: UpstreamFailure) -> Status:

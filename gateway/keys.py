@@ -137,6 +137,8 @@ class Keyring:
         self._ever = False
         """A key exists or once existed."""
         self._holders: dict[str, Holder] = {}
+        self.generation = 0
+        """Another one whenever anybody might be let in, or kept out, who was not before."""
         self.error: str | None = None
         """Why the keys in force may not be those of the store."""
         self._take(())
@@ -193,6 +195,7 @@ class Keyring:
     def _take(self, stored: Sequence[Key], ever: bool = False) -> None:
         # Once seen it is remembered, so that a store that was wiped opens no door either.
         self._ever = self._ever or ever or bool(self._configured)
+        self.generation += 1
         known = self._holders
         keys = {key.sha256: key for key in (*stored, *self._configured)}
         self._holders = {

@@ -71,6 +71,11 @@ GAUGES = {
 
 _KINDS = {b"prompt": "input", b"input": "input", b"completion": "output", b"output": "output"}
 _USAGE = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,9})')
+_USUAL = re.compile(
+    rb'"usage":\s*\{\s*"prompt_tokens":\s*(\d{1,9}),\s*'
+    rb'(?:"total_tokens":\s*\d{1,9},\s*)?"completion_tokens":\s*(\d{1,9})'
+)
+"""As OpenAI and vLLM write it: a third of the cost."""
 
 Key = tuple[str, ...]
 """Metric name, then label values."""
@@ -93,6 +98,8 @@ class Metrics:
         self._own = Snapshot({}, {}, {})
         self._known: dict[tuple[str | int | None, ...], tuple[Key, list[float]]] = {}
         """Counter and durations of the requests seen so far, by what they have in common."""
+        self._tokens: dict[tuple[str | None, str | None], tuple[list[float], list[float]]] = {}
+        """Tokens asked and answered, by task and arm."""
         self._folder = folder
         self._file = folder / f"{worker}.metrics" if folder is not None else None
 
@@ -122,14 +129,26 @@ class Metrics:
         at = response.rfind(b'"usage"')
         if at < 0:
             return 0
+        usual = _USUAL.match(response, at)
+        if usual is None:
+            return self._unusual(response, at, task, arm)
+        asked, answered = float(usual[1]), float(usual[2])
+        cells = self._tokens.get((task, arm))
+        if cells is None:
+            cells = self._tokens[task, arm] = (
+                self._cells(TOKENS, TOKEN_USAGE, "input", task, arm),
+                self._cells(TOKENS, TOKEN_USAGE, "output", task, arm),
+            )
+        _add(cells[0], TOKENS, asked)
+        _add(cells[1], TOKENS, answered)
+        return int(asked + answered)
+
+    def _unusual(self, response: bytes, at: int, task: str | None, arm: str | None) -> int:
         # The last of each name: the streams of some upstreams carry a running count.
         last = {_KINDS[name]: value for name, value in _USAGE.findall(response, at, at + 1024)}
-        total = 0
         for kind, digits in last.items():
-            tokens = int(digits)
-            _add(self._cells(TOKENS, TOKEN_USAGE, kind, task, arm), TOKENS, tokens)
-            total += tokens
-        return total
+            _add(self._cells(TOKENS, TOKEN_USAGE, kind, task, arm), TOKENS, int(digits))
+        return sum(map(int, last.values()))
 
     def _cells(
         self, bounds: tuple[float, ...], name: str, kind: str, task: str | None, arm: str | None

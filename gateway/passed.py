@@ -123,12 +123,13 @@ class Passing(Exchange):
 
     def _plan(self) -> list[Target]:
         parts, draft, request = self._parts, self._draft, self._request
-        holder = self._admit()
+        caller = self._admit()
+        holder = caller.holder
         if holder is not None and holder.key.tasks:
             path = request.path.decode("latin-1")
             message = f"This key is limited to tasks; it may not use {path}."
             raise Refusal(403, message, "route_not_allowed")
-        self._identify(None, None)
+        caller.identify(draft, None, None)
         model = self._named()
         route = parts.table.routes.get(model) if model is not None else None
         if route is not None and model is not None:

@@ -150,8 +150,9 @@ class Upstream:
 
         `done` gets what became of it; then `settle` must be called with the channel's `replica`.
         """
-        index = choose(self._breakers, (), self._now())
-        replica = self.replicas[index]
+        replica = self.replicas[0]
+        if len(self.replicas) > 1:
+            replica = self.replicas[choose(self._breakers, (), self._now())]
         channel = replica.kept()
         if channel is None:
             return None
@@ -162,8 +163,9 @@ class Upstream:
             head.kept[replica, own_key] = start
         self._budget.earn()
         replica.breaker.enter()
-        payload = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
-        channel.send(payload, *(self._stream_seconds if stream else self._whole_seconds), done)
+        payload = b"".join((start, b"content-length: %d\r\n\r\n" % len(body), body))
+        first, gap = self._stream_seconds if stream else self._whole_seconds
+        channel.send(payload, first, gap, done)
         return channel
 
     def settle(self, replica: int, outcome: Answer | UpstreamFailure) -> None:

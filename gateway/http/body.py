@@ -30,6 +30,9 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     user: Any = None
     safety_identifier: Any = None
     store: Any = None
+    return_token_ids: Any = msgspec.UNSET
+    logprobs: Any = msgspec.UNSET
+    top_logprobs: Any = msgspec.UNSET
 
 
 _decode = msgspec.json.Decoder(Body).decode
@@ -56,21 +59,25 @@ def with_model(raw: bytes, model: str, was: str | None = None) -> bytes:
     `was`: the value that stands there, which saves looking for its end.
     """
     match = None
-    if raw.count(_KEY) == 1 and raw.find(_ESCAPED) < 0:
+    parts = raw.split(_KEY, 2)
+    # The first look is for one byte, a tenth of the cost of the second.
+    if len(parts) == 2 and (raw.find(b"\\") < 0 or raw.find(_ESCAPED) < 0):
+        before, after = parts
         if was is not None:
-            for old, new in _members(was, model):
-                if raw.find(old) >= 0:
-                    return raw.replace(old, new)
-        match = _VALUE.match(raw, raw.index(_KEY) + len(_KEY))
+            for old, new in _values(was, model):
+                if after.startswith(old):
+                    return b"".join((before, new, after[len(old) :]))
+        match = _VALUE.match(raw, len(before) + len(_KEY))
     start, end = match.span(1) if match is not None else _model_span(raw)
     return b"".join((raw[:start], msgspec.json.encode(model), raw[end:]))
 
 
 @lru_cache(maxsize=1024)
-def _members(was: str, model: str) -> list[tuple[bytes, bytes]]:
-    """The member as JSON writers write it, without and with a space; what replaces it."""
+def _values(was: str, model: str) -> list[tuple[bytes, bytes]]:
+    """What follows the name as JSON writers write it, without and with a space; the member that
+    replaces both."""
     old, new = msgspec.json.encode(was), msgspec.json.encode(model)
-    return [(_KEY + colon + old, _KEY + colon + new) for colon in (b":", b": ")]
+    return [(colon + old, _KEY + colon + new) for colon in (b":", b": ")]
 
 
 def names_one_model(raw: bytes) -> bool:

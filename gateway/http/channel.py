@@ -235,7 +235,7 @@ class Channel(asyncio.Protocol):
         done, self._done = self._done, None
         self._settle()
         if done is not None:
-            done(Answer(found[0], data[found[1] :]))
+            done(Answer(found[0], found[1]))
         return True
 
     def _parse(self, data: bytes) -> None:

@@ -150,9 +150,9 @@ class Client(asyncio.Protocol):
         plain = self._in_head and self._request is None and self._head_bytes == 0
         if plain and self._current is None:
             found = self._heads.find(data)
-            if found is not None and len(data) - found[1] <= self._body_limit:
+            if found is not None and len(found[1]) <= self._body_limit:
                 request = Request(found[0])
-                request.body = data[found[1] :]
+                request.body = found[1]
                 request.refusal = self._server.early(request)
                 self._begin(request)
                 return
@@ -275,14 +275,14 @@ class Client(asyncio.Protocol):
         close = b"" if self._stays(request) else b"connection: close\r\n"
         if request.head.http10 and not close:
             close = b"connection: keep-alive\r\n"
-        more = request.head.lines + close
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), lines, more, len(body))
-        if request.method == b"HEAD":
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        parts = (status_line(status), lines, request.head.lines, close, length)
+        if request.head.method == b"HEAD":
             body = b""
         if len(body) < 65_536:
-            self._transport.write(head + body)
+            self._transport.write(b"".join((*parts, body)))
         else:
-            self._transport.writelines((head, body))
+            self._transport.writelines((*parts, body))
 
     def start(self, status: int, lines: bytes) -> None:
         """The head of a streamed answer, sent with its first piece or by `flush`."""

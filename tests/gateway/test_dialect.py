@@ -8,6 +8,7 @@ import pytest
 
 from everlearn.config import Upstream
 from gateway.dialect import Dialect, Undo, tokens_of
+from gateway.http.body import read_body
 from tests.gateway.backend import STREAM_HEAD, Call, answer, backend, chunk
 from tests.gateway.door import Door, door
 
@@ -16,9 +17,16 @@ VLLM = Dialect(Upstream(base_url="http://x/v1", kind="vllm"), logprobs=True)
 TRICKY = 'he said "token_ids":[1,2] and \\"logprobs\\":{"a": {}} \n ]} "usage":null'
 
 
+def ask(
+    dialect: Dialect, raw: bytes, endpoint: str = CHAT, *, counted: bool = False
+) -> tuple[bytes, Undo | None]:
+    """What is sent for a client's body, and what is done to its answer."""
+    return dialect.request(raw, read_body(raw), endpoint, counted=counted)
+
+
 def undo_of(dialect: Dialect, **fields: Any) -> Undo:
     raw = json.dumps({"model": "m", "messages": [], **fields}).encode()
-    undo = dialect.request(raw, CHAT, stream=False, counted=False)[1]
+    undo = ask(dialect, raw)[1]
     assert undo is not None
     return undo
 
@@ -122,23 +130,25 @@ async def test_a_stream_is_what_it_would_have_been_however_it_is_cut(
     [
         ({"return_token_ids": True, "logprobs": True}, True),
         ({"return_token_ids": False, "top_logprobs": 3}, True),
+        ({"return_token_ids": None, "logprobs": None}, True),
+        ({"metadata": {"return_token_ids": 1, "logprobs": 1}}, False),
         ({}, False),
     ],
 )
 def test_a_client_that_decides_itself_is_left_alone(sent: dict[str, Any], kept: bool) -> None:
-    raw = json.dumps({"model": "m", **sent}).encode()
-    body, undo = VLLM.request(raw, CHAT, stream=True, counted=False)
+    raw = json.dumps({"model": "m", "stream": True, **sent}).encode()
+    body, undo = ask(VLLM, raw)
     assert ((body, undo) == (raw, None)) is kept
 
 
 @pytest.mark.parametrize("endpoint", ["embeddings", "responses"])
 def test_other_routes_and_other_kinds_are_left_alone(endpoint: str) -> None:
     raw = b'{"model": "m"}'
-    assert VLLM.request(raw, endpoint, stream=False, counted=True) == (raw, None)
+    assert ask(VLLM, raw, endpoint, counted=True) == (raw, None)
     other = Dialect(Upstream(base_url="http://x/v1"), logprobs=True)
-    assert other.request(raw, CHAT, stream=False, counted=True) == (raw, None)
+    assert ask(other, raw, counted=True) == (raw, None)
     off = Dialect(Upstream(base_url="http://x/v1", kind="vllm", token_ids=False))
-    assert off.request(raw, CHAT, stream=True, counted=False) == (raw, None)
+    assert ask(off, b'{"model": "m", "stream": true}') == (b'{"model": "m", "stream": true}', None)
 
 
 def test_fields_are_renamed_and_dropped_where_configured() -> None:
@@ -147,12 +157,12 @@ def test_fields_are_renamed_and_dropped_where_configured() -> None:
         drop_fields=("logit_bias", "seed"),
     )  # fmt: skip
     raw = b'{"model": "m", "max_tokens": 5, "logit_bias": {}, "messages": [{"seed":  1e2}]}'
-    body, undo = Dialect(settings).request(raw, CHAT, stream=False, counted=False)
+    body, undo = ask(Dialect(settings), raw)
     assert undo is None
     assert body == b'{"model":"m","max_completion_tokens":5,"messages":[{"seed":  1e2}]}'
-    both = b'{"max_tokens": 5, "max_completion_tokens": 7}'
-    body, _ = Dialect(settings).request(both, CHAT, stream=False, counted=False)
-    assert body == b'{"max_completion_tokens":7}'
+    both = b'{"model": "m", "max_tokens": 5, "max_completion_tokens": 7}'
+    body, _ = ask(Dialect(settings), both)
+    assert body == b'{"model":"m","max_completion_tokens":7}'
 
 
 def test_what_the_client_asked_for_stays_beside_what_it_did_not() -> None:
