@@ -182,6 +182,42 @@ class FeedbackGrader(Section):
     """Of its values; empty: the task's `feedback`, else the usual one of that name."""
 
 
+class Endpoint(Section):
+    """An HTTP API of yours gives the score, 0 to 1: POST of `{item, sample}`.
+
+    It answers `{"score": 0.7, "reason": "..."}` or a bare number; a null score is unscored.
+    """
+
+    type: Literal["endpoint"]
+    name: str
+    url: str
+    """One fixed http:// or https:// address; redirects are not followed."""
+    headers_env: dict[str, str] = {}
+    """Headers by the environment variable that holds the value: {Authorization: SCORE_API_AUTH}."""
+    send: tuple[
+        Literal[
+            "messages",
+            "prompt",
+            "tools",
+            "reference",
+            "metadata",
+            "version",
+            "arm",
+            "thumbs",
+            "correction",
+            "feedback",
+        ],
+        ...,
+    ] = ("messages", "prompt", "tools", "reference", "metadata")
+    """What of the item is sent; when reference or feedback change, the score is asked again."""
+    timeout_seconds: float = Field(10.0, gt=0)
+    """Of all attempts together."""
+    requests_per_second: float | None = Field(None, gt=0)
+    """At most, of each process; null: as many as are in flight."""
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+
+
 class Multi(Section):
     """A formula over other graders: + - * / ^ min max abs floor ceil exp sqrt log."""
 
@@ -203,6 +239,6 @@ class Multi(Section):
 
 Grader = Annotated[
     StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema | Execution
-    | FeedbackGrader | Multi,
+    | FeedbackGrader | Endpoint | Multi,
     Field(discriminator="type"),
 ]  # fmt: skip

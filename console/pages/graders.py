@@ -1,10 +1,12 @@
 """The grader routes of the OpenAI format.
 
 What comes over the network is less trusted than a task file: what runs code runs in isolation
-only, whatever the config says, an execution grader on the databases that the tasks name.
+only, whatever the config says, an execution grader on the databases that the tasks name, and an
+endpoint is asked only where a task names it.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -19,7 +21,7 @@ from evaluators.route import run_grader
 from evaluators.sandbox import require
 from everlearn.config import Sandbox
 from everlearn.errors import InputError
-from everlearn.graders import Execution, Grader, Multi, PythonGrader
+from everlearn.graders import Endpoint, Execution, Grader, Multi, PythonGrader
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
 
@@ -59,12 +61,11 @@ def validate(body: ValidateBody, source: Read) -> dict[str, Any]:
 
 
 def _admitted(spec: Grader, source: Source) -> Grader:
+    declared = list(_declared(source))
     databases = {
-        (task.folder / grader.database).resolve()
-        for task in source.tasks().values()
-        for grader in task.graders
-        if isinstance(grader, Execution)
+        (f / each.database).resolve() for f, each in declared if isinstance(each, Execution)
     }
+    addresses = [(e.url, e.headers_env) for _, e in declared if isinstance(e, Endpoint)]
     for part in _parts(spec):
         if isinstance(part, PythonGrader | Execution):
             require(_RULES)
@@ -72,7 +73,17 @@ def _admitted(spec: Grader, source: Source) -> Grader:
             path = (source.service.tasks_path / part.database).resolve()
             if path not in databases:
                 raise InputError(f"database {part.database!r}: not named by any task")
+        if isinstance(part, Endpoint) and (part.url, part.headers_env) not in addresses:
+            raise InputError(f"url {part.url!r}: no task names it with these headers_env")
     return spec
+
+
+def _declared(source: Source) -> Iterator[tuple[Path, Grader]]:
+    """Every grader of a task file, with the file's folder."""
+    for task in source.tasks().values():
+        for grader in (*task.graders, *([task.reward] if task.reward else [])):
+            for part in _parts(grader):
+                yield task.folder, part
 
 
 def _parts(spec: Grader) -> Iterator[Grader]:

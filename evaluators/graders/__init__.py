@@ -4,6 +4,7 @@ from typing import Any
 
 from evaluators.formula import Formula
 from evaluators.graders import (
+    endpoint,
     execution,
     feedback,
     json_schema,
@@ -17,6 +18,7 @@ from evaluators.graders.base import Base
 from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
 from everlearn.graders import (
+    Endpoint,
     Execution,
     FeedbackGrader,
     Grader,
@@ -83,6 +85,8 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
             return model.ScoreModelGrader(spec, service)
         case LabelModel():
             return model.LabelModelGrader(spec, service)
+        case Endpoint():
+            return endpoint.EndpointGrader(spec)
         case Multi():
             return _multi(spec, task, service, depth)
 

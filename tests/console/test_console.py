@@ -92,6 +92,7 @@ def test_a_grader_runs_in_the_openai_format(client: TestClient) -> None:
         ({**CHECK, "operation": "near"}, "operation"),
         ({**CHECK, "input": "{{ x }}"}, "is not item.NAME"),
         ({**EXECUTES, "database": "../../etc/passwd"}, "not named by any task"),
+        ({"name": "e", "type": "endpoint", "url": "http://169.254.169.254/"}, "no task names it"),
         ({"name": "m", "type": "multi", "calculate_output": "a"}, "no grader 'a'"),
     ],
 )
