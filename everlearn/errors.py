@@ -4,11 +4,13 @@ EverlearnError
  ├─ ConfigError(ValueError)          exit 2: a key, its value, what is allowed
  ├─ InputError(ValueError)           exit 2: bad argument or bad file
  ├─ NotEnoughEvidence(LookupError)   exit 3: too few rows, scores or units to say anything
+ ├─ TrainingBusy(RuntimeError)       exit 3: a training of this task is under way
  ├─ NotFound(LookupError)            exit 2: no such task, version, snapshot or release
  ├─ CaptureError(OSError)            exit 4: the WAL refused or lost an append
  ├─ LakeError(OSError)               exit 4: the lake could not be attached, read or committed
  ├─ StateError(OSError)              exit 4: the state store could not be opened, read or written
  ├─ GraderError(RuntimeError)        a grader raised, timed out or answered out of range: unscored
+ ├─ CheckpointError(OSError)         exit 4: what a training keeps could not be written
  ├─ RegistryError(OSError)           exit 4: MLflow refused or did not answer
  ├─ TrainingError(RuntimeError)      training could not produce a version; the reason is recorded
  │   └─ NothingLearned               the adapter answers as its parent does
@@ -48,6 +50,18 @@ class NotEnoughEvidence(EverlearnError, LookupError):
     """Too little data to decide; nothing was changed."""
 
     exit_code = 3
+
+
+class TrainingBusy(EverlearnError, RuntimeError):
+    """Another training of the task holds the lock."""
+
+    exit_code = 3
+
+
+class CheckpointError(EverlearnError, OSError):
+    """Something that the training needs to go on later could not be written."""
+
+    exit_code = 4
 
 
 class CaptureError(EverlearnError, OSError):

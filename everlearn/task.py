@@ -107,6 +107,8 @@ class Train(Section):
     max_length: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
     """Tokens of prompt and answer together; longer rows are dropped and counted. auto: what the
     model's context and this machine's memory hold."""
+    checkpoint_seconds: float = Field(15.0, ge=0)
+    """Between checkpoints, at which a killed run is taken up; 0: after every step."""
     max_unscored: float = Field(0.25, ge=0, le=1)
     """Share of RFT's latest answers that could not be scored, through no fault of theirs; more ends
     the run."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from everlearn.errors import NothingLearned
+from everlearn.errors import CheckpointError, NothingLearned
 from trainer.encode import template_hash
 from trainer.generate import answer_all, prompts_of
 from trainer.rows import Messages
@@ -43,7 +43,14 @@ class Adapter:
 
 def save(model: Any, bench: Workbench, folder: Path) -> Path:
     """PEFT's files in `folder`, the same bytes for the same weights on any machine."""
-    model.save_pretrained(str(folder), selected_adapters=["default"])
+    try:
+        model.save_pretrained(str(folder), selected_adapters=["default"])
+    # safetensors reports a full disk as an error of its own, not as OSError.
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: the adapter could not be written: {error}; free space there and start "
+            "again: the run goes on"
+        ) from error
     (folder / "README.md").unlink(missing_ok=True)
     canonical_config(folder / CONFIG, bench.task.base_model)
     return folder

@@ -27,6 +27,8 @@ class Plan:
     left_out: Mapping[str, str]
     """Why a method is not among them."""
     refusal: str | None
+    champion: str = ""
+    """Whose answers are replayed."""
 
     @property
     def reason(self) -> str:
@@ -72,11 +74,11 @@ def plan(
     """Freeze or load the data and say what it allows. `method` None: the task's; `salt`: of the
     installation, for the split; `released`: from quarantine; `refuses`: what the base model's
     template cannot hold."""
+    champion = registry.champion(task.task).version
     if snapshot_id is not None:
         snapshot = load(lake, snapshot_id, task.task)
         snapshot = replace(snapshot, rows=tuple(renderable(snapshot.rows, refuses)))
     else:
-        champion = registry.champion(task.task).version
         snapshot = freeze(
             lake,
             task,
@@ -93,7 +95,7 @@ def plan(
     # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
     if refusal is None and method is None and snapshot_id is None:
         refusal = nothing_new(lake, registry, snapshot, task)
-    return Plan(snapshot, name, tuple(methods), left_out, refusal)
+    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion)
 
 
 def training_data(snapshot: Snapshot, task: Task) -> TrainingData:

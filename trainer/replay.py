@@ -19,6 +19,7 @@ class ReplayTerm:
     """Mixin before a TRL trainer: adds the mean negative log-likelihood of the next replay rows."""
 
     replay: Iterator[dict[str, Any]] | None = None
+    _caught_up = False
 
     def compute_loss(
         self,
@@ -32,12 +33,23 @@ class ReplayTerm:
         loss = own.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.replay is None or not model.training:
             return loss
+        self._catch_up()
         batch = {name: tensor.to(model.device) for name, tensor in next(self.replay).items()}
         term = model(**batch).loss
         metrics: Any = getattr(self, "_metrics", None)
         if metrics is not None:
             metrics["train"]["replay_loss"].append(term.item())
         return loss + term
+
+    def _catch_up(self) -> None:
+        """A run that goes on at a checkpoint has shown the rows of the steps before."""
+        if self._caught_up or self.replay is None:
+            return
+        self._caught_up = True
+        trainer: Any = self
+        done = trainer.state.global_step * trainer.args.gradient_accumulation_steps
+        for _ in itertools.islice(self.replay, done):
+            pass
 
 
 def replaying(

@@ -11,27 +11,43 @@ and no method sees a held-out row.
 """
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from everlearn.config import Service
-from everlearn.errors import NotEnoughEvidence, NothingLearned, TrainingError
+from everlearn.errors import (
+    EverlearnError,
+    NotEnoughEvidence,
+    NotFound,
+    NothingLearned,
+    TrainingError,
+)
 from everlearn.task import Task, base_model_path, heldout_grader
 from registry.versions import ModelVersion, Registry
 from trainer import adapter as adapters
+from trainer.checkpoint import Checkpoints, keeping
 from trainer.evidence import Exam, examine, mean
+from trainer.lock import Held, holding
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import choose, over_budget
 from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
 from trainer.settings import parameters
-from trainer.tracking import TrainingRun
-from trainer.workbench import OutOfMemory, Trained, Workbench, fit, import_trainers, quiet
+from trainer.tracking import TrainingRun, close_dead
+from trainer.workbench import (
+    OutOfMemory,
+    Trained,
+    Workbench,
+    fit,
+    import_trainers,
+    quiet,
+    seeded,
+)
+from trainer.workplace import Workplace, identity
 
 Report = Callable[[str], None]
 
@@ -64,31 +80,123 @@ class Outcome:
     seconds: float
 
 
-def train(service: Service, task: Task, plan: Plan, registry: Registry, report: Report) -> Outcome:
-    """Carry out the plan; NotEnoughEvidence or TrainingError with the reason recorded."""
+def train(
+    service: Service,
+    task: Task,
+    plan: Plan,
+    registry: Registry,
+    report: Report,
+    held: Held | None = None,
+) -> Outcome:
+    """Carry out the plan; NotEnoughEvidence or TrainingError with the reason recorded.
+
+    `held`: the task's lock, where the caller has it. A run of the same identity whose process died
+    is taken up, any other one closed as killed.
+    """
     quiet()
-    run = TrainingRun(service, task)
+    if held is None:
+        with holding(service, task.task) as own:
+            return train(service, task, plan, registry, report, own)
+    place = Workplace(service, task)
+    run, begun = opened(service, task, plan, held, report)
     try:
         run.inputs(plan.snapshot)
         plan.check()
-        with tempfile.TemporaryDirectory(prefix="everlearn-train-") as scratch:
-            bench = Workbench(task, base_model_path(service, task), Path(scratch), report)
-            learning = _Learning(service, bench, plan, registry, run, report)
-            try:
-                outcome = learning.version()
-            finally:
-                learning.close()
-    except NotEnoughEvidence as error:
-        run.end("not_enough_evidence", str(error))
-        raise
-    except NothingLearned as error:
-        run.end("nothing_learned", str(error))
+        place.open(fresh=begun is None)
+        held.keep(begun or _begun(service, task, plan, run))
+        bench = Workbench(
+            task,
+            base_model_path(service, task),
+            place.folder,
+            report,
+            free_bytes=(held.run or {})["free_bytes"],
+        )
+        learning = _Learning(service, bench, plan, run, Means(registry, report, place, held))
+        try:
+            outcome = learning.version()
+        finally:
+            learning.close()
+    except EverlearnError as error:
+        run.end(outcome_of(error), str(error))
+        if isinstance(error, NotEnoughEvidence | TrainingError):
+            over(place, held)
         raise
     except BaseException as error:
         run.end("failed", str(error) or type(error).__name__)
         raise
     run.end("registered", outcome.reason)
+    over(place, held)
     return outcome
+
+
+def left_over(
+    service: Service, task: Task, held: Held, planned: Callable[[str], Plan]
+) -> Plan | None:
+    """The plan of a run whose process died, where it can go on; None: there is nothing to take up.
+
+    `planned` makes the plan for a snapshot."""
+    if held.run is None:
+        return None
+    try:
+        made = planned(held.run["snapshot_id"])
+    except NotFound:
+        return None
+    return made if held.run["identity"] == _identity(service, task, made) else None
+
+
+def opened(
+    service: Service, task: Task, plan: Plan, held: Held, report: Report
+) -> tuple[TrainingRun, dict[str, Any] | None]:
+    """The MLflow run, and what is known of it where a dead one is taken up."""
+    left = held.run
+    if left is None:
+        return TrainingRun(service, task), None
+    if left["identity"] == _identity(service, task, plan):
+        report(f"run {left['run_id']} died: it is taken up, with snapshot {left['snapshot_id']}")
+        return TrainingRun(service, task, left["run_id"]), left
+    reason = "its process died, and task, data, champion or program have changed since"
+    report(f"run {left['run_id']} is closed as killed: {reason}")
+    close_dead(service, task, left["run_id"], reason)
+    held.keep(None)
+    return TrainingRun(service, task), None
+
+
+def _begun(service: Service, task: Task, plan: Plan, run: TrainingRun) -> dict[str, Any]:
+    """What the next process must know of this run."""
+    bench = Workbench.of(service, task)
+    return {
+        "run_id": run.run_id,
+        "snapshot_id": plan.snapshot.snapshot_id,
+        "method": plan.method,
+        "identity": _identity(service, task, plan),
+        "free_bytes": bench.machine.free_bytes,
+    }
+
+
+def _identity(service: Service, task: Task, plan: Plan) -> str:
+    return identity(service, task, plan.snapshot, f"{plan.method} {plan.champion}")
+
+
+def over(place: Workplace, held: Held) -> None:
+    """The run has ended: nothing of it is to be taken up."""
+    held.keep(None)
+    place.close()
+
+
+def outcome_of(error: EverlearnError) -> str:
+    """As the run's record names it."""
+    if isinstance(error, NotEnoughEvidence):
+        return "not_enough_evidence"
+    return "nothing_learned" if isinstance(error, NothingLearned) else "failed"
+
+
+class Means(NamedTuple):
+    """What a run works with beside its data."""
+
+    registry: Registry
+    report: Report
+    place: Workplace
+    held: Held
 
 
 class _Learning:
@@ -99,15 +207,14 @@ class _Learning:
         service: Service,
         bench: Workbench,
         plan: Plan,
-        registry: Registry,
         run: TrainingRun,
-        report: Report,
+        means: Means,
     ) -> None:
-        self.service, self.bench, self.plan = service, bench, plan
-        self.registry, self.run, self.report = registry, run, report
+        self.service, self.bench, self.plan, self.run = service, bench, plan, run
+        self.registry, self.report, self.place, self.held = means
         self.started = time.monotonic()
         self.task = bench.task
-        self.champion = registry.champion(self.task.task)
+        self.champion = self.registry.champion(self.task.task)
         self.data = training_data(plan.snapshot, self.task)
         self.select = plan.snapshot.side("select")
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
@@ -134,6 +241,8 @@ class _Learning:
         check_scored(before, self.task)
         import_trainers()
         for method in self.plan.methods:
+            if self._done_before(method):
+                continue
             wait = self._no_time(method)
             if wait is None:
                 self._attempt(method)
@@ -150,8 +259,25 @@ class _Learning:
         spent = [(each.method.cost, each.seconds) for each in self.trials.values()]
         return over_budget(method, spent, self.task.train.budget_minutes * 60)
 
+    def _done_before(self, method: Method) -> bool:
+        """Whether the process that died had finished with it."""
+        done = self.place.read(method.name)
+        if done is None:
+            return False
+        if "left_out" in done:
+            self.left_out[method.name] = done["left_out"]
+            return True
+        exam = Exam(tuple(done["scores"]))
+        self.trials[method.name] = Trial(method, self._adapter(method), exam, done["seconds"])
+        self.report(f"{method.name}: {describe(self.select, exam)}, trained before the run died")
+        return True
+
+    def _adapter(self, method: Method) -> Path:
+        return self.place.folder / f"{method.name}-adapter"
+
     def _leave_out(self, method: Method, reason: str) -> None:
         self.left_out[method.name] = reason
+        self.place.write(method.name, {"left_out": reason})
         self.report(f"{method.name}: left out: {reason}")
 
     def _attempt(self, method: Method) -> None:
@@ -159,8 +285,7 @@ class _Learning:
         started = time.monotonic()
         try:
             trained = self._fitted(method, self.bench)
-            folder = self.bench.folder / f"{method.name}-adapter"
-            saved = adapters.save(trained.model, self.bench, folder)
+            saved = adapters.save(trained.model, self.bench, self._adapter(method))
             adapters.learned(trained.model, saved, self.champion.path, self.parent)
         except (TrainingError, NotEnoughEvidence) as error:
             if self.plan.method != "auto":
@@ -170,25 +295,40 @@ class _Learning:
         exam = self._examine(trained.model)
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
+        self.place.write(method.name, {"scores": exam.scores, "seconds": seconds})
         heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]
         self.run.metrics([*trained.metrics, *heldout])
         self.report(f"{method.name}: {describe(self.select, exam)}, {seconds:.1f} s")
 
     def _fitted(self, method: Method, bench: Workbench) -> Trained:
         """Train, with half as many rows at a time as often as memory runs out."""
+        name = method.name
+        limit = self.place.folder / f"{name}.limit"
         while True:
+            if limit.exists():
+                bench = replace(bench, micro_limit=int(limit.read_text()))
+            checkpoints = Checkpoints(
+                self.place.folder / name, self.task.train.checkpoint_seconds, self.report
+            )
+            resume = checkpoints.latest()
+            if resume is not None:
+                self.report(f"{name}: goes on at {resume.name}")
+            # Whatever ran before in this process, weights and draws begin at the same place.
+            seeded(self.task.train.seed)
             trainer = method.build(self.data, bench, self._rewarded)
+            trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
             try:
-                trained = fit(method.name, trainer, self.report)
+                trained = fit(name, trainer, self.report, resume)
             except OutOfMemory:
-                smaller = bench.smaller(method.name)
+                smaller = bench.smaller(name)
                 if smaller is None:
                     raise
-                self.report(f"{method.name}: out of memory, again with half the rows at a time")
-                bench = smaller
+                checkpoints.clear()
+                limit.write_text(str(smaller.micro_limit))
+                self.report(f"{name}: out of memory, again with half the rows at a time")
                 continue
-            used = parameters(bench.resolved[method.name])
-            self.run.params({f"{method.name}.{key}": value for key, value in used.items()})
+            used = parameters(bench.resolved[name])
+            self.run.params({f"{name}.{key}": value for key, value in used.items()})
             return trained
 
     def _examine(self, model: Any) -> Exam:

@@ -1,7 +1,7 @@
 """The MLflow run of one training: experiment per task, inputs, metrics by step, reason at the end.
 
 Every way a run can end leaves a record: `registered`, `not_enough_evidence`,
-`nothing_learned`, `failed`.
+`nothing_learned`, `failed`, `killed`.
 """
 
 import json
@@ -21,16 +21,26 @@ _BATCH = 1000
 """Metrics in one request at most, MLflow's limit."""
 
 
-class TrainingRun:
-    """An MLflow run, opened at construction."""
+def close_dead(service: Service, task: Task, run_id: str, reason: str) -> None:
+    """A run whose process died, and that nobody takes up, is closed as killed."""
+    run = TrainingRun(service, task, run_id)
+    run.end("killed", reason)
 
-    def __init__(self, service: Service, task: Task) -> None:
+
+class TrainingRun:
+    """An MLflow run, opened at construction; `run_id`: one that died is taken up."""
+
+    def __init__(self, service: Service, task: Task, run_id: str | None = None) -> None:
         # MLflow prints the run's address to standard output, which is the command's own.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.client = connect(service)
         self.experiment_id = experiment_id(self.client, task.task)
+        if run_id is not None:
+            self.run_id = run_id
+            ask(self.client.update_run, run_id, "RUNNING")
+            return
         run = ask(self.client.create_run, self.experiment_id, tags={"everlearn.task": task.task})
-        self.run_id: str = run.info.run_id
+        self.run_id = run.info.run_id
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Knobs and counts, once."""
@@ -79,7 +89,7 @@ class TrainingRun:
     def end(self, outcome: str, reason: str) -> None:
         """Close the run with its outcome."""
         self.tag(outcome=outcome, reason=reason)
-        status = "FAILED" if outcome == "failed" else "FINISHED"
+        status = {"failed": "FAILED", "killed": "KILLED"}.get(outcome, "FINISHED")
         ask(self.client.set_terminated, self.run_id, status)
 
 

@@ -66,6 +66,13 @@ def import_trainers() -> None:
     assert all((DPOTrainer, GRPOTrainer, KTOTrainer, SFTTrainer))
 
 
+def seeded(seed: int) -> None:
+    """Every random state of this process begins at `seed`."""
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
 def print_nothing(_: str) -> None:
     """For who trains nothing."""
 
@@ -80,6 +87,8 @@ class Workbench:
     report: Callable[[str], None] = print_nothing
     micro_limit: int | None = None
     """Rows at a time at most, found by running out of memory."""
+    free_bytes: int | None = None
+    """As it was when the run began, where it is taken up; None: as it is now."""
     resolved: dict[str, Settings] = field(default_factory=dict)
     """Settings by method, as they were used."""
 
@@ -164,10 +173,10 @@ class Workbench:
     def machine(self) -> Machine:
         """What settings depend on of this machine."""
         if self.uses_cpu:
-            return Machine(cuda=False, free_bytes=available_memory())
+            return Machine(cuda=False, free_bytes=self.free_bytes or available_memory())
         import torch
 
-        return Machine(cuda=True, free_bytes=int(torch.cuda.mem_get_info()[0]))
+        return Machine(cuda=True, free_bytes=self.free_bytes or int(torch.cuda.mem_get_info()[0]))
 
     def settings(self, method: str, load: Load) -> Settings:
         """What the method is trained with, said before the start."""
@@ -308,8 +317,11 @@ class Trained:
     metrics: Metrics
 
 
-def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
-    """Train; TrainingError with the reason on NaN loss or when memory runs out."""
+def fit(
+    method: str, trainer: Any, report: Callable[[str], None], resume: Path | None = None
+) -> Trained:
+    """Train, from checkpoint `resume` on; TrainingError with the reason on NaN loss or when memory
+    runs out."""
     from transformers import PrinterCallback
 
     watch = _watcher(method, trainer.args.max_steps, report)
@@ -317,7 +329,7 @@ def fit(method: str, trainer: Any, report: Callable[[str], None]) -> Trained:
     trainer.add_callback(watch)
     started = time.monotonic()
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
             raise

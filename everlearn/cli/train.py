@@ -1,6 +1,7 @@
 """`everlearn train`: a candidate version, or a recorded reason why not."""
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,7 @@ from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
     from everlearn.config import Service
+    from everlearn.lake.store import Lake
     from trainer.plan import Plan
     from trainer.run import Outcome
     from trainer.workbench import Workbench
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     help="Default: the task's train.method.",
 )
 @click.option("--snapshot", "snapshot_id", help="Train on this one instead of a new one.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Seconds to wait for a training of TASK that is under way; exit 3 after them.",
+)
 @click.option("--dry-run", is_flag=True, help="Print method, reason and row counts only.")
 @json_option
 @config_option
@@ -29,13 +38,13 @@ def command(
     task_name: str,
     method: str | None,
     snapshot_id: str | None,
+    wait_seconds: float,
     dry_run: bool,
     as_json: bool,
     config_path: str | None,
 ) -> None:
     """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
     from everlearn.config import load
-    from everlearn.errors import RegistryError
     from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
@@ -44,43 +53,50 @@ def command(
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released
-    from registry.lineage import describe
     from registry.versions import Registry
+    from trainer.lock import holding
     from trainer.plan import plan
-    from trainer.run import train
+    from trainer.run import left_over, train
     from trainer.workbench import Workbench, quiet
 
     quiet()
     salt = heldout_salt(service)
     bench = Workbench.of(service, task)
-    lake = open_lake(service, read_only=dry_run)
-    try:
-        registry = Registry(service)
-        made = plan(
+    registry = Registry(service)
+
+    def planned(lake: "Lake", snapshot: str | None) -> "Plan":
+        return plan(
             lake,
             task,
             registry,
             salt=salt,
             released=released(service, task.task),
             method=method,
-            snapshot_id=snapshot_id,
+            snapshot_id=snapshot,
             write=not dry_run,
             # Without rows the base model's tokenizer is not asked for.
             refuses=lambda row: bench.encoder.refuses(row),
         )
-        if dry_run:
-            _print_plan(made, _rft(made, bench, service), as_json)
-            made.check()
-            return
-        outcome = train(service, task, made, registry, lambda line: click.echo(line, err=True))
-        try:
-            describe(registry, lake, task.task, outcome.version)
-        except RegistryError as error:
-            # The version is there; `everlearn lineage` tells the same from what it was made of.
-            click.echo(f"no description was written: {error}", err=True)
-    finally:
-        lake.close()
+
+    if dry_run:
+        with closing(open_lake(service, read_only=True)) as lake:
+            made = planned(lake, snapshot_id)
+        _print_plan(made, _rft(made, bench, service), as_json)
+        made.check()
+        return
+    with (
+        holding(service, task.task, wait_seconds=wait_seconds) as held,
+        closing(open_lake(service)) as lake,
+    ):
+        left = left_over(service, task, held, lambda snapshot: planned(lake, snapshot))
+        goes_on = left is not None and snapshot_id in (None, left.snapshot.snapshot_id)
+        made = left if left is not None and goes_on else planned(lake, snapshot_id)
+        outcome = train(service, task, made, registry, _say, held)
     _print_outcome(outcome, as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _rft(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any] | None:
