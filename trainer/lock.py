@@ -17,7 +17,7 @@ from typing import Any
 
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
-from everlearn.errors import StateError, TrainingBusy, TrainingError
+from everlearn.errors import StateError, TrainingBusy
 from everlearn.ids import new_id
 from everlearn.state import State, StateConflict, open_state
 
@@ -53,9 +53,9 @@ class Held:
         self.check()
 
     def check(self) -> None:
-        """TrainingError when somebody else holds the lock by now."""
+        """TrainingBusy when somebody else holds the lock by now."""
         if self._lost:
-            raise TrainingError(
+            raise TrainingBusy(
                 f"task {self._task}: another training took the lock over, for this one was silent "
                 f"for {STALE_SECONDS:g} s; nothing is kept"
             )

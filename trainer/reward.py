@@ -196,9 +196,14 @@ class Unscored:
 
 
 def trl_reward(
-    grading: Grading, rows: Sequence[Row], *, max_unscored: float = 1.0
+    grading: Grading,
+    rows: Sequence[Row],
+    *,
+    max_unscored: float = 1.0,
+    seen: Callable[[int, int, list[dict[str, Any]]], None] | None = None,
 ) -> RewardFunction:
-    """The reward in TRL's form: the dataset column `row` says which row a sample answers."""
+    """The reward in TRL's form: the dataset column `row` says which row a sample answers. `seen`
+    gets step, steps and the answers with their verdicts."""
     unscored = Unscored(max_unscored)
 
     def reward(
@@ -210,10 +215,28 @@ def trl_reward(
         if log_metric is not None:
             for name, value in component_means(verdicts).items():
                 log_metric(f"reward/{name}", value)
+        state = options.get("trainer_state")
+        if seen is not None and state is not None:
+            told = zip([rows[index] for index in row], texts, verdicts, strict=True)
+            seen(state.global_step + 1, state.max_steps, [shown(*each) for each in told])
         unscored.saw(verdicts)
         return neutral([each.value for each in verdicts], [str(index) for index in row])
 
     return reward
+
+
+def shown(row: Row, text: str, verdict: Verdict) -> dict[str, Any]:
+    """One answer for people to look at."""
+    from everlearn.prompts import last_user_text
+
+    return {
+        "completion_id": row.completion_id,
+        "prompt": last_user_text(row.messages),
+        "completion": text,
+        "reward": verdict.value,
+        "reason": verdict.reason,
+        **verdict.parts,
+    }
 
 
 def component_means(verdicts: Sequence[Verdict]) -> dict[str, float]:

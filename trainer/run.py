@@ -23,6 +23,7 @@ from everlearn.errors import (
     NotEnoughEvidence,
     NotFound,
     NothingLearned,
+    TrainingBusy,
     TrainingError,
 )
 from everlearn.task import Task, base_model_path, heldout_grader
@@ -32,11 +33,12 @@ from trainer.checkpoint import Checkpoints, keeping
 from trainer.evidence import Exam, examine, mean
 from trainer.lock import Held, holding
 from trainer.methods import Method, TrainingData
-from trainer.methods.auto import choose, over_budget
+from trainer.methods.auto import choose, highest, little_to_gain, over_budget
 from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rows import Messages, Row
 from trainer.settings import parameters
+from trainer.stream import Stream
 from trainer.tracking import TrainingRun, close_dead
 from trainer.workbench import (
     OutOfMemory,
@@ -46,6 +48,7 @@ from trainer.workbench import (
     import_trainers,
     quiet,
     seeded,
+    until,
 )
 from trainer.workplace import Workplace, identity
 
@@ -116,6 +119,8 @@ def train(
             outcome = learning.version()
         finally:
             learning.close()
+    except TrainingBusy:
+        raise  # the run is another process's by now
     except EverlearnError as error:
         run.end(outcome_of(error), str(error))
         if isinstance(error, NotEnoughEvidence | TrainingError):
@@ -212,6 +217,7 @@ class _Learning:
     ) -> None:
         self.service, self.bench, self.plan, self.run = service, bench, plan, run
         self.registry, self.report, self.place, self.held = means
+        self.stream = Stream(run, self.report)
         self.started = time.monotonic()
         self.task = bench.task
         self.champion = self.registry.champion(self.task.task)
@@ -221,11 +227,15 @@ class _Learning:
         rewarding = reward_grader(self.task)
         self.reward = None if rewarding is None else Grading(self.task, service, rewarding)
         self.trials: dict[str, Trial] = {}
+        self.spent: list[tuple[float, float]] = []
+        """(cost, seconds) of every method that ran, failed ones too."""
+        self.exam_seconds = 0.0
         self.parent: list[dict[str, Any]] = []
         self.left_out = dict(plan.left_out)
 
     def close(self) -> None:
-        """End what the graders started."""
+        """End what the graders started, and send what was measured."""
+        self.stream.close()
         for grading in (self.grade, self.reward):
             if grading is not None:
                 grading.close()
@@ -237,17 +247,18 @@ class _Learning:
         before = self._examine(champion)
         prompts = probe_prompts(self.data, self.task.train.seed)
         self.parent = adapters.probes(champion, self.bench.tokenizer, prompts)
+        self.exam_seconds = time.monotonic() - self.started
         self.report(f"champion {self.champion.version}: {describe(self.select, before)}")
         check_scored(before, self.task)
         import_trainers()
         for method in self.plan.methods:
             if self._done_before(method):
                 continue
-            wait = self._no_time(method)
-            if wait is None:
+            why_not = self._spared(method) if self.plan.method == "auto" else None
+            if why_not is None:
                 self._attempt(method)
             else:
-                self._leave_out(method, wait)
+                self._leave_out(method, why_not)
         if not self.trials:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
             raise TrainingError(f"task {self.task.task}: nothing could be trained: {reasons}")
@@ -255,9 +266,21 @@ class _Learning:
         self.report(f"chosen: {reason}")
         return self._register(self.trials[name], reason, before)
 
-    def _no_time(self, method: Method) -> str | None:
-        spent = [(each.method.cost, each.seconds) for each in self.trials.values()]
-        return over_budget(method, spent, self.task.train.budget_minutes * 60)
+    def _spared(self, method: Method) -> str | None:
+        """Why `auto` does not try it."""
+        scores = {name: each.exam.scores for name, each in self.trials.items()}
+        top = highest(self.task.grader(heldout_grader(self.task)))
+        return little_to_gain(scores, top) or over_budget(method, self.spent, self._budget())
+
+    def _budget(self) -> float:
+        return self.task.train.budget_minutes * 60
+
+    def _deadline(self) -> float | None:
+        """When `auto` has to stop training, on the monotonic clock, so that an exam still fits."""
+        if self.plan.method != "auto":
+            return None
+        took = sum(seconds for _, seconds in self.spent)
+        return time.monotonic() + self._budget() - took - self.exam_seconds
 
     def _done_before(self, method: Method) -> bool:
         """Whether the process that died had finished with it."""
@@ -269,6 +292,7 @@ class _Learning:
             return True
         exam = Exam(tuple(done["scores"]))
         self.trials[method.name] = Trial(method, self._adapter(method), exam, done["seconds"])
+        self.spent.append((method.cost, done["seconds"]))
         self.report(f"{method.name}: {describe(self.select, exam)}, trained before the run died")
         return True
 
@@ -290,14 +314,17 @@ class _Learning:
         except (TrainingError, NotEnoughEvidence) as error:
             if self.plan.method != "auto":
                 raise
+            self.spent.append((method.cost, time.monotonic() - started))
             self._leave_out(method, f"failed: {error}")
             return
         exam = self._examine(trained.model)
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
+        self.spent.append((method.cost, seconds))
         self.place.write(method.name, {"scores": exam.scores, "seconds": seconds})
-        heldout = [(f"{method.name}/heldout", score, 0) for score in [mean(exam.scores)] if score]
-        self.run.metrics([*trained.metrics, *heldout])
+        score = mean(exam.scores)
+        if score is not None:
+            self.stream.metrics([(f"{method.name}/heldout", score, 0)])
         self.report(f"{method.name}: {describe(self.select, exam)}, {seconds:.1f} s")
 
     def _fitted(self, method: Method, bench: Workbench) -> Trained:
@@ -317,8 +344,9 @@ class _Learning:
             seeded(self.task.train.seed)
             trainer = method.build(self.data, bench, self._rewarded)
             trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
+            trainer.add_callback(until(self._deadline(), name, self.report))
             try:
-                trained = fit(name, trainer, self.report, resume)
+                trained = fit(name, trainer, self.report, resume=resume, send=self.stream.metrics)
             except OutOfMemory:
                 smaller = bench.smaller(name)
                 if smaller is None:
@@ -336,7 +364,12 @@ class _Learning:
 
     def _rewarded(self, rows: Sequence[Row]) -> Any:
         assert self.reward is not None
-        return trl_reward(self.reward, rows, max_unscored=self.task.train.max_unscored)
+        return trl_reward(
+            self.reward,
+            rows,
+            max_unscored=self.task.train.max_unscored,
+            seen=self.stream.completions,
+        )
 
     def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
         """Publish the adapter and make the version; `before` is the champion's exam."""

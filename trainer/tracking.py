@@ -7,7 +7,7 @@ Every way a run can end leaves a record: `registered`, `not_enough_evidence`,
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from everlearn.config import Service
 from everlearn.task import Task
 from registry.versions import ask, connect, experiment_id
 from trainer.snapshot import Snapshot
-from trainer.workbench import Metrics
+
+Metrics = list[tuple[str, float, int]]
+"""(name, value, step)"""
 
 _BATCH = 1000
 """Metrics in one request at most, MLflow's limit."""
@@ -66,6 +68,17 @@ class TrainingRun:
     def document(self, name: str, content: Any) -> None:
         """A JSON artifact."""
         ask(self.client.log_dict, self.run_id, content, name)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table that MLflow's pages show; a later one of that name takes its place."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        content = {
+            "columns": columns,
+            "data": [[row.get(column) for column in columns] for row in rows],
+        }
+        self.document(name, content)
+        listed = json.dumps([{"path": name, "type": "table"}])
+        ask(self.client.set_tag, self.run_id, "mlflow.loggedArtifacts", listed)
 
     def files(self, folder: Path, name: str) -> None:
         """A folder of artifacts."""

@@ -6,10 +6,8 @@ arrived does not matter, a version is fully named by its snapshot, and a row tha
 of the next version. What the champion knows comes back by replay of its answers.
 """
 
-import math
 import os
 import random
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +22,7 @@ from everlearn.errors import ConfigError, TrainingError
 from everlearn.task import Task, base_model_path
 from trainer.encode import Encoder, template_hash
 from trainer.machine import available_memory, four_bit
+from trainer.progress import shown
 from trainer.render import Conversation, Renderer
 from trainer.rows import Message, Messages
 from trainer.settings import (
@@ -36,12 +35,8 @@ from trainer.settings import (
     longest_row,
     settings,
 )
-
-LOGGED_EVERY_STEPS = 20
-"""Of plain progress lines; metrics are kept for every step."""
-
-Metrics = list[tuple[str, float, int]]
-"""(name, value, step)"""
+from trainer.tracking import Metrics
+from trainer.watch import Send, watching
 
 
 def quiet() -> None:
@@ -270,7 +265,7 @@ class Workbench:
             "report_to": "none",
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
-            "disable_tqdm": not sys.stderr.isatty(),
+            "disable_tqdm": True,
             "dataloader_pin_memory": not self.uses_cpu,
         }
         return {**shared, **own}
@@ -303,6 +298,28 @@ def check_template(renderer: Renderer, name: str) -> None:
         ) from error
 
 
+def until(deadline: float | None, method: str, report: Callable[[str], None]) -> Any:
+    """A callback that ends training at the deadline, of the monotonic clock: what was learned by
+    then is examined."""
+    from transformers import TrainerCallback
+
+    class Until(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if (
+                deadline is None
+                or time.monotonic() < deadline
+                or state.global_step >= args.max_steps
+            ):
+                return
+            control.should_training_stop = True
+            report(
+                f"{method}: stopped at step {state.global_step}/{args.max_steps}: "
+                "train.budget_minutes is spent"
+            )
+
+    return Until()
+
+
 class OutOfMemory(TrainingError):
     """A smaller micro-batch may do."""
 
@@ -318,18 +335,24 @@ class Trained:
 
 
 def fit(
-    method: str, trainer: Any, report: Callable[[str], None], resume: Path | None = None
+    method: str,
+    trainer: Any,
+    report: Callable[[str], None],
+    *,
+    resume: Path | None = None,
+    send: Send | None = None,
 ) -> Trained:
     """Train, from checkpoint `resume` on; TrainingError with the reason on NaN loss or when memory
-    runs out."""
+    runs out. `send` gets the metrics of each step."""
     from transformers import PrinterCallback
 
-    watch = _watcher(method, trainer.args.max_steps, report)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
     started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        with shown(method, trainer.args.max_steps, report) as update:
+            watch = watching(method, update, send)
+            trainer.add_callback(watch)
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
             raise
@@ -346,36 +369,6 @@ def _is_memory(error: Exception) -> bool:
     text = str(error).lower()
     plain = "can't allocate memory" in text or "not enough memory" in text
     return plain or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _watcher(method: str, steps: int, report: Callable[[str], None]) -> Any:
-    """A callback that keeps metrics, says plain lines and stops at the first loss that is no
-    number."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.metrics: Metrics = []
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any
-        ) -> None:
-            step = int(state.global_step)
-            for name, value in logs.items():
-                if isinstance(value, int | float):
-                    self._keep(name, float(value), step)
-            if "loss" in logs and step % LOGGED_EVERY_STEPS == 0:
-                report(f"{method}: step {step}/{steps}, loss {logs['loss']:.3f}")
-
-        def _keep(self, name: str, value: float, step: int) -> None:
-            if math.isfinite(value):
-                self.metrics.append((f"{method}/{name}", value, step))
-                if name == "reward":
-                    self.metrics.append((name, value, step))
-            elif name in ("loss", "grad_norm"):
-                raise TrainingError(f"{method}: {name} is {value} at step {step}: nothing is kept")
-
-    return Watch()
 
 
 def shuffled_cycles(count: int, weights: list[float], slots: int, seed: int) -> list[int]:

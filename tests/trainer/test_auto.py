@@ -1,6 +1,17 @@
+import pytest
+
+from everlearn.graders import Multi, ScoreModel, StringCheck
 from tests.trainer.examples import accepted, corrected, rejected
 from trainer.methods import TrainingData
-from trainer.methods.auto import METHODS, allowed, choose, over_budget, paired
+from trainer.methods.auto import (
+    METHODS,
+    allowed,
+    choose,
+    highest,
+    little_to_gain,
+    over_budget,
+    paired,
+)
 
 by_name = {method.name: method for method in METHODS}
 
@@ -38,7 +49,7 @@ def test_the_budget_is_planned_by_what_was_measured() -> None:
     spent = [(sft.cost, 10.0)]
     assert over_budget(dpo, spent, 10.0 + 10.0 * dpo.cost) is None
     assert over_budget(dpo, spent, 20.0) == (
-        f"needs about {10 * dpo.cost:.0f} s, 10 s of the budget are left"
+        f"not tried: needs about {10 * dpo.cost:.0f} s, 10 s of the budget are left"
     )
 
 
@@ -72,3 +83,36 @@ def test_a_single_method_is_chosen_by_its_own_score() -> None:
 def test_rows_without_a_score_on_either_side_are_left_out_of_a_comparison() -> None:
     assert paired([1.0, None, 1.0], [0.0, 1.0, None]) == (1.0, 0.0, 1)
     assert paired([None], [1.0]) == (0.0, 0.0, 0)
+
+
+def test_a_dearer_method_is_not_tried_where_it_could_not_be_chosen() -> None:
+    one_wrong = [1.0] * 139 + [0.0]
+    assert little_to_gain({"sft": one_wrong}, 1.0) == (
+        "not tried: sft has 0.993 on 140 select rows; a method without a fault would lead by "
+        "0.007 <= 0.012, which is what they can show"
+    )
+    assert little_to_gain({"sft": [1.0] * 140}, 1.0) is not None
+    # The best so far counts, whichever it is.
+    assert little_to_gain({"sft": [0.0] * 140, "kto": one_wrong}, 1.0) is not None
+
+
+@pytest.mark.parametrize("wrong", range(8))
+def test_what_is_not_tried_could_never_win_and_what_is_could(wrong: int) -> None:
+    scores = [1.0] * (100 - wrong) + [0.0] * wrong
+    chosen, _ = choose({"sft": scores, "rft": [1.0] * 100})
+    assert (little_to_gain({"sft": scores}, 1.0) is None) == (chosen == "rft")
+
+
+def test_there_is_always_something_to_gain_where_nobody_knows_the_best_value() -> None:
+    assert little_to_gain({}, 1.0) is None
+    assert little_to_gain({"sft": [5.0] * 50}, None) is None
+    assert little_to_gain({"sft": [5.0] * 50}, 1.0) is None
+    assert little_to_gain({"sft": [None] * 50}, 1.0) is None
+
+
+def test_the_best_value_of_a_grader_is_read_off_its_definition() -> None:
+    check = {"name": "n", "input": "i", "reference": "r", "operation": "eq"}
+    assert highest(StringCheck(type="string_check", **check)) == 1.0
+    assert highest(Multi(type="multi", calculate_output="n * 3")) is None
+    judge = {"name": "j", "input": [{"role": "user", "content": "?"}], "model": "m"}
+    assert highest(ScoreModel(type="score_model", range=[1, 5], **judge)) == 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.config import Service
-from everlearn.errors import TrainingBusy, TrainingError
+from everlearn.errors import TrainingBusy
 from everlearn.state import open_state
 from tests.builders import make_service
 from trainer import lock
@@ -95,9 +95,9 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_the_holder() -> Non
 def test_who_lost_the_lock_keeps_nothing(service: Service) -> None:
     with holding(service, "t") as held:
         put(service, run={"run_id": "another"})
-        with pytest.raises(TrainingError, match="another training took the lock over"):
+        with pytest.raises(TrainingBusy, match="another training took the lock over"):
             held.keep({"run_id": "mine"})
-        with pytest.raises(TrainingError):
+        with pytest.raises(TrainingBusy):
             held.check()
     state = open_state(service)
     found = state.get(KIND, "t")

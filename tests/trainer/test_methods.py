@@ -82,7 +82,7 @@ def test_a_method_learns_the_word_for_things_never_corrected_and_forgets_nothing
     assert f"{method.name}/loss" in names
     assert (f"{method.name}/replay_loss" in names) == (method.name != "sft")
     assert ("reward" in names) == (method.name == "rft")
-    assert lines[0].startswith(f"{method.name}: step 20/")
+    assert lines[-1].startswith(f"{method.name}: step 40/40, loss ")
 
 
 def test_the_base_model_knows_one_word_only(task: Task, tmp_path: Path) -> None:

@@ -76,6 +76,26 @@ def test_prompts_and_a_grader_that_runs_sql_are_enough_to_learn(shop: Shop) -> N
     # Half of what is asked the base model has right; the other word it learns by the grader alone.
     assert outcome.champion["heldout"] == 0.5
     assert outcome.tried[0]["heldout"] >= 0.9
+    check_evidence(shop, outcome.run_id)
+
+
+def check_evidence(shop: Shop, run_id: str) -> None:
+    """Each step's metrics are in MLflow, and some of its completions in a table."""
+    client = shop.registry.client
+    for name in ("reward", "unscored", "looked_up"):
+        found = client.get_metric_history(
+            run_id, f"rft/reward/{name}" if name != "reward" else name
+        )
+        assert [each.step for each in found] == list(range(1, 41)), name
+    logged = client.get_run(run_id).data.metrics
+    assert {"rft/entropy", "rft/frac_reward_zero_std", "rft/completions/mean_length"} <= set(logged)
+    table = json.loads(Path(client.download_artifacts(run_id, "completions.json")).read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert {row["step"] for row in rows} == set(range(1, 41))
+    assert {"prompt", "completion", "reward", "looked_up", "completion_id"} <= set(rows[0])
+    assert client.get_run(run_id).data.tags["mlflow.loggedArtifacts"] == (
+        '[{"path": "completions.json", "type": "table"}]'
+    )
 
 
 @pytest.mark.slow
@@ -105,7 +125,10 @@ def test_any_admitted_prompt_is_asked_once_known_answers_first() -> None:
         corrected(prompt="ordinary", target="right"),
         accepted(prompt="liked"),
     )
-    found = {str(row.messages[0]["content"]): row.kind for row in rft.prompts(TrainingData(rows))}
+    found = {
+        str(row.messages[0]["content"]): row.kind
+        for row in rft.prompts(TrainingData(rows, reference=False))
+    }
     assert found == {
         "ordinary": "correction", "failed": "prompt", "disliked": "rejected", "liked": "accepted"
     }  # fmt: skip
@@ -115,7 +138,7 @@ def test_any_admitted_prompt_is_asked_once_known_answers_first() -> None:
 
 def test_too_few_prompts_are_named_for_what_the_grader_needs() -> None:
     rows = (make_row(), make_row(), accepted())
-    assert rft.lacking(TrainingData(rows)) == "3 prompts < 8"
+    assert rft.lacking(TrainingData(rows, reference=False)) == "3 prompts < 8"
     assert rft.lacking(TrainingData(rows, reference=True)) == "1 prompts with a right answer < 8"
 
 

@@ -101,10 +101,26 @@ def test_from_feedback_to_a_registered_version_that_the_gate_lets_pass(world: Wo
 def test_auto_says_what_it_tried_what_each_reached_and_why_it_chose(world: World) -> None:
     fill(world.lake, world.name)
     outcome = world.train()
-    assert [row["name"] for row in outcome.tried] == ["sft", "kto", "dpo", "rft"]
+    # The cheapest has every select row right: no other could be chosen.
+    assert [row["name"] for row in outcome.tried] == ["sft"]
     assert outcome.method == "sft"
+    assert set(outcome.left_out) == {"kto", "dpo", "rft"}
+    assert "not tried: sft has 1.000 on" in outcome.left_out["rft"]
     assert outcome.reason.startswith("sft ")
     assert any(line.startswith("chosen: ") for line in world.lines)
+
+
+def test_auto_tries_the_dearer_where_something_is_left_and_stops_at_the_budget(
+    tmp_path: Path, model: Path, mlflow: str
+) -> None:
+    world = World(tmp_path, model, mlflow, learning_rate=1e-5, max_steps=400, budget_minutes=0.05)
+    fill(world.lake, world.name)
+    outcome = world.train()
+    # sft learns next to nothing in the three seconds of the budget, and is examined all the same.
+    assert [row["name"] for row in outcome.tried] == ["sft"]
+    assert any("sft: stopped at step" in line for line in world.lines)
+    assert outcome.left_out["rft"].startswith("not tried: needs about ")
+    world.lake.close()
 
 
 def test_too_little_data_is_recorded_and_makes_no_version(world: World) -> None:

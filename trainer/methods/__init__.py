@@ -17,7 +17,7 @@ class TrainingData:
     """The training side of a snapshot, by what methods ask for."""
 
     rows: tuple[Row, ...]
-    reference: bool = False
+    reference: bool = True
     """Whether RFT's reward compares with a right answer."""
 
     @cached_property

@@ -1,13 +1,14 @@
 """`auto`: train what the data allows, cheapest first, within the budget; held-out rows choose.
 
 Pure functions. No method is preferred by doctrine: a dearer one is taken only if it is better on
-held-out rows by more than noise.
+held-out rows by more than noise, and not tried where nothing could be.
 """
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean
 
+from everlearn.graders import Grader, Multi, ScoreModel
 from trainer.methods import Method, TrainingData, dpo, kto, rft, sft
 
 METHODS: tuple[Method, ...] = tuple(
@@ -45,7 +46,32 @@ def over_budget(
     left = budget_seconds - took
     if expected <= left:
         return None
-    return f"needs about {expected:.0f} s, {left:.0f} s of the budget are left"
+    return f"not tried: needs about {expected:.0f} s, {left:.0f} s of the budget are left"
+
+
+def highest(grader: Grader) -> float | None:
+    """The best that it can give; None where its definition does not say."""
+    if isinstance(grader, ScoreModel):
+        return grader.range[1]
+    return None if isinstance(grader, Multi) else 1.0
+
+
+def little_to_gain(trials: Mapping[str, Scores], top: float | None) -> str | None:
+    """Why no dearer method can be chosen: one that had every select row right would lead the best
+    so far by no more than noise."""
+    if not trials or top is None:
+        return None
+    best = max(trials, key=lambda name: _mean(trials[name]))
+    known = [score for score in trials[best] if score is not None]
+    if not known or max(known) > top:
+        return None
+    gap, noise, rows = paired([top] * len(known), known)
+    if gap > noise:
+        return None
+    return (
+        f"not tried: {best} has {top - gap:.3f} on {rows} select rows; a method without a fault "
+        f"would lead by {gap:.3f} <= {noise:.3f}, which is what they can show"
+    )
 
 
 def choose(trials: Mapping[str, Scores]) -> tuple[str, str]:
