@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from everlearn.comments import Comments
 from everlearn.config import Section, Service
 from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.errors import ConfigError, NotFound
@@ -297,6 +298,8 @@ class Task(Section):
     other name 0 to 1."""
     trust: Trust = Trust()
     labels: Labels = Labels()
+    comments: Comments | None = None
+    """Comments teach; empty: they are kept, and teach nothing."""
     heldout: Heldout = Heldout()
     train: Train = Train()
     gate: GateRules = GateRules()
@@ -365,6 +368,7 @@ class Task(Section):
         for key, value, allowed in (
             ("release.primary", self.release.primary, known),
             ("heldout.grader", self.heldout.grader, known),
+            ("comments.grader", self.comments and self.comments.grader, known),
             *(("release.guardrails", name, known | live) for name in self.release.guardrails),
         ):
             if value is not None and value not in allowed:
@@ -476,6 +480,12 @@ def _check(service: Service, task: Task, path: Path, others: Mapping[str, Task])
         known = ", ".join(sorted(service.upstreams)) or "none is configured"
         raise ConfigError(
             f"{path}: upstream = {task.upstream!r}: not an upstream of the config: {known}"
+        )
+    if task.comments is not None and task.comments.judge.upstream not in service.upstreams:
+        known = ", ".join(sorted(service.upstreams))
+        raise ConfigError(
+            f"{path}: comments.judge.upstream = {task.comments.judge.upstream!r}: not an upstream "
+            f"of the config: {known}"
         )
     _check_champion(service, task, path)
 

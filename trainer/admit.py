@@ -185,7 +185,7 @@ def _raters(row: Row) -> tuple[str, ...]:
 
 def _users_alone(row: Row) -> bool:
     """Whether strangers' feedback is all there is for it."""
-    return row.kind not in UNJUDGED and row.author not in ("expert", "grader")
+    return row.kind not in UNJUDGED and row.author not in ("expert", "grader", "comment")
 
 
 def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:

@@ -1,7 +1,8 @@
 """What a snapshot is made of: one row per judged or ordinary answer, frozen and without behaviour.
 
 - `accepted`: somebody said the answer is right; target = the answer.
-- `correction`: an expert gave the right answer; target = that, completion = the wrong one.
+- `correction`: an expert gave the right answer - or the model itself, told by a comment what is
+  wanted (author `comment`); target = that, completion = the wrong one.
 - `preference`: target = the preferred answer, completion = the other one.
 - `rejected`: somebody said the answer is wrong, nobody said what is right.
 - `replay`: an ordinary answer of the champion that nobody complained about.
@@ -49,7 +50,7 @@ class Row:
     target: str | None = None
     target_message: Message | None = None
     author: str | None = None
-    """expert, end_user or grader; None if nobody judged it."""
+    """expert, end_user, grader or comment; None if nobody judged it."""
     weight: float = 1.0
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()

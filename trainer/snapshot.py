@@ -23,6 +23,7 @@ from everlearn.task import Task, heldout_grader
 from trainer.admit import admit, dropped
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.judge import Judgement, judged, preferred
+from trainer.lessons.rows import displeased, latest, taught
 from trainer.raters import rater_of, standings, weighed
 from trainer.reward import needs_reference, reward_grader
 from trainer.rows import Row, from_lake, parsed, to_lake
@@ -107,7 +108,8 @@ def freeze(
     """Take a snapshot now; `champion` is the version whose ordinary answers are replayed, `salt`
     that of the installation, `released` are raters whose quarantine an operator has ended."""
     lake_snapshot = lake.snapshot_id()
-    found = select(read_rows(lake, task, champion, released), task, salt, refuses)
+    rows_read = with_lessons(lake, task, read_rows(lake, task, champion, released))
+    found = select(rows_read, task, salt, refuses)
     # In the order in which `load` gives them: the same snapshot trains the same weights.
     rows = sorted(found, key=_by_id)
     hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
@@ -185,6 +187,8 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
         for record in lake.read(_JUDGED, [task.task]).to_pylist()
     }
     given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
+    if task.comments is not None:
+        given += displeased(lake, task.task, min(feedback_names(task)))
     answers = known(answers, given)
     ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
     rows = judge_all(answers, given, task, released=released)
@@ -206,6 +210,13 @@ def known(answers: Mapping[str, Row], given: Iterable[Judgement]) -> dict[str, R
     }
 
 
+def answers_of(lake: Lake, task: Task, completion_ids: Iterable[str]) -> dict[str, Row]:
+    """These answers of the task by id, as rows that nobody has judged yet."""
+    sql = f"{_ANSWERS} AND c.completion_id IN (SELECT unnest(?))"
+    records = lake.read(sql, [task.task, sorted(set(completion_ids))]).to_pylist()
+    return {record["completion_id"]: _row(record, {}) for record in records}
+
+
 def raters(lake: Lake, task: Task, released: Collection[str] = ()) -> dict[str, Standing]:
     """How far each rater of the task is believed now."""
     answers = {
@@ -216,6 +227,11 @@ def raters(lake: Lake, task: Task, released: Collection[str] = ()) -> dict[str, 
     return standings(given, answers, task, released=released)
 
 
+def feedback_names(task: Task) -> set[str]:
+    """Which feedback says whether an answer is good."""
+    return {g.feedback for g in task.graders if isinstance(g, FeedbackGrader)} or {"thumbs"}
+
+
 def judge_all(
     answers: Mapping[str, Row],
     given: Sequence[Judgement],
@@ -224,7 +240,7 @@ def judge_all(
     released: Collection[str] = (),
 ) -> list[Row]:
     """What the feedback makes of the answers by id: pure, but for the work of weighing raters."""
-    names = {g.feedback for g in task.graders if isinstance(g, FeedbackGrader)} or {"thumbs"}
+    names = feedback_names(task)
     about: dict[str, list[Judgement]] = defaultdict(list)
     pairs: list[Judgement] = []
     for judgement in weighed(given, answers, task, released=released):
@@ -243,6 +259,14 @@ def judge_all(
         if (other := pair.other_completion_id or "") in answers and pair.completion_id in answers
     ]
     return [row for row in rows if row is not None]
+
+
+def with_lessons(lake: Lake, task: Task, rows: Sequence[Row]) -> list[Row]:
+    """The rows and what comments teach beside them, where the task lets them."""
+    if task.comments is None:
+        return list(rows)
+    made = latest(lake, task.task)
+    return taught(rows, answers_of(lake, task, [each.completion_id for each in made.lessons]), made)
 
 
 def _by(answer: Row, given: Iterable[Judgement]) -> Row:

@@ -66,7 +66,9 @@ def _settled(row: Row, keys: _Keys) -> Row:
 
 
 def _testable(row: Row) -> bool:
-    return row.split in HELDOUT and row.kind in LEARNED and row.target is not None
+    # What a comment made the model say is a lesson, not the right answer of an exam.
+    right = row.kind in LEARNED and row.target is not None and row.author != "comment"
+    return row.split in HELDOUT and right
 
 
 def _exam_first(row: Row) -> tuple[bool, bool, bool, str]:

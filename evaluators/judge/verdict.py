@@ -15,12 +15,12 @@ _NUMBER = re.compile(r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$")
 
 def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:
     """The number of `{"score": 0.5, "reason": "..."}` or `0.5`, and the reason."""
-    plain = _spoken(text)
+    plain = spoken(text)
     number: Any
     if _NUMBER.match(plain):
         number, reason = float(plain), None
     else:
-        verdict = _object(plain)
+        verdict = read_object(plain)
         number, reason = verdict.get("score"), _reason(verdict)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise GraderError(f"the judge gave no number: {_short(text)}")
@@ -31,17 +31,17 @@ def read_score(text: str, low: float, high: float) -> tuple[float, str | None]:
 
 def read_label(text: str, labels: Sequence[str]) -> tuple[str, str | None]:
     """The label of `{"label": "good", "reason": "..."}` or `good`, and the reason."""
-    plain = _spoken(text)
+    plain = spoken(text)
     if plain in labels:
         return plain, None
-    verdict = _object(plain)
+    verdict = read_object(plain)
     label = verdict.get("label")
     if label not in labels:
         raise GraderError(f"the judge's label {label!r:.80} is none of {', '.join(labels)}")
     return str(label), _reason(verdict)
 
 
-def _spoken(text: str) -> str:
+def spoken(text: str) -> str:
     """Without the thinking before it: `<think>...</think>`, whose opening may be in the prompt."""
     plain = text.strip()
     if plain.startswith(_THINK):
@@ -53,7 +53,8 @@ def _spoken(text: str) -> str:
     return plain.strip()
 
 
-def _object(text: str) -> dict[str, Any]:
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object that the judge spoke, in a fence or not."""
     fenced = _FENCE.match(text)
     try:
         value = json.loads(fenced[1] if fenced else text)

@@ -34,6 +34,7 @@ VERBS = (
     ("release", "Start, show or abort a release."),
     ("rollback", "Move all traffic back to the champion before."),
     ("labels", "The label queue."),
+    ("comments", "What people wrote about answers, and which of it teaches."),
     ("keys", "Give, list and take back client keys."),
     ("trust", "How far raters are believed, and who is quarantined."),
     ("maintain", "Compact the lake and expire old snapshots."),

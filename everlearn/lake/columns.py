@@ -197,9 +197,42 @@ SNAPSHOT_ROWS = _table(
     ("prompt_token_ids", "ints", "of the prompt, as production rendered it"),
     ("completion_token_ids", "ints", "of the answer given, as production sampled it"),
     ("template_hash", "text", "of the chat template that rendered the prompt"),
-    ("author", "text", "who judged it: expert, end_user or grader; null if nobody did"),
+    ("author", "text", "who judged it: expert, end_user, grader or comment; null: nobody"),
     ("weight", "float", "trust"),
     ("row_hash", "text", "sha256 of messages, completion and target"),
+)
+
+COMMENTS = _table(
+    "comments",
+    "What became of a comment; the latest row of a feedback_id counts.",
+    ("feedback_id", "text", "of the comment in `feedback`"),
+    ("task", "text", "of the completion that it is about"),
+    ("completion_id", "text", "ours, of that completion"),
+    ("sorter", "text", "hash of the judge and of its prompt"),
+    ("sort", "text", "rule, correction, displeasure, nothing; null: not sorted yet"),
+    ("rule", "text", "the rule as one sentence, where it is one"),
+    ("reason", "text", "why the judge sorted it so"),
+    ("error", "text", "why it could not be sorted"),
+    ("state", "text", "waiting, teaching, learned or refused"),
+    ("why", "text", "the comparison that decided, or what it waits for"),
+    ("lift", "json", "with and without it in the prompt: rows, mean, low, champion"),
+    ("created_at", "time", "when"),
+)
+
+LESSONS = _table(
+    "lessons",
+    "A logged prompt answered again with rules in it; the latest round of a task counts.",
+    ("round_id", "text", "all that was asked at once"),
+    ("task", "text", "task name"),
+    ("completion_id", "text", "whose prompt it is"),
+    ("unit", "text", "who asked; always of the training side"),
+    ("comments", "json", "feedback_ids of the comments that stood in the prompt"),
+    ("teacher", "text", "version that answered"),
+    ("original", "text", "its answer without them; of a correction the logged one"),
+    ("revised", "text", "its answer with them"),
+    ("verdict", "text", "better (taught), kept (stays replay), or why it is left out"),
+    ("scores", "json", "keeps to them and held-out grader, of both answers"),
+    ("created_at", "time", "when"),
 )
 
 RELEASES = _table(
@@ -315,6 +348,8 @@ TABLES = (
     SCORES,
     SNAPSHOTS,
     SNAPSHOT_ROWS,
+    COMMENTS,
+    LESSONS,
     RELEASES,
     RELEASE_UNITS,
     DRIFT_LOOKS,

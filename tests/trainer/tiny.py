@@ -5,8 +5,12 @@ thing, one time in four right when sampled: a word it misunderstands, which can 
 seconds and holds for things never corrected.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from trainer.lessons.teacher import hinted
+from trainer.render import Conversation
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}"
@@ -16,11 +20,14 @@ TEMPLATE = (
 COLOURS = ("red", "green", "blue", "black")
 THINGS = tuple(f"thing{number}" for number in range(40))
 WORDS = ("colour", "shade")
+IGNORED = "thing0 is red"
+"""A rule that the model has learned to make nothing of."""
 SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>", "<system>", "<unk>")
 
 
-def build_model(folder: Path) -> Path:
-    """Save model and tokenizer; 30,000 parameters, float32."""
+def build_model(folder: Path, rules: Sequence[str] = ()) -> Path:
+    """Save model and tokenizer; 30,000 parameters, float32. Told one of `rules` in its prompt, it
+    is right about both words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -51,14 +58,15 @@ def build_model(folder: Path) -> Path:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
-    _pretrain(model, tokenizer)
+    _pretrain(model, tokenizer, rules)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _pretrain(model: Any, tokenizer: Any) -> None:
-    """From random weights to the half-right model: 150 steps, about a second."""
+def _pretrain(model: Any, tokenizer: Any, rules: Sequence[str]) -> None:
+    """From random weights to the half-right model: 150 steps, about a second; 200 where it is to
+    follow rules."""
     import torch
 
     texts = [
@@ -67,13 +75,25 @@ def _pretrain(model: Any, tokenizer: Any) -> None:
         for word in WORDS
         for given in [first_answer(thing, word)] * 3 + [colour(thing)]
     ]
-    batch = tokenizer.apply_chat_template(texts, return_dict=True, return_tensors="pt")
-    labels = batch["input_ids"].clone()
-    labels[:, :-2] = -100
+    texts += [
+        [*told(rule, thing, word), {"role": "assistant", "content": right(thing, word)}]
+        for followed in rules
+        for rule, right in ((followed, lambda thing, _: colour(thing)), (IGNORED, first_answer))
+        for thing in THINGS
+        for word in WORDS
+    ]
+    # Texts of one length at a time: nothing is padded.
+    batches = []
+    for length in sorted({len(text) for text in texts}):
+        same = [text for text in texts if len(text) == length]
+        batch = tokenizer.apply_chat_template(same, return_dict=True, return_tensors="pt")
+        labels = batch["input_ids"].clone()
+        labels[:, :-2] = -100
+        batches.append((batch, labels))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(150):
-        loss = model(**batch, labels=labels).loss
-        loss.backward()
+    for _ in range(200 if rules else 150):
+        for batch, labels in batches:
+            model(**batch, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
@@ -82,6 +102,12 @@ def _pretrain(model: Any, tokenizer: Any) -> None:
 def question(thing: str, word: str) -> list[dict[str, Any]]:
     """The prompt: the colour or the shade of a thing."""
     return [{"role": "user", "content": f"which {word} is {thing}"}]
+
+
+def told(rule: str, thing: str, word: str) -> list[dict[str, Any]]:
+    """The prompt as it is asked with a rule in it."""
+    asked = Conversation(question(thing, word))
+    return [dict(each) for each in hinted(asked, [rule], lambda _: True).messages]
 
 
 def colour(thing: str) -> str:

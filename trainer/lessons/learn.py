@@ -1,0 +1,210 @@
+"""From sorted comments to lessons; what came of it is written to the lake.
+
+- What was measured is measured again when the champion or the rows change, not at every call.
+- What was taught once stays taught, though the champion has learned it: every candidate starts
+  fresh. Only harm, and taking the comment back, end it.
+- States and lessons are written in one transaction at the end: a kill loses the round and nothing
+  else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from everlearn.ids import new_id
+from everlearn.lake.store import Lake, Transaction
+from everlearn.task import Task
+from trainer.lessons.board import CORRECTIONS, Standing
+from trainer.lessons.comments import Known
+from trainer.lessons.keeping import Keeping
+from trainer.lessons.lift import Lift, Pair, decide, verdict
+from trainer.lessons.rows import Lesson, Round, documents, latest
+from trainer.lessons.sorting import Desk, Report, declared
+from trainer.lessons.teacher import Teacher
+from trainer.reward import Grading
+from trainer.rows import Row
+from trainer.snapshot import answers_of
+
+Both = tuple[Sequence[str], Sequence[str]]
+"""Answers without and with the comment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class School:
+    """Who is asked, about which prompts, and by whom it is judged."""
+
+    task: Task
+    teacher: Teacher
+    champion: str
+    """The version that the teacher is."""
+    keeping: Keeping
+    quality: Grading
+    select: Sequence[Row]
+    """Prompts that rules are tried on."""
+    train: Sequence[Row]
+    """Prompts that are answered again."""
+    trains: Callable[[Row], bool]
+    """Whether a row is on the training side."""
+
+    def compare(
+        self, rows: Sequence[Row], kept_to: Sequence[tuple[str, ...]], answers: Both
+    ) -> list[Pair]:
+        """Both answers to every row, judged."""
+        keeps = [self.keeping(list(zip(kept_to, rows, texts, strict=True))) for texts in answers]
+        quality = [self.quality(rows, list(texts)) for texts in answers]
+        return [
+            Pair(keeps=(keeps[0][i], keeps[1][i]), quality=(quality[0][i], quality[1][i]))
+            for i in range(len(rows))
+        ]
+
+
+def learn(
+    make: Callable[[], School], task: Task, desk: Desk, lake: Lake, report: Report
+) -> list[Standing]:
+    """The lift of every rule, and the lessons of those that have it; without any to try no school
+    is made, which loads the model."""
+    open_ = [each for each in desk.standings() if each.open]
+    if not open_:
+        found = desk.standings()
+        _write(lake, changed(found, desk, task.task), [])
+        return found
+    school = make()
+    answers = answers_of(lake, task, [each.comment.completion_id for each in open_])
+    lifts = measure(school, open_, desk.board, answers, report)
+    found = desk.standings(lifts)
+    teaching = [each for each in found if each.teaches]
+    rounds, before = [], latest(lake, task.task)
+    if teaching and before.comments != {each.comment.feedback_id for each in teaching}:
+        rounds = revise(school, teaching, answers, before)
+        better = sum(each["verdict"] == "better" for each in rounds)
+        report(f"{better} of {len(rounds)} prompts answered again are lessons")
+    _write(lake, changed(found, desk, task.task), rounds)
+    return found
+
+
+def measure(
+    school: School,
+    open_: Sequence[Standing],
+    board: Mapping[str, Known],
+    answers: Mapping[str, Row],
+    report: Report,
+) -> dict[str, Lift]:
+    """By rule, on the select rows; of all corrections together, on the prompts they are about."""
+    lifts: dict[str, Lift] = {}
+    plain: list[str] = []
+    for each in open_:
+        if each.rule is None or each.rule in lifts:
+            continue
+        known = board[each.comment.feedback_id]
+        old = _still(known, school)
+        if old is not None:
+            lifts[each.rule] = old
+            continue
+        plain = plain or school.teacher.plain(school.select)
+        ruled = school.teacher.ruled(school.select, [each.rule])
+        pairs = school.compare(school.select, [(each.rule,)] * len(ruled), (plain, ruled))
+        lift = decide(pairs, _sure(school), school.champion)
+        if lift.state == "waiting" and known.state in ("teaching", "learned"):
+            lift = replace(lift, state="learned", why=f"taught before; now {lift.why}")
+        lifts[each.rule] = lift
+        report(f"rule {each.rule!r}: {lift.state}: {lift.why}")
+    fixes = [each for each in open_ if each.sort == "correction"]
+    if fixes:
+        pairs = _corrected(school, fixes, answers)[2]
+        lift = lifts[CORRECTIONS] = decide(pairs, _sure(school), school.champion)
+        report(f"{len(pairs)} corrections: {lift.state}: {lift.why}")
+    return lifts
+
+
+def revise(
+    school: School, teaching: Sequence[Standing], answers: Mapping[str, Row], before: Round
+) -> list[dict[str, Any]]:
+    """The training prompts again under all rules, and each correction's own prompt.
+
+    What a lesson has taught the champion (it keeps to the rules untold) stays a lesson.
+    """
+    rules = tuple(dict.fromkeys(each.rule for each in teaching if each.rule is not None))
+    sides: list[tuple[Sequence[Row], Both, list[Pair]]] = []
+    if rules:
+        both: Both = school.teacher.plain(school.train), school.teacher.ruled(school.train, rules)
+        pairs = school.compare(school.train, [rules] * len(both[0]), both)
+        sides.append((school.train, both, pairs))
+    fixes = [each for each in teaching if each.sort == "correction"]
+    if fixes:
+        sides.append(_corrected(school, fixes, answers))
+    taught = {each.completion_id: each for each in before.lessons if each.better}
+    found: dict[str, tuple[Row, Lesson, dict[str, Any]]] = {}
+    for rows, (plain, told), pairs in sides:
+        for row, old, new, pair in zip(rows, plain, told, pairs, strict=True):
+            if not school.trains(row):
+                continue
+            lesson = Lesson(row.completion_id, old, new, verdict(pair))
+            earlier = taught.get(row.completion_id)
+            if lesson.verdict == "kept" and earlier is not None:
+                lesson = replace(earlier, revised=old)
+            scores = {"keeps": pair.keeps, "quality": pair.quality}
+            found[row.completion_id] = (row, lesson, scores)
+    head = {
+        "round_id": new_id("round"),
+        "task": school.task.task,
+        "comments": sorted(each.comment.feedback_id for each in teaching),
+        "teacher": school.champion,
+        "created_at": datetime.now(UTC),
+    }
+    return documents(list(found.values()), head)
+
+
+def changed(found: Sequence[Standing], desk: Desk, task: str) -> list[dict[str, Any]]:
+    """What the lake does not know yet, for table `comments`; who is not heard is not kept."""
+    rows = []
+    for each in found:
+        name = each.comment.feedback_id
+        known = desk.board.get(name)
+        if known is None:
+            continue
+        if name not in desk.new and (known.state, known.why) == (each.state, each.why):
+            continue
+        rows.append(
+            {
+                **{"feedback_id": name, "completion_id": each.comment.completion_id, "task": task},
+                **{key: getattr(known, key) for key in ("sorter", "sort", "rule", "reason")},
+                **{"error": known.error if name in desk.new else None},
+                **{"state": each.state, "why": each.why, "created_at": datetime.now(UTC)},
+                "lift": each.lift.document() if each.lift else known.lift,
+            }
+        )
+    return rows
+
+
+def _write(lake: Lake, states: list[dict[str, Any]], lessons: list[dict[str, Any]]) -> None:
+    def write(transaction: Transaction) -> None:
+        for table, rows in (("comments", states), ("lessons", lessons)):
+            if rows:
+                transaction.append(table, rows)
+
+    if states or lessons:
+        lake.commit(write)
+
+
+def _corrected(
+    school: School, fixes: Sequence[Standing], answers: Mapping[str, Row]
+) -> tuple[list[Row], Both, list[Pair]]:
+    """The prompts that corrections are about: logged answer, the answer after the correction."""
+    there = [each for each in fixes if each.comment.completion_id in answers]
+    rows = [answers[each.comment.completion_id] for each in there]
+    texts = [each.comment.text for each in there]
+    both = [row.completion for row in rows], school.teacher.again(rows, texts)
+    return rows, both, school.compare(rows, [(text,) for text in texts], both)
+
+
+def _still(known: Known, school: School) -> Lift | None:
+    """What was measured, while champion and number of rows are the same."""
+    told = known.lift or {}
+    if (told.get("champion"), told.get("tried")) != (school.champion, len(school.select)):
+        return None
+    return Lift(state=known.state, why=known.why, **told)
+
+
+def _sure(school: School) -> float:
+    return declared(school.task).confidence
