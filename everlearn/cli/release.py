@@ -1,17 +1,21 @@
-"""`everlearn release`: start, show or abort the release of a version."""
+"""`everlearn release`: start, show, try out or abort the release of a version."""
 
 from typing import Any
 
 import click
 
 from everlearn.cli import config_option, json_option
+from everlearn.cli.release_simulate import command as simulate
 
 EXIT = {"promoted": 0, "inconclusive": 3}
 
 
 @click.group("release")
 def command() -> None:
-    """Start, show or abort a release."""
+    """Start, show, try out or abort a release."""
+
+
+command.add_command(simulate)
 
 
 @command.command()

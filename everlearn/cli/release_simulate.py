@@ -1,0 +1,84 @@
+"""`everlearn release simulate`: what a task's rules would do, before anybody is exposed to them."""
+
+from typing import Any
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+
+@click.command("simulate")
+@click.argument("task")
+@click.option(
+    "--effect", type=click.FloatRange(-1, 1), default=0.0, help="True gain (0.1: 10 points)."
+)
+@click.option("--runs", type=click.IntRange(1, 100_000), default=2000, show_default=True)
+@click.option("--traffic", type=click.FloatRange(1), help="Requests a day; else as seen lately.")
+@click.option("--users", type=click.IntRange(1), help="So many, who return; else each comes once.")
+@click.option("--base", type=click.FloatRange(0, 1), help="The champion's mean of the primary.")
+@click.option("--answering", type=click.FloatRange(0, 1), help="Share of requests it hears of.")
+@click.option(
+    "--response-bias",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How many times as often the candidate's satisfied users answer.",
+)
+@click.option(
+    "--judge-agreement",
+    type=click.FloatRange(0, 1),
+    help="How often the grader of every answer says what a person would.",
+)
+@click.option("--slower", type=click.FloatRange(0), default=0.0, help="Seconds, of the candidate.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Instead of max_seconds.")
+@click.option(
+    "--level", type=click.FloatRange(0, 1, min_open=True), help="Else the next release's."
+)
+@click.option("--seed", type=int, default=0)
+@click.option("--plot", type=click.Path(dir_okay=False), help="A picture of it: .png or .svg.")
+@json_option
+@config_option
+def command(
+    task: str,
+    runs: int,
+    level: float | None,
+    days: float | None,
+    seed: int,
+    plot: str | None,
+    as_json: bool,
+    config_path: str | None,
+    **truth: Any,
+) -> None:
+    """Thousands of releases by the rules of TASK, through the very code that decides live."""
+    import json
+
+    from everlearn.config import load
+    from everlearn.lake.ducklake import open_lake
+    from everlearn.task import load_task
+    from serving.release.budget import Budget, next_level
+    from serving.release.picture import draw_trial, fit
+    from serving.release.seen import DAY_SECONDS, seen
+    from serving.release.trial import Truth, lines, told, trial
+    from serving.release.verbs import Desk
+
+    path = None if plot is None else fit(plot)
+    service = load(config_path)
+    declared = load_task(service, task)
+    if days is not None:
+        longer = declared.release.model_copy(update={"max_seconds": days * DAY_SECONDS})
+        declared = declared.model_copy(update={"release": longer})
+    rules = declared.release_rules
+    traffic = Desk(service, declared).book.traffic(task)
+    budget = traffic.budget if traffic else Budget()
+    slower = truth.pop("slower")
+    asked = trial(
+        declared,
+        Truth(**truth, slower_seconds=slower),
+        seen(open_lake(service), task, rules),
+        level or next_level(budget, rules.expected_releases, rules.alpha),
+    )
+    ends = asked.run(runs, seed)
+    result = {"task": task, "effect": truth["effect"], **told(asked, ends)}
+    if path is not None:
+        draw_trial(path, result, ends)
+    click.echo(json.dumps(result) if as_json else "\n".join(lines(result)))

@@ -1,0 +1,83 @@
+"""What the lake says of a task's traffic lately: how much, from whom, and how good."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from everlearn.lake.store import Lake
+from everlearn.task import ReleaseRules
+
+RECENT_DAYS = 7
+DAY_SECONDS = 86_400.0
+MIN_SECONDS = 60.0
+"""Shorter traffic says nothing of a day."""
+PARTS = 10
+"""A release's time is cut into so many; the busiest that was seen is what may be hoped for."""
+
+
+class Seen(NamedTuple):
+    """Of the last days; all zero where there was no traffic."""
+
+    seconds: float = 0.0
+    """Between the first and the last request."""
+    requests: int = 0
+    users: int = 0
+    """Different ones in the whole time, here and below by day of each."""
+    user_days: int = 0
+    conversations: int = 0
+    busiest: float = 0.0
+    """Requests in a second, in the busiest part."""
+    means: Mapping[str, float] = {}
+    """By metric."""
+    heard: Mapping[str, float] = {}
+    """By grader: share of the requests that it scored."""
+
+    @property
+    def a_day(self) -> float:
+        """Requests."""
+        return self.requests / self.seconds * DAY_SECONDS if self.seconds >= MIN_SECONDS else 0.0
+
+
+_TRAFFIC = """
+    WITH recent AS (
+        SELECT unit, coalesce(conversation_id, unit) AS conversation, received_at, status
+        FROM completions
+        WHERE task = ? AND received_at >= to_timestamp(?) AND arm IS NOT NULL
+            AND status NOT IN ('shadow', 'rejected', 'imported')
+    )
+    SELECT count(*) AS requests, count(DISTINCT unit) AS users,
+        count(DISTINCT (unit, received_at::DATE)) AS user_days,
+        count(DISTINCT conversation) AS conversations,
+        coalesce(epoch(max(received_at)) - epoch(min(received_at)), 0) AS seconds,
+        avg((status = 'ok')::INTEGER) AS ok,
+        (SELECT max(n) FROM (
+            SELECT count(*) AS n FROM recent GROUP BY epoch(received_at) // ?)) AS busiest
+    FROM recent
+"""
+_SCORES = """
+    SELECT evaluator, avg(value) AS mean, count(DISTINCT completion_id) AS scored
+    FROM scores JOIN completions USING (completion_id)
+    WHERE scores.task = ? AND value IS NOT NULL AND completions.received_at >= to_timestamp(?)
+    GROUP BY evaluator
+"""
+
+
+def seen(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -> Seen:
+    """Of the last `RECENT_DAYS`."""
+    since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
+    part = max(1.0, rules.max_seconds / PARTS)
+    row = lake.read(_TRAFFIC, [task, since, part]).to_pylist()[0]
+    if not row["requests"]:
+        return Seen()
+    scores = lake.read(_SCORES, [task, since]).to_pylist()
+    means = {each["evaluator"]: min(1.0, max(0.0, float(each["mean"]))) for each in scores}
+    return Seen(
+        seconds=float(row["seconds"]),
+        requests=row["requests"],
+        users=row["users"],
+        user_days=row["user_days"],
+        conversations=row["conversations"],
+        busiest=row["busiest"] / part,
+        means={**means, "error_rate": float(row["ok"])},
+        heard={each["evaluator"]: each["scored"] / row["requests"] for each in scores},
+    )
