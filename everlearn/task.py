@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -18,6 +19,8 @@ from everlearn.opinion import Scale
 from everlearn.yaml_file import describe, read_yaml
 
 log = logging.getLogger(__name__)
+_NAMES = re.compile(r"`([^`]+)`|(\w+)")
+"""Of a reward's formula."""
 
 
 class Heldout(Section):
@@ -424,7 +427,11 @@ def read_tasks(service: Service) -> Declared:
             problems += str(error).splitlines()
         else:
             tasks[task.task] = task
-    notes = (*_notes(service.tasks_path), *_never_released(service, tasks))
+    notes = (
+        *_notes(service.tasks_path),
+        *_never_released(service, tasks),
+        *_unwatched(tasks),
+    )
     return Declared(tasks, tuple(problems), notes)
 
 
@@ -469,6 +476,18 @@ def _never_released(service: Service, tasks: Mapping[str, Task]) -> Iterator[str
             yield (
                 f"task {name}: upstream {task.upstream!r} is of kind {kind}, which loads no "
                 "adapters: the task is captured and judged, and what it trains is never served"
+            )
+
+
+def _unwatched(tasks: Mapping[str, Task]) -> Iterator[str]:
+    for name, task in tasks.items():
+        if task.train.method != "rft" or task.reward is None:
+            continue
+        held = task.heldout.grader or task.release.primary
+        if held in {a or b for a, b in _NAMES.findall(task.reward.calculate_output)}:
+            yield (
+                f"task {name}: heldout.grader {held!r} is part of the reward: nobody watches an "
+                "RFT run for reward hacking; name a grader there that the reward does not read"
             )
 
 

@@ -1,5 +1,7 @@
 """Runs the gate on a version: decides by an exam's evidence, keeps the record, moves its state."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from everlearn.errors import InputError
@@ -17,6 +19,14 @@ OPEN = (
 AFTER = {Phase.PASSED: VersionState.GATED, Phase.FAILED: VersionState.REJECTED}
 
 
+def with_finding(verdict: Verdict, tags: Mapping[str, str]) -> Verdict:
+    """What training found out about a version blocks it, whatever its exam says."""
+    finding = tags.get("finding")
+    if finding is None:
+        return verdict
+    return Verdict(Phase.FAILED, finding, (finding, *verdict.comparisons))
+
+
 def judge(
     registry: Registry, evidence: Evidence, rules: GateRules, margin: float | None = None
 ) -> Verdict:
@@ -25,7 +35,7 @@ def judge(
     if version == BASE:
         raise InputError("the base model needs no gate: it is what every version is compared with")
     found = registry.get(task, version)
-    verdict = decide(evidence, rules, margin)
+    verdict = with_finding(decide(evidence, rules, margin), registry.tags(task, version))
     record = {
         **verdict._asdict(),
         "rules": rules.model_dump(mode="json"),

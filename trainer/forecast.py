@@ -5,10 +5,12 @@ The grader is tried on a few logged answers, so that one which cannot score says
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from everlearn.config import Service
 from everlearn.errors import NotEnoughEvidence
+from trainer.looks import unwatched
 from trainer.methods import TrainingData, rft
 from trainer.reward import Grading, needs_reference, reward_grader
 from trainer.rows import Row
@@ -19,7 +21,9 @@ TRIED = 8
 """Logged answers that the grader is tried on; none where it asks a model."""
 
 
-def forecast(data: TrainingData, bench: Workbench, service: Service) -> dict[str, Any] | None:
+def forecast(
+    data: TrainingData, select: Sequence[Row], bench: Workbench, service: Service
+) -> dict[str, Any] | None:
     """For `--dry-run`; None when there is nothing to be rewarded by or too few prompts."""
     reward = reward_grader(bench.task)
     if reward is None:
@@ -37,6 +41,7 @@ def forecast(data: TrainingData, bench: Workbench, service: Service) -> dict[str
         "needs_reference": needs_reference(bench.task, reward),
         "takes": estimate(made, bench.shape, bench.machine, load),
         "answers": made.max_steps * load.batch,
+        "unwatched": unwatched(bench.task, select),
         "tried": tried(Grading(bench.task, service, reward), rows),
     }
 
@@ -67,6 +72,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"which {need}",
         f"rft takes {found['takes']}, {found['answers']} answers are graded",
     ]
+    if found["unwatched"]:
+        said.append(f"nobody watches for reward hacking: {found['unwatched']}")
     sample = found["tried"]
     if sample["answers"]:
         mean = "" if sample["mean"] is None else f", mean {sample['mean']:.2f}"

@@ -143,6 +143,18 @@ def needs_reference(task: Task, grader: Grader) -> bool:
     return any(needs_reference(task, parts[name]) for name in names if name in parts)
 
 
+def read_by(task: Task, grader: Grader) -> set[str]:
+    """Names of the graders that a verdict is made of, the grader's own too."""
+    found = {grader.name}
+    if isinstance(grader, Multi):
+        from evaluators.formula import Formula
+
+        parts = grader.graders or {part.name: part for part in task.graders}
+        for name in Formula(grader.calculate_output, grader.name).names:
+            found |= read_by(task, parts[name]) if name in parts else {name}
+    return found
+
+
 def reward_grader(task: Task) -> Multi | None:
     """The task's reward; by default the mean of its deterministic graders; None without any."""
     if task.reward is not None:

@@ -10,7 +10,6 @@ The run is closed whatever happens, so every end has its reason. Nothing here to
 and no method sees a held-out row.
 """
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,16 +26,18 @@ from everlearn.errors import (
     TrainingError,
 )
 from everlearn.task import Task, base_model_path, heldout_grader
-from registry.versions import ModelVersion, Registry
+from registry.versions import Registry
 from trainer import adapter as adapters
 from trainer.checkpoint import Checkpoints, keeping
 from trainer.evidence import Exam, examine, mean
 from trainer.lock import Held, holding
-from trainer.methods import Method, TrainingData
+from trainer.looks import Looks, looking, unwatched
+from trainer.methods import Method
 from trainer.methods.auto import choose, highest, little_to_gain, over_budget
+from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_params, standing
 from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
-from trainer.rows import Messages, Row
+from trainer.rows import Row
 from trainer.settings import parameters
 from trainer.stream import Stream
 from trainer.tracking import TrainingRun, close_dead
@@ -62,24 +63,6 @@ class Trial:
     method: Method
     saved: Path
     exam: Exam
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a run came to; scores are means of the held-out grader, times are seconds."""
-
-    task: str
-    run_id: str
-    snapshot_id: str
-    method: str
-    reason: str
-    version: str
-    model_name: str
-    champion: dict[str, Any]
-    tried: list[dict[str, Any]]
-    left_out: dict[str, str]
-    counts: dict[str, dict[str, int]]
     seconds: float
 
 
@@ -230,6 +213,8 @@ class _Learning:
         self.spent: list[tuple[float, float]] = []
         """(cost, seconds) of every method that ran, failed ones too."""
         self.exam_seconds = 0.0
+        self.findings: dict[str, str] = {}
+        """By method: why its version may not pass the gate."""
         self.parent: list[dict[str, Any]] = []
         self.left_out = dict(plan.left_out)
 
@@ -293,6 +278,8 @@ class _Learning:
         exam = Exam(tuple(done["scores"]))
         self.trials[method.name] = Trial(method, self._adapter(method), exam, done["seconds"])
         self.spent.append((method.cost, done["seconds"]))
+        if done["finding"]:
+            self.findings[method.name] = done["finding"]
         self.report(f"{method.name}: {describe(self.select, exam)}, trained before the run died")
         return True
 
@@ -321,7 +308,8 @@ class _Learning:
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
         self.spent.append((method.cost, seconds))
-        self.place.write(method.name, {"scores": exam.scores, "seconds": seconds})
+        done = {"scores": exam.scores, "seconds": seconds}
+        self.place.write(method.name, {**done, "finding": self.findings.get(method.name)})
         score = mean(exam.scores)
         if score is not None:
             self.stream.metrics([(f"{method.name}/heldout", score, 0)])
@@ -345,6 +333,9 @@ class _Learning:
             trainer = method.build(self.data, bench, self._rewarded)
             trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
             trainer.add_callback(until(self._deadline(), name, self.report))
+            looks = self._looks(method, bench)
+            if looks is not None:
+                trainer.add_callback(looking(looks, self.stream.metrics, model_of(trainer)))
             try:
                 trained = fit(name, trainer, self.report, resume=resume, send=self.stream.metrics)
             except OutOfMemory:
@@ -355,9 +346,32 @@ class _Learning:
                 limit.write_text(str(smaller.micro_limit))
                 self.report(f"{name}: out of memory, again with half the rows at a time")
                 continue
+            if looks is not None:
+                self._judged(looks, trained)
             used = parameters(bench.resolved[name])
             self.run.params({f"{name}.{key}": value for key, value in used.items()})
             return trained
+
+    def _looks(self, method: Method, bench: Workbench) -> Looks | None:
+        """Who watches for reward hacking, where something independent can."""
+        if method.name != "rft" or self.reward is None:
+            return None
+        why_not = unwatched(self.task, self.select)
+        if why_not is not None:
+            self.report(f"rft: nobody watches for reward hacking: {why_not}")
+            return None
+        return Looks(self.place.folder, bench, self.select, (self.reward, self.grade))
+
+    def _judged(self, looks: Looks, trained: Trained) -> None:
+        """A run that hacked its reward goes back to its best look, and the version says so."""
+        finding = looks.finding
+        if finding is None:
+            return
+        self.report(f"rft: {finding.reason}")
+        if finding.best.step == 0:
+            raise TrainingError(f"rft: {finding.reason}; it was best before the first step")
+        self.findings["rft"] = f"{finding.reason}; the adapter is that of step {finding.best.step}"
+        looks.restore(trained.model)
 
     def _examine(self, model: Any) -> Exam:
         return examine(model, self.bench, self.grade, self.select)
@@ -382,14 +396,17 @@ class _Learning:
             for each in self.trials.values()
         ]
         self.run.document("tried.json", {"tried": tried, "left_out": self.left_out, "why": reason})
-        self.run.tag(method=method, snapshot_id=snapshot_id)
+        tags = {"method": method, "snapshot_id": snapshot_id}
+        if method in self.findings:
+            tags["finding"] = self.findings[method]
+        self.run.tag(**tags)
         version = self.registry.register(
             self.task.task,
             made.path,
             digest=made.digest,
             model_name=made.model_name,
             run_id=self.run.run_id,
-            tags={"everlearn.method": method, "everlearn.snapshot_id": snapshot_id},
+            tags={f"everlearn.{key}": value for key, value in tags.items()},
         )
         return Outcome(
             task=self.task.task,
@@ -397,6 +414,7 @@ class _Learning:
             snapshot_id=snapshot_id,
             method=method,
             reason=reason,
+            finding=self.findings.get(method),
             version=version.version,
             model_name=version.model_name,
             champion=standing(self.champion.version, self.select, before, 0.0),
@@ -407,60 +425,6 @@ class _Learning:
         )
 
 
-def check_scored(exam: Exam, task: Task) -> None:
-    """NotEnoughEvidence when the grader is silent on every answer that methods are chosen by."""
-    if exam.scores and all(score is None for score in exam.scores):
-        raise NotEnoughEvidence(
-            f"task {task.task}: grader {heldout_grader(task)} scored none of {len(exam.scores)} "
-            "select answers; no version was made"
-        )
-
-
-def standing(name: str, rows: list[Row], exam: Exam, seconds: float) -> dict[str, Any]:
-    """One line of the comparison: all held-out rows, and those an expert reviewed."""
-    expert = [score for row, score in zip(rows, exam.scores, strict=True) if row.author == "expert"]
-    return {
-        "name": name,
-        "heldout": mean(exam.scores),
-        "rows": len(exam.scores),
-        "heldout_expert": mean(expert),
-        "expert_rows": len(expert),
-        "seconds": round(seconds, 1),
-    }
-
-
-def describe(rows: list[Row], exam: Exam) -> str:
-    """The same for people."""
-    line = standing("", rows, exam, 0.0)
-
-    def shown(key: str) -> str:
-        return "unscored" if line[key] is None else f"{line[key]:.1%}"
-
-    return (
-        f"held-out {shown('heldout')} of {line['rows']} rows, "
-        f"expert-reviewed {shown('heldout_expert')} of {line['expert_rows']}"
-    )
-
-
-def run_params(task: Task, plan: Plan, champion: ModelVersion) -> dict[str, Any]:
-    """What the run is made of, for MLflow."""
-    shape = {f"lora.{key}": value for key, value in task.train.lora.model_dump().items()}
-    counts = {f"rows.{side}": sum(found.values()) for side, found in plan.snapshot.counts.items()}
-    return {
-        **task.train.model_dump(exclude={"lora"}),
-        **shape,
-        **counts,
-        "method": plan.method,
-        "base_model": task.base_model,
-        "champion": champion.version,
-        "snapshot_id": plan.snapshot.snapshot_id,
-        "heldout_grader": heldout_grader(task),
-    }
-
-
-def probe_prompts(data: TrainingData, seed: int) -> list[Messages]:
-    """A few prompts of the training side, such as a server can be asked by messages alone."""
-    every = [*data.learned, *data.replay]
-    rows = [row for row in every if not row.tools and not row.options] or every
-    picked = random.Random(seed).sample(rows, min(adapters.PROBES, len(rows)))
-    return [row.messages for row in picked]
+def model_of(trainer: Any) -> Callable[[], Any]:
+    """The model that the trainer trains, out of its wrappers."""
+    return lambda: trainer.accelerator.unwrap_model(trainer.model)

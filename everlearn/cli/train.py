@@ -11,8 +11,8 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from everlearn.config import Service
     from everlearn.lake.store import Lake
+    from trainer.outcome import Outcome
     from trainer.plan import Plan
-    from trainer.run import Outcome
     from trainer.workbench import Workbench
 
 
@@ -105,7 +105,8 @@ def _rft(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any]
 
     if "rft" not in [method.name for method in made.methods]:
         return None
-    return forecast(training_data(made.snapshot, bench.task), bench, service)
+    data = training_data(made.snapshot, bench.task)
+    return forecast(data, made.snapshot.side("select"), bench, service)
 
 
 def _print_plan(made: "Plan", rft: dict[str, Any] | None, as_json: bool) -> None:
@@ -140,6 +141,8 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     for name, reason in outcome.left_out.items():
         click.echo(f"  {name:<6} left out: {reason}")
     click.echo(f"  chosen {outcome.reason}")
+    if outcome.finding is not None:
+        click.echo(f"  the gate will refuse it: {outcome.finding}")
     click.echo(
         f"  version {outcome.version} ({outcome.model_name}) registered in {outcome.seconds:.0f} s"
     )

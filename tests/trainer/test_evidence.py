@@ -4,7 +4,7 @@ from everlearn.errors import NotEnoughEvidence
 from everlearn.task import Task
 from tests.trainer.examples import accepted, corrected
 from trainer.evidence import Exam, mean
-from trainer.run import check_scored, describe, standing
+from trainer.outcome import check_scored, describe, standing
 
 GRADER = {
     "type": "string_check",

@@ -19,8 +19,9 @@ from registry.versions import Registry
 from tests.trainer.production import completion, fill, make_production, thumbs
 from tests.trainer.tiny import THINGS
 from trainer.adapter import content_digest
+from trainer.outcome import Outcome
 from trainer.plan import plan
-from trainer.run import Outcome, train
+from trainer.run import train
 
 pytestmark = pytest.mark.slow
 
