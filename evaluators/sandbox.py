@@ -91,9 +91,7 @@ class Spec:
         reason = problem()
         if reason is not None:
             raise GraderError(reason)
-        packages = (
-            self.rules.packages if self.program == "python" else ("duckdb", "_duckdb", "pytz")
-        )
+        packages = SQL_PACKAGES if self.program == "sql" else self.rules.packages
         return isolated(self.program, packages, self.files)
 
 

@@ -168,6 +168,35 @@ class Execution(Section):
     """A longer result is compared on that many rows."""
 
 
+class PythonExecution(Section):
+    """Runs the answer's Python code. Without `tests`: 1 when it runs. With them: the share that
+    passes, and credit for the steps before.
+
+    Unscored when the tests are not known for the item.
+    """
+
+    type: Literal["execution"]
+    name: str
+    language: Literal["python"]
+    input: str = "{{sample.output_text}}"
+    """The code: its first fenced block, else the whole text."""
+    tests: str | None = None
+    """Python: asserts, calls and functions test_..., each one test; for example
+    {{item.metadata.tests}}. Of `assert f(2) == 4` the 4 is never in the answer's process."""
+    format_credit: float = Field(0.0, ge=0, le=1)
+    """For one fenced block, or code and nothing else."""
+    compiles_credit: float = Field(0.0, ge=0, le=1)
+    """For code that compiles; the tests share what is left."""
+    no_op: bool = False
+    """Run again with the answer's functions doing nothing: the same result is worth nothing."""
+    timeout_seconds: float = Field(2.0, gt=0)
+    """Of CPU time, for the answer and all its tests."""
+    max_memory_mb: int = Field(256, ge=32)
+    """Of the child process."""
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+
+
 class FeedbackGrader(Section):
     """What people said: the joined feedback of that name, from 0 to 1; unscored if none.
 
@@ -237,8 +266,10 @@ class Multi(Section):
         return graders
 
 
+AnyExecution = Annotated[Execution | PythonExecution, Field(discriminator="language")]
+
 Grader = Annotated[
-    StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema | Execution
-    | FeedbackGrader | Endpoint | Multi,
+    StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema
+    | AnyExecution | FeedbackGrader | Endpoint | Multi,
     Field(discriminator="type"),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from evaluators.route import run_grader
 from evaluators.sandbox import require
 from everlearn.config import Sandbox
 from everlearn.errors import InputError
-from everlearn.graders import Endpoint, Execution, Grader, Multi, PythonGrader
+from everlearn.graders import Endpoint, Execution, Grader, Multi, PythonExecution, PythonGrader
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
 
@@ -67,7 +67,7 @@ def _admitted(spec: Grader, source: Source) -> Grader:
     }
     addresses = [(e.url, e.headers_env) for _, e in declared if isinstance(e, Endpoint)]
     for part in _parts(spec):
-        if isinstance(part, PythonGrader | Execution):
+        if isinstance(part, PythonGrader | PythonExecution | Execution):
             require(_RULES)
         if isinstance(part, Execution):
             path = (source.service.tasks_path / part.database).resolve()

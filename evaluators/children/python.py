@@ -55,7 +55,7 @@ def _import(source: str) -> None:
 
 
 def _graded(code: CodeType, request: dict[str, Any]) -> Reply:
-    sys.addaudithook(_audit)
+    sys.addaudithook(audit)
     namespace: dict[str, Any] = {"__name__": "grader"}
     try:
         exec(code, namespace)
@@ -77,10 +77,11 @@ def _checked(reply: Any) -> Reply:
     return {"error": f"grade returned {value!r:.100}, not a finite number"}
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuses what writes, starts or talks, with a plain message."""
     writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
     if writes or event.startswith(_FORBIDDEN):
-        raise PermissionError(f"{event} is not allowed in a grader")
+        raise PermissionError(f"{event} is not allowed here")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from evaluators.formula import Formula
 from evaluators.graders import (
+    code,
     endpoint,
     execution,
     feedback,
@@ -25,6 +26,7 @@ from everlearn.graders import (
     JsonSchema,
     LabelModel,
     Multi,
+    PythonExecution,
     PythonGrader,
     ScoreModel,
     StringCheck,
@@ -75,6 +77,8 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
             return json_schema.JsonSchemaGrader(spec)
         case Execution():
             return execution.ExecutionGrader(spec, task.folder, _rules(service))
+        case PythonExecution():
+            return code.CodeGrader(spec, _rules(service))
         case FeedbackGrader():
             # The scale is part of the definition: another one gives other verdicts.
             scale = spec.scale or task.scales.get(spec.feedback)
