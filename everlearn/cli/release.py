@@ -58,7 +58,6 @@ def start(
     desk = Desk(service, load_task(service, task))
     lake = open_lake(service)
     release = desk.start(Registry(service), version, ungated, trust_raters=trust_raters)
-    desk.book.tell_lake(task, lake)
     expected = outlook(lake, task, release)
     if as_json and not wait:
         told = {"release_id": release.release_id, "alpha": release.alpha}
@@ -86,7 +85,7 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     from everlearn.errors import NotFound
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
-    from serving.release.history import by_arm, events
+    from serving.release.history import by_arm, events, untold
     from serving.release.states import chain
     from serving.release.verbs import Desk
     from serving.release.watch import standing
@@ -98,6 +97,7 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     release = traffic.release
     lake = open_lake(service, read_only=True)
     rows = events(lake, task, release.release_id)
+    rows += untold(traffic, rows, release.release_id)
     arms = by_arm(lake, task, release)
     former = [arm.version for arm in chain(traffic)]
     if as_json:

@@ -13,7 +13,7 @@ import msgspec
 
 from everlearn.errors import InputError
 from everlearn.lake.store import Lake, Transaction
-from everlearn.state import State
+from everlearn.state import State, StateConflict
 from registry.states import VersionState
 from registry.versions import Registry
 from serving.release.states import Event, Note, Traffic
@@ -48,16 +48,39 @@ class Book:
         found = self.read(task)
         if found is None or not found[0].events:
             return
-        traffic, revision = found
-        lake.commit(lambda transaction: _append(transaction, task, traffic.events))
-        self.write(task, msgspec.structs.replace(traffic, events=()), revision)
+        told = found[0].events
+        lake.commit(lambda transaction: _append(transaction, task, told))
+
+        def without(traffic: Traffic) -> Traffic:
+            left = tuple(event for event in traffic.events if event not in told)
+            return msgspec.structs.replace(traffic, events=left)
+
+        self._amend(task, without)
 
     def tell_registry(self, task: str, registry: Callable[[], Registry]) -> None:
         """Empty the outbox of notes, in their order; RegistryError leaves the rest for later."""
         while (found := self.read(task)) is not None and found[0].notes:
-            traffic, revision = found
-            _apply(registry(), task, traffic.notes[0])
-            self.write(task, msgspec.structs.replace(traffic, notes=traffic.notes[1:]), revision)
+            first = found[0].notes[0]
+            _apply(registry(), task, first)
+
+            def without(traffic: Traffic, told: Note = first) -> Traffic:
+                # Somebody else may have told it meanwhile.
+                left = traffic.notes[traffic.notes[:1] == (told,) :]
+                return msgspec.structs.replace(traffic, notes=left)
+
+            self._amend(task, without)
+
+    def _amend(self, task: str, make: Callable[[Traffic], Traffic]) -> None:
+        """Change the outbox of whatever document there is by now: nothing else is touched."""
+        while (found := self.read(task)) is not None:
+            changed = make(found[0])
+            if changed == found[0]:
+                return
+            try:
+                self.write(task, changed, found[1])
+            except StateConflict:
+                continue
+            return
 
 
 def _append(transaction: Transaction, task: str, events: tuple[Event, ...]) -> None:

@@ -15,8 +15,9 @@ Each tick of a task, in this order:
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
@@ -33,6 +34,7 @@ from serving.release.adapters import keep_warm, place
 from serving.release.book import Book
 from serving.release.cost import rates
 from serving.release.decide import Decision, decide
+from serving.release.lease import Lease, holder
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import (
     Phase,
@@ -82,10 +84,23 @@ class TaskLoop:
         self._lake.close()
         self._state.close()
 
-    def tick(self) -> None:
-        """One round; an EverlearnError leaves everything as it is for the next round."""
+    @property
+    def name(self) -> str:
+        return self._task.task
+
+    @property
+    def tick_seconds(self) -> float:
+        return self._service.releases.tick_seconds
+
+    def follow(self) -> None:
+        """Step 1 alone: another controller decides."""
         name = self._task.task
         sync_route(self._service.routes_path, name, lambda: self._book.traffic(name))
+
+    def tick(self) -> None:
+        """One round; an EverlearnError leaves everything as it is for the next round."""
+        self.follow()
+        name = self._task.task
         found = self._book.read(name)
         if found is None:
             return
@@ -362,38 +377,50 @@ def unknown(release: Release) -> str | None:
 def run(service: Service, stop: threading.Event) -> None:
     """Every task of the config, each in its own thread, until `stop`; new files are taken in.
 
-    An error that nobody foresaw stops all and is raised: a supervisor starts the process again.
+    Of several controllers on one state store one leads, the others follow its routes. An error that
+    nobody foresaw stops all and is raised: a supervisor starts the process again.
     """
     threads: dict[str, threading.Thread] = {}
     crashes: list[Exception] = []
     seen: tuple[object, ...] | None = None
+    state = open_state(service)
+    lease = Lease(state, holder(service))
     while not stop.is_set():
+        if not lease.try_renew():
+            log.info("%s leads", lease.leader)
         stamp = tasks_stamp(service)
         if stamp != seen:
             seen = stamp
             for name, task in running_tasks(service).items():
                 if name not in threads:
-                    arguments = (service, task, stop, crashes)
+                    arguments = (partial(TaskLoop, service, task), lease, stop, crashes)
                     threads[name] = threading.Thread(target=_forever, args=arguments, name=name)
                     threads[name].start()
         stop.wait(RESCAN_SECONDS)
     for thread in threads.values():
         thread.join()
+    lease.give_up()
+    state.close()
     if crashes:
         raise crashes[0]
 
 
-def _forever(service: Service, task: Task, stop: threading.Event, crashes: list[Exception]) -> None:
+def _forever(
+    make: Callable[[], TaskLoop],
+    lease: Lease,
+    stop: threading.Event,
+    crashes: list[Exception],
+) -> None:
     """Tick until `stop`; what may pass is said and tried again."""
     try:
-        loop = TaskLoop(service, task)
+        loop = make()
         while not stop.is_set():
             try:
                 loop.reload()
-                loop.tick()
+                loop.tick() if lease.held else loop.follow()
             except (EverlearnError, OSError) as error:
-                log.error("%s: %s", task.task, error)
-            stop.wait(service.releases.tick_seconds)
+                log.error("%s: %s", loop.name, error)
+            stop.wait(loop.tick_seconds)
         loop.close()
     except Exception as error:
         crashes.append(error)

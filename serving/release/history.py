@@ -1,11 +1,14 @@
 """What happened to a task's releases, from the lake."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from everlearn.lake.store import Lake
 from serving.release.observations import frozen, worth
-from serving.release.states import Release
+from serving.release.states import Release, Traffic
 
 
 def events(lake: Lake, task: str, release_id: str | None = None) -> list[dict[str, Any]]:
@@ -17,6 +20,19 @@ def events(lake: Lake, task: str, release_id: str | None = None) -> list[dict[st
     """
     rows = lake.read(sql, [task, release_id, release_id]).to_pylist()
     return [{**row, "evidence": json.loads(row["evidence"] or "{}")} for row in rows]
+
+
+def untold(
+    traffic: Traffic, told: Sequence[dict[str, Any]], release_id: str
+) -> list[dict[str, Any]]:
+    """Events of a release that the controller has not written to the lake yet."""
+    there = {(round(row["at"], 3), row["event"], row["version"]) for row in told}
+    return [
+        msgspec.structs.asdict(event)
+        for event in traffic.events
+        if event.release_id == release_id
+        and (round(event.at, 3), event.event, event.version) not in there
+    ]
 
 
 def by_arm(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,8 @@ import json
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
 from everlearn.errors import InputError, NotFound, RegistryError, ServingAway, ServingError
@@ -23,6 +25,9 @@ from serving.release.routing import sync_route
 from serving.release.states import Phase, Release, Traffic, begin, change, former, revert
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 20
+"""To write over what somebody else has just written."""
 
 
 class Desk:
@@ -56,24 +61,37 @@ class Desk:
         _refuse_ungated(found, ungated)
         if self._task.believes_raters and not trust_raters and ungated is None:
             raise InputError(_only_raters(self._task))
-        kept = self.book.read(name)
-        traffic = Traffic(champion=champion(registry, self._task)) if kept is None else kept[0]
-        if traffic.champion.version == version:
-            raise InputError(f"version {version} is the champion of {name} already")
-        level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
-        now = self._clock.now()
-        release = Release(
+        asked = Release(
             release_id=new_id("rel"),
             candidate=arm(found),
             rules=rules.model_dump(mode="json"),
-            alpha=0.0 if ungated is not None else level,
-            created_at=now,
+            alpha=0.0,
+            created_at=self._clock.now(),
             reason=_why(registry, found, ungated),
             ungated=ungated,
             trust_raters=trust_raters,
         )
-        self.book.write(name, begin(traffic, release), kept[1] if kept else 0)
-        return release
+        return self._begin(asked, lambda: champion(registry, self._task))
+
+    def _begin(self, asked: Release, first: Callable[[], ArmRoute]) -> Release:
+        """Write the release, with its level out of the lifetime budget; `first` says who answers
+        where there is no document yet."""
+        name, rules = self._task.task, asked.parsed_rules
+        for _ in range(ATTEMPTS):
+            kept = self.book.read(name)
+            traffic = kept[0] if kept else Traffic(champion=first())
+            if traffic.champion.version == asked.candidate.version:
+                version = asked.candidate.version
+                raise InputError(f"version {version} is the champion of {name} already")
+            if asked.ungated is None:
+                level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
+                asked = msgspec.structs.replace(asked, alpha=level)
+            try:
+                self.book.write(name, begin(traffic, asked), kept[1] if kept else 0)
+            except StateConflict:
+                continue  # an outbox was emptied, or another release came first: look again
+            return asked
+        raise StateConflict(f"task {name}: somebody else kept writing; try again")
 
     def abort(self, reason: str) -> Traffic:
         """End the running release; its version gets no more traffic."""
@@ -124,7 +142,7 @@ class Desk:
     def _change(self, make: Callable[[Traffic, float], Traffic]) -> Traffic:
         """Change the document against whoever else writes it, then the routes."""
         name = self._task.task
-        for _ in range(20):
+        for _ in range(ATTEMPTS):
             found = self.book.read(name)
             if found is None:
                 raise NotFound(f"task {name} never had a release: its base model answers")
