@@ -1,18 +1,25 @@
 """`routes.json`: which versions answer a task and with what share.
 
-Written by serving, read by the gateway.
+Written by serving, and where the state store is a server's (several hosts) by each gateway after
+it; read by the gateway.
 
-The file is swapped by rename, so a reader sees the old or the new table, never half of one.
+- The file is swapped by rename, so a reader sees the old or the new table, never half of one.
+- In the store a task's route stands in its traffic document, under `route`.
 """
 
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+KIND = "traffic"
+"""Of the documents in the state store, by task."""
 MAX_BYTES = 4 * 2**20
 """Of the file: room for thousands of tasks. A larger one is none of ours."""
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[!-~]+\Z")]
@@ -89,3 +96,23 @@ def write_routes(path: Path, routes: Routes, *, sync: bool = True) -> None:
         if sync:
             os.fsync(file.fileno())
     os.replace(name, path)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else swaps routes meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def swap(path: Path, found: Mapping[str, TaskRoute]) -> bool:
+    """Put these tasks' routes in, others' untouched; False if they stood there already. To be
+    called `alone`."""
+    table = read_routes(path)
+    tasks = {**table.tasks, **found}
+    if tasks == table.tasks:
+        return False
+    write_routes(path, Routes(generation=table.generation + 1, tasks=tasks))
+    return True

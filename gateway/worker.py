@@ -33,6 +33,7 @@ from gateway.local import Local
 from gateway.metrics import Metrics
 from gateway.parts import Parts
 from gateway.passed import Passing, route_of
+from gateway.routestore import RouteStore
 from gateway.table import POLL_SECONDS, RouteTable
 from gateway.upstream import SWEEP_SECONDS, Upstream
 
@@ -163,7 +164,12 @@ async def running(
     loop = asyncio.get_running_loop()
     watches = [loop.create_task(upstream.watch()) for upstream in parts.upstreams.values()]
     keys = KeyStore(service, parts.keyring)
+    # Without an address the store is this folder's own, and so is the file that is written here.
+    follows = worker == 0 and bool(service.state.url)
+    routes = RouteStore(service, parts.table) if follows else None
     try:
+        if routes is not None:
+            await routes.start()
         await keys.start()
         if worker == 0 and not parts.keyring.required:
             log.warning("no key is asked for: whoever reaches %s is believed", settings.host)
@@ -179,6 +185,8 @@ async def running(
         for upstream in parts.upstreams.values():
             upstream.close()
         keys.stop()
+        if routes is not None:
+            routes.stop()
         parts.recorder.close()
 
 

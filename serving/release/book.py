@@ -2,7 +2,8 @@
 
 Written in this order, so that a kill at any point loses nothing and repeats at most one step that
 may be repeated:
-1. the document, with events and notes in its outbox (compare-and-swap);
+1. the document, with events and notes in its outbox (compare-and-swap), and with the route that
+   follows from it: gateways on other hosts read that;
 2. events, in one lake transaction that leaves out those that are there already;
 3. notes to the registry one by one, each taken out of the document once it is done.
 """
@@ -14,11 +15,11 @@ import msgspec
 from everlearn.errors import InputError
 from everlearn.lake.store import Lake, Transaction
 from everlearn.state import State, StateConflict
+from gateway.routes import KIND
 from registry.states import VersionState
 from registry.versions import Registry
+from serving.release.routing import render
 from serving.release.states import Event, Note, Traffic
-
-KIND = "traffic"
 
 
 class Book:
@@ -41,7 +42,8 @@ class Book:
 
     def write(self, task: str, traffic: Traffic, revision: int = 0) -> int:
         """Save over `revision` (0 = new), return the next; StateConflict if it moved on."""
-        return self._state.put(KIND, task, msgspec.to_builtins(traffic), revision)
+        body = {**msgspec.to_builtins(traffic), "route": msgspec.to_builtins(render(traffic))}
+        return self._state.put(KIND, task, body, revision)
 
     def tell_lake(self, task: str, lake: Lake) -> None:
         """Empty the outbox of events."""

@@ -1,11 +1,9 @@
-"""`routes.json` of a task from its traffic document, and the only writer of that file."""
+"""`routes.json` of a task from its traffic document."""
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from gateway.routes import Routes, TaskRoute, read_routes, write_routes
+from gateway.routes import TaskRoute, alone, swap
 from serving.release.states import Phase, Traffic, watching
 
 
@@ -32,8 +30,8 @@ def render(traffic: Traffic) -> TaskRoute:
 
 def put_route(path: Path, task: str, route: TaskRoute) -> bool:
     """Swap the task's route, other tasks' untouched; False if it stood there already."""
-    with _alone(path):
-        return _swap(path, task, route)
+    with alone(path):
+        return swap(path, {task: route})
 
 
 def sync_route(path: Path, task: str, read: Callable[[], Traffic | None]) -> bool:
@@ -41,23 +39,6 @@ def sync_route(path: Path, task: str, read: Callable[[], Traffic | None]) -> boo
 
     The document is read while nobody else can write routes: an older one never overwrites a newer.
     """
-    with _alone(path):
+    with alone(path):
         traffic = read()
-        return traffic is not None and _swap(path, task, render(traffic))
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _swap(path: Path, task: str, route: TaskRoute) -> bool:
-    table = read_routes(path)
-    if table.tasks.get(task) == route:
-        return False
-    tasks = {**table.tasks, task: route}
-    write_routes(path, Routes(generation=table.generation + 1, tasks=tasks))
-    return True
+        return traffic is not None and swap(path, {task: render(traffic)})

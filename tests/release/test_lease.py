@@ -250,9 +250,12 @@ def test_a_clock_that_goes_back_holds_the_ramp_and_counts_nobody_twice(
     assert world.release.active
     assert world.release.stage == stage
     world.clock.sleep(3600.0)
-    world.ask(60, FAIR, GOOD)
-    world.clock.sleep(20.0)
-    world.loop.tick()
+    for _ in range(6):
+        world.ask(60, FAIR, GOOD)
+        world.clock.sleep(20.0)
+        world.loop.tick()
+        if world.release.stage > stage:
+            break
     after = frozen(world.lake, world.release.release_id)
     assert after[: len(before)] == before
     keys = [(row.metric, row.unit, row.stage) for row in after]
