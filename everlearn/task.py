@@ -10,12 +10,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from everlearn.comments import Comments
 from everlearn.config import Section, Service
 from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.errors import ConfigError, NotFound
 from everlearn.graders import FeedbackGrader, Grader, Multi
 from everlearn.opinion import Scale
+from everlearn.people import Comments, FeedbackRule, Trust
 from everlearn.yaml_file import describe, read_yaml
 
 log = logging.getLogger(__name__)
@@ -32,31 +32,6 @@ class Heldout(Section):
     """Grader of held-out answers; default: the release's primary."""
     never_trained_on: Literal[True] = True
     """Says it in the file; false is refused, for no held-out row is ever trained on."""
-
-
-class FeedbackRule(Section):
-    """How the values of one name of feedback are read."""
-
-    scale: Scale = "binary"
-    """binary: true and false, 1 and 0 or 1 and -1; else the lowest and the highest value."""
-
-    @field_validator("scale")
-    @classmethod
-    def _rises(cls, scale: Scale) -> Scale:
-        if scale != "binary" and not scale[0] < scale[1]:
-            raise ValueError("a scale goes from its lowest value to a higher one: [1, 5]")
-        return scale
-
-
-class Trust(Section):
-    """How far strangers are believed; experts, whose keys say so, are."""
-
-    max_share_per_rater: float = Field(0.02, gt=0, le=1)
-    """Of the taught rows, of one rater and of one unit, where no expert stands behind them."""
-    min_raters: int = Field(10, ge=1)
-    """Fewer different raters: users' feedback alone teaches nothing."""
-    max_per_minute: int = Field(30, ge=1)
-    """Pieces of one rater; faster is a machine, whose feedback is quarantined."""
 
 
 class Labels(Section):
@@ -102,6 +77,12 @@ class Train(Section):
     """Rows per optimizer step."""
     reasoning: Literal["keep", "strip"] = "strip"
     """Whether an answer's thinking is taught with it; stripped, only what follows it is."""
+    verdicts: tuple[str, ...] = ()
+    """Graders whose word on answers that nobody judged is taught: what fails is rejected, what
+    passes is accepted where another answer to the prompt failed. One that asks a model is heard
+    once it agrees with experts."""
+    verdict_weight: float = Field(0.5, gt=0, le=1)
+    """Of such a word, against a person's."""
     distil: bool = False
     """Teach unjudged answers of a champion elsewhere that every grader with a verdict passes."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
@@ -320,6 +301,11 @@ class Task(Section):
         """Scales by name of feedback, as declared."""
         return {name: rule.scale for name, rule in self.feedback.items()}
 
+    @property
+    def signals(self) -> dict[str, FeedbackRule]:
+        """What people do and the task reads as a word on the answer, by name."""
+        return {name: rule for name, rule in self.feedback.items() if rule.means is not None}
+
     def grader(self, name: str) -> "Grader":
         """The grader of that name, the reward included; NotFound otherwise."""
         for grader in (*self.graders, *([self.reward] if self.reward else [])):
@@ -371,6 +357,7 @@ class Task(Section):
         for key, value, allowed in (
             ("release.primary", self.release.primary, known),
             ("heldout.grader", self.heldout.grader, known),
+            *(("train.verdicts", name, known) for name in self.train.verdicts),
             ("comments.grader", self.comments and self.comments.grader, known),
             *(("release.guardrails", name, known | live) for name in self.release.guardrails),
         ):

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from everlearn.task import Trust
-from trainer.rows import LEARNED, UNJUDGED, Row, fold
+from everlearn.people import Trust
+from trainer.rows import LEARNED, OWN_WORD, UNJUDGED, Row, fold
 
 Rule = Callable[[Sequence[Row]], list[Row]]
 
@@ -185,7 +185,7 @@ def _raters(row: Row) -> tuple[str, ...]:
 
 def _users_alone(row: Row) -> bool:
     """Whether strangers' feedback is all there is for it."""
-    return row.kind not in UNJUDGED and row.author not in ("expert", "grader", "comment")
+    return row.kind not in UNJUDGED and row.author not in ("expert", "grader", *OWN_WORD)
 
 
 def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:

@@ -29,6 +29,9 @@ Messages = Sequence[Message]
 
 LEARNED: tuple[Kind, ...] = ("accepted", "correction", "preference")
 """Kinds whose target is taught."""
+OWN_WORD = ("comment", "verdict")
+"""Authors of rows whose target is the model's own answer, found good by a machine: lessons, never
+exam rows."""
 UNJUDGED: tuple[Kind, ...] = ("replay", "prompt")
 """Kinds that nobody has said anything about."""
 
@@ -50,7 +53,7 @@ class Row:
     target: str | None = None
     target_message: Message | None = None
     author: str | None = None
-    """expert, end_user, grader or comment; None if nobody judged it."""
+    """expert, end_user, grader, comment or verdict; None if nobody judged it."""
     weight: float = 1.0
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()

@@ -22,12 +22,14 @@ from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Task, heldout_grader
 from trainer.admit import admit, dropped
 from trainer.distil import elsewhere, from_elsewhere
+from trainer.implicit import implied
 from trainer.judge import Judgement, judged, preferred
 from trainer.lessons.rows import displeased, latest, taught
 from trainer.raters import rater_of, standings, weighed
 from trainer.reward import needs_reference, reward_grader
 from trainer.rows import Row, from_lake, parsed, to_lake
 from trainer.split import by_unit, without_leaks
+from trainer.verdicts import by_verdicts, heard
 
 MAX_REPLAY_ROWS = 1000
 """Ordinary answers read at most; a run shows a few hundred of them to the model."""
@@ -186,17 +188,29 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
         record["completion_id"]: _row(record, verdicts)
         for record in lake.read(_JUDGED, [task.task]).to_pylist()
     }
-    given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
-    if task.comments is not None:
-        given += displeased(lake, task.task, min(feedback_names(task)))
+    given = read_feedback(lake, task)
     answers = known(answers, given)
     ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
     rows = judge_all(answers, given, task, released=released)
+    own: list[Row] = []
     for record in ordinary:
         row = _row(record, verdicts)
-        taught = elsewhere(row, task) if from_elsewhere(record, task) else row
-        rows += [taught] if taught is not None else []
+        if not from_elsewhere(record, task):
+            own.append(row)
+        elif (target := elsewhere(row, task)) is not None:
+            rows.append(target)
+    names = [name for name, why in heard(lake, task).items() if why is None]
+    rows += by_verdicts(own, task, names)
     return sorted(rows, key=lambda row: row.completion_id)
+
+
+def read_feedback(lake: Lake, task: Task) -> list[Judgement]:
+    """All that was said of the task's answers, what people did read as the task declares it."""
+    given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
+    name = min(feedback_names(task))
+    if task.comments is not None:
+        given += displeased(lake, task.task, name)
+    return implied(given, task, name)
 
 
 def known(answers: Mapping[str, Row], given: Iterable[Judgement]) -> dict[str, Row]:
@@ -223,8 +237,7 @@ def raters(lake: Lake, task: Task, released: Collection[str] = ()) -> dict[str, 
         record["completion_id"]: _row(record, {})
         for record in lake.read(_JUDGED, [task.task]).to_pylist()
     }
-    given = [Judgement(**record) for record in lake.read(_FEEDBACK, [task.task]).to_pylist()]
-    return standings(given, answers, task, released=released)
+    return standings(read_feedback(lake, task), answers, task, released=released)
 
 
 def feedback_names(task: Task) -> set[str]:
@@ -314,6 +327,7 @@ def _objects(value: Any) -> list[Any] | None:
 def _verdicts(lake: Lake, task: Task) -> dict[str, dict[str, float]]:
     """Latest scores by completion and grader, of the graders that admission looks at."""
     names = [*must_pass(task), heldout_grader(task)]
+    names += task.train.verdicts
     if task.train.distil:
         names += [grader.name for grader in task.graders]
     found: dict[str, dict[str, float]] = defaultdict(dict)

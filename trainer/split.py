@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from everlearn.prompts import side_of
-from trainer.rows import LEARNED, UNJUDGED, Row
+from trainer.rows import LEARNED, OWN_WORD, UNJUDGED, Row
 
 HELDOUT = ("select", "gate")
 
@@ -52,6 +52,9 @@ def _settled(row: Row, keys: _Keys) -> Row:
         return _dropped(row, "prompt_heldout")
     if row.split not in HELDOUT:
         return row
+    if row.author in OWN_WORD:
+        # What the model said and a machine found good is a lesson, not the right answer of an exam.
+        row = replace(row, target=None, target_message=None)
     testable = _testable(row)
     if not testable and keys.reference:
         return _dropped(row, "heldout_without_target")
@@ -66,8 +69,7 @@ def _settled(row: Row, keys: _Keys) -> Row:
 
 
 def _testable(row: Row) -> bool:
-    # What a comment made the model say is a lesson, not the right answer of an exam.
-    right = row.kind in LEARNED and row.target is not None and row.author != "comment"
+    right = row.kind in LEARNED and row.target is not None and row.author not in OWN_WORD
     return row.split in HELDOUT and right
 
 

@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 
 from evaluators.judge.client import Judge
 from evaluators.judge.verdict import read_label, read_object, spoken
-from everlearn.comments import Comments
 from everlearn.config import Service
 from everlearn.errors import GraderError
 from everlearn.graders import LabelModel
+from everlearn.people import Comments
 
 Sort = Literal["rule", "correction", "displeasure", "nothing"]
 SORTS: tuple[Sort, ...] = get_args(Sort)

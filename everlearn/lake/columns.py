@@ -197,7 +197,7 @@ SNAPSHOT_ROWS = _table(
     ("prompt_token_ids", "ints", "of the prompt, as production rendered it"),
     ("completion_token_ids", "ints", "of the answer given, as production sampled it"),
     ("template_hash", "text", "of the chat template that rendered the prompt"),
-    ("author", "text", "who judged it: expert, end_user, grader or comment; null: nobody"),
+    ("author", "text", "who judged it: expert, end_user, grader, comment, verdict; null: nobody"),
     ("weight", "float", "trust"),
     ("row_hash", "text", "sha256 of messages, completion and target"),
 )

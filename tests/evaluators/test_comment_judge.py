@@ -18,9 +18,9 @@ from evaluators.judge.comments import (
     read_pairs,
     read_sort,
 )
-from everlearn.comments import CommentJudge as Named
-from everlearn.comments import Comments
 from everlearn.errors import GraderError
+from everlearn.people import CommentJudge as Named
+from everlearn.people import Comments
 from tests.builders import make_service
 from tests.evaluators.judge_server import JudgeServer, judge_server, says
 

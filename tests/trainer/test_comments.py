@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from evaluators.trust import Standing as Trusted
-from everlearn.comments import CommentJudge as Named
-from everlearn.comments import Comments
+from everlearn.people import CommentJudge as Named
+from everlearn.people import Comments
 from tests.trainer.examples import accepted, corrected, make_row
 from trainer.admit import admit
 from trainer.lessons.board import CORRECTIONS, contradicted, settle

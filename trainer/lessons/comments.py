@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from evaluators.trust import Standing
-from everlearn.comments import Comments
 from everlearn.lake.store import Lake
+from everlearn.people import Comments
 from trainer.rows import fold
 
 MAX_READ_PER_RATER = 1000

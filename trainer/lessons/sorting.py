@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from evaluators.bulk import in_background
 from evaluators.judge.comments import MAX_RULES, CommentJudge, version
-from everlearn.comments import Comments
 from everlearn.errors import GraderError, InputError
 from everlearn.lake.store import Lake
+from everlearn.people import Comments
 from everlearn.prompts import last_user_text
 from everlearn.task import Task
 from trainer.lessons.board import Standing, contradicted, settle

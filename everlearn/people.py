@@ -1,10 +1,41 @@
-"""A task's section `comments`: whose comments teach, and by which judge's word."""
+"""Sections of a task about people: how feedback is read, who is trusted, whose comments teach."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from everlearn.config import Section
+from everlearn.opinion import Scale
+
+
+class FeedbackRule(Section):
+    """How the values of one name of feedback are read."""
+
+    scale: Scale = "binary"
+    """binary: true and false, 1 and 0 or 1 and -1; else the lowest and the highest value."""
+    means: Literal["good", "bad"] | None = None
+    """Of what people do - accepted, copied, edited, retried - what it says of the answer; empty: a
+    word of its own kind, or of an action nothing."""
+    weight: float = Field(0.3, gt=0, le=1)
+    """Of an action against a thumb."""
+
+    @field_validator("scale")
+    @classmethod
+    def _rises(cls, scale: Scale) -> Scale:
+        if scale != "binary" and not scale[0] < scale[1]:
+            raise ValueError("a scale goes from its lowest value to a higher one: [1, 5]")
+        return scale
+
+
+class Trust(Section):
+    """How far strangers are believed; experts, whose keys say so, are."""
+
+    max_share_per_rater: float = Field(0.02, gt=0, le=1)
+    """Of the taught rows, of one rater and of one unit, where no expert stands behind them."""
+    min_raters: int = Field(10, ge=1)
+    """Fewer different raters: users' feedback alone teaches nothing."""
+    max_per_minute: int = Field(30, ge=1)
+    """Pieces of one rater; faster is a machine, whose feedback is quarantined."""
 
 
 class CommentJudge(Section):
