@@ -1,29 +1,53 @@
-"""What the pages read: the config, its tasks and the lake, opened when first asked for."""
+"""What the pages read: the config, its tasks, the lake and the state store, opened when first asked
+for.
 
+What a page says is bounded: by a time, a partition or a number of rows. Only the tally, which the
+collector keeps up by what is new, is of everything.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.templating import Jinja2Templates
 
+from collector.ledger import ledger, totals
+from collector.tally import Gateway, Tally, tally
+from console.render import TEMPLATES, whose
+from console.session import Person
 from evaluators.queue import Queue
 from everlearn.config import Service
+from everlearn.errors import EverlearnError, NotFound
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.state import State, open_state
-from everlearn.task import Task, load_task, read_tasks
+from everlearn.task import Task, load_task, read_tasks, tasks_stamp
 
-TEMPLATES = Jinja2Templates(directory=Path(__file__).parent / "templates")
+__all__ = ["TEMPLATES", "Asks", "Read", "Source"]
+
+TALLY_SECONDS = 1.0
+"""So long a count serves every page."""
+LOOK_SECONDS = 3.0
+"""Between two looks for something new."""
+DAY = timedelta(days=1)
+"""What pages call lately."""
 
 
 class Source:
     """One per application."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, config: Path | None = None) -> None:
         self.service = service
+        self.config = config or service.root / "everlearn.yaml"
+        """The file, for the verbs that a button runs."""
         self._lake: DuckLake | None = None
         self._state: State | None = None
-        self._lock = Lock()
+        self._tally: tuple[float, Tally] | None = None
+        self._tasks: tuple[tuple[object, ...], dict[str, Task]] | None = None
+        self._seen = (float("-inf"), -1)
+        self._lock, self._looking = Lock(), Lock()
 
     @property
     def lake(self) -> DuckLake:
@@ -33,12 +57,17 @@ class Source:
                 self._lake = open_lake(self.service, read_only=True)
             return self._lake
 
-    def queue(self, task: Task) -> Queue:
-        """The task's label queue."""
+    @property
+    def state(self) -> State:
+        """The state store."""
         with self._lock:
             if self._state is None:
                 self._state = open_state(self.service)
-            return Queue(self._state, task)
+            return self._state
+
+    def queue(self, task: Task) -> Queue:
+        """The task's label queue."""
+        return Queue(self.state, task)
 
     @property
     def gateway(self) -> str:
@@ -46,23 +75,99 @@ class Source:
 
     def tasks(self) -> dict[str, Task]:
         """As the files say now."""
-        return read_tasks(self.service).tasks
+        stamp = tasks_stamp(self.service)
+        if self._tasks is None or self._tasks[0] != stamp:
+            self._tasks = (stamp, read_tasks(self.service).tasks)
+        return self._tasks[1]
 
     def task(self, name: str) -> Task:
         """NotFound with the names that exist."""
         return load_task(self.service, name)
 
-    def rows(self, sql: str, params: list[Any]) -> list[dict[str, Any]]:
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """What the lake answers."""
         rows: list[dict[str, Any]] = self.lake.read(sql, params).to_pylist()
         return rows
 
+    def row(self, sql: str, params: Sequence[Any] = ()) -> dict[str, Any]:
+        """The one row of an aggregate."""
+        return self.rows(sql, params)[0]
+
+    def counts(self) -> Tally:
+        """The counts of everything, all of one lake snapshot."""
+        if self._tally is None or time.monotonic() - self._tally[0] > TALLY_SECONDS:
+            self._tally = (time.monotonic(), tally(self.lake))
+        return self._tally[1]
+
+    def capture(self) -> dict[str, Any]:
+        """The ledger. It is told of the same snapshot as `counts` afterwards."""
+
+        def counted() -> dict[str, Gateway]:
+            # Counted after what the gateways say: else what came in between would be missing.
+            self._tally = (time.monotonic(), tally(self.lake))
+            return self._tally[1].gateways
+
+        return totals(ledger(self.service, self.lake, counted))
+
+    def pulse(self) -> int:
+        """The lake's newest snapshot, one look for all who listen; -1 while the lake is away."""
+        with self._looking:
+            if time.monotonic() - self._seen[0] >= LOOK_SECONDS:
+                try:
+                    snapshot = self.lake.snapshot_id()
+                except EverlearnError:
+                    snapshot = -1
+                self._seen = (time.monotonic(), snapshot)
+            return self._seen[1]
+
     def close(self) -> None:
-        """Detach the lake and the state store."""
-        if self._lake is not None:
-            self._lake.close()
-        if self._state is not None:
-            self._state.close()
+        """Detach the lake, drop the connections."""
+        for held in (self._lake, self._state):
+            if held is not None:
+                held.close()
+
+
+class Asked:
+    """The tasks that a page is about: what its address says, within what the person may see."""
+
+    def __init__(self, request: Request, task: str = "") -> None:
+        source: Source = request.app.state.source
+        self.person: Person = whose(request.scope)
+        known = source.tasks()
+        self.all = {name: known[name] for name in sorted(known) if self.person.sees(name)}
+        if task and task not in self.all:
+            there = ", ".join(self.all) or "none that you may see"
+            raise NotFound(f"no task {task!r}; there are: {there}")
+        self.task = task
+        """Empty: all."""
+        self.tasks = {task: self.all[task]} if task else self.all
+
+    @property
+    def one(self) -> str:
+        """The task of a page that shows one: the address's, else the first; empty without any."""
+        return next(iter(self.tasks), "")
+
+    def href(self, path: str) -> str:
+        """The address of another page about the same task."""
+        return f"{path}?task={self.task}" if self.task else path
+
+    def where(self, column: str = "task", place: str = "?") -> tuple[str, list[Any]]:
+        """The condition on a task column, with its parameter. Who may see all sees what has no task
+        or one that no file declares any more, too."""
+        if not self.task and not self.person.tasks:
+            return "true", []
+        return f"{column} IN (SELECT unnest({place}::VARCHAR[]))", [list(self.tasks)]
+
+
+def sees(person: Person, task: str | None, what: str) -> None:
+    """NotFound for what belongs to a task that the person may not see."""
+    if not person.sees(task):
+        raise NotFound(f"no {what} that you may see")
+
+
+def marks(values: Iterable[Any]) -> str:
+    """`?, ?, ?`: told one by one, the lake skips files by them."""
+    return ", ".join("?" for _ in values)
 
 
 def _source(request: Request) -> Source:
@@ -72,3 +177,4 @@ def _source(request: Request) -> Source:
 
 
 Read = Annotated[Source, Depends(_source)]
+Asks = Annotated[Asked, Depends(Asked)]

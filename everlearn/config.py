@@ -124,7 +124,7 @@ class Upstream(Section):
         return (self.base_url, *self.replicas)
 
 
-Role = Literal["client", "expert", "judge", "service", "operator"]
+Role = Literal["client", "expert", "judge", "service", "viewer", "operator"]
 
 
 class Key(Section):
@@ -134,7 +134,8 @@ class Key(Section):
     """Whose it is: stands in the lake, of an expert beside his labels; the key never does."""
     role: Role = "client"
     """client: an application; expert: a person whose labels teach; judge: a program that judges;
-    service: a program of ours; operator: everything."""
+    service: a program of ours; viewer: a person who looks at the console and asks the gateway
+    nothing; operator: everything."""
     may_speak_for: Literal["users"] | None = None
     """users: passes on the ids of an application's users. Never for a key that stands in a web page
     or an app: whoever reads it there could speak for anybody."""

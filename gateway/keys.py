@@ -68,6 +68,8 @@ class Holder:
     def enter(self, task: str | None) -> None:
         """Begin a request; Refusal(403 or 429) if the key may not."""
         key = self.key
+        if key.role == "viewer":
+            raise Refusal(403, "This key looks at the console only.", "model_not_allowed")
         if key.tasks and task not in key.tasks:
             raise Refusal(403, "This key may not use that model.", "model_not_allowed")
         if self._limited:

@@ -12,10 +12,19 @@ def command(config_path: str | None) -> None:
     import uvicorn
 
     from console.app import create_app
-    from everlearn.config import load
+    from everlearn.config import config_file, load
 
     service = load(config_path)
-    address, app = service.console, create_app(service)
+    address = service.console
+    app = create_app(service, config=config_file(config_path).resolve())
     click.echo(f"console: http://{address.host}:{address.port}/?token={app.state.token}")
     # the token of an address must not stand in a log
-    uvicorn.run(app, host=address.host, port=address.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        app,
+        host=address.host,
+        port=address.port,
+        log_level="warning",
+        access_log=False,
+        # open pages listen for news without end
+        timeout_graceful_shutdown=3,
+    )

@@ -10,7 +10,7 @@ import click
 
 from everlearn.cli import config_option, json_option
 
-ROLES = ("client", "expert", "judge", "service", "operator")
+ROLES = ("client", "expert", "judge", "service", "viewer", "operator")
 """As `config.Role`, which takes too long to import for a list of options."""
 
 

@@ -341,6 +341,20 @@ PROGRESS = _table(
     ("updated_at", "time", "when"),
 )
 
+AUDIT = _table(
+    "audit",
+    "Who changed what through the console, one row per request that may change something.",
+    ("audit_id", "text", "ours"),
+    ("at", "time", "when it was asked for"),
+    ("who", "text", "id of the key, or `start token`"),
+    ("role", "text", "viewer, labeller or operator, at that moment"),
+    ("action", "text", "method and path"),
+    ("task", "text", "task that it concerned"),
+    ("detail", "json", "what was asked for and why; of a label only which answer"),
+    ("outcome", "text", "done, or why not"),
+    ("status", "int", "what the browser was answered"),
+)
+
 TABLES = (
     COMPLETIONS,
     FEEDBACK,
@@ -357,4 +371,5 @@ TABLES = (
     DEAD_LETTERS,
     OFFSETS,
     PROGRESS,
+    AUDIT,
 )

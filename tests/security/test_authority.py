@@ -32,6 +32,7 @@ SPEAKS_AS: dict[str, set[str]] = {
     "expert": {"end_user", "expert"},
     "judge": {"end_user", "judge"},
     "service": {"end_user", "judge", "code"},
+    "viewer": set(),
     "operator": {"end_user", "expert", "judge", "code"},
 }
 NAMES = ("nobody", "itself", "another")
@@ -129,7 +130,7 @@ async def test_one_piece_too_bold_refuses_the_whole_array(tmp_path: Path) -> Non
         assert gate.feedback() == []
 
 
-@pytest.mark.parametrize("role", ALL)
+@pytest.mark.parametrize("role", [role for role in ALL if role != "viewer"])
 @pytest.mark.parametrize("speaks", [False, True])
 async def test_who_names_a_unit(tmp_path: Path, role: Role, speaks: bool) -> None:
     key = make_key(role, speaks=speaks)
@@ -143,6 +144,13 @@ async def test_who_names_a_unit(tmp_path: Path, role: Role, speaks: bool) -> Non
         units = [event.unit for event in gate.completions() if event.status == "ok"]
         assert ("victim" in units) == trusted
         assert trusted or f"{key.id}/victim" in units
+
+
+async def test_who_only_looks_asks_nothing(tmp_path: Path) -> None:
+    key = make_key("viewer")
+    async with backend() as upstream, door(tmp_path, upstream.url, keys=config([key])) as gate:
+        assert (await gate.chat(bearer(key))).status_code == 403
+        assert upstream.calls == []
 
 
 async def test_idempotency_keys_of_two_owners_do_not_meet(tmp_path: Path) -> None:
