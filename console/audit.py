@@ -43,7 +43,7 @@ class Audit:
     def asked(self, who: str, role: str, action: str) -> str:
         """Step 1; the row's id. StateError: then nothing may be changed."""
         audit_id = new_id("aud")
-        row = {"at": time.time(), "who": who, "role": role, "action": action, "outcome": None}
+        row = {"asked_at": time.time(), "who": who, "role": role, "action": action, "outcome": None}
         self._change(lambda rows: {**rows, audit_id: row})
         return audit_id
 
@@ -98,7 +98,9 @@ def _finished(rows: Rows) -> Rows:
     """Those with an outcome, and those that will never have one."""
     finished = {key: row for key, row in rows.items() if row["outcome"] is not None}
     limit = time.time() - ABANDONED_SECONDS
-    lost = {key: row for key, row in rows.items() if row["outcome"] is None and row["at"] < limit}
+    lost = {
+        key: row for key, row in rows.items() if row["outcome"] is None and row["asked_at"] < limit
+    }
     return {**finished, **{key: {**row, "outcome": UNKNOWN} for key, row in lost.items()}}
 
 

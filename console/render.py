@@ -15,18 +15,11 @@ from starlette.types import Scope
 
 from console.session import Person
 
-NOBODY = Person("nobody", "viewer")
+NOBODY = Person("", "viewer")
 NAV = (
     ("overview", "/", "Overview"),
     ("requests", "/requests", "Requests"),
-    ("feedback", "/feedback", "Feedback"),
     ("labels", "/labels", "Labels"),
-    ("judges", "/judges", "Judges"),
-    ("datasets", "/datasets", "Datasets"),
-    ("runs", "/runs", "Runs"),
-    ("compare", "/compare", "Compare"),
-    ("releases", "/releases", "Releases"),
-    ("system", "/system", "System"),
 )
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
 

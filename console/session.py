@@ -111,6 +111,13 @@ class Keys:
     def of(self, secret: str) -> Key | None:
         """The key itself; None if it is none that is in force."""
         digest = hashlib.sha256(secret.encode()).hexdigest()
+        found = self._with(digest)
+        if found is None:
+            self._read_at = float("-inf")  # it may have been made just now
+            found = self._with(digest)
+        return found
+
+    def _with(self, digest: str) -> Key | None:
         return next((key for key in self.all() if hmac.compare_digest(key.sha256, digest)), None)
 
     def named(self, key_id: str) -> Key | None:

@@ -50,12 +50,16 @@ def shown(lake: Lake, task: str, completion_id: str) -> Shown | None:
     rows = lake.read(_SQL, [completion_id, task]).to_pylist()
     if not rows or rows[0]["response_text"] is None:
         return None
-    row = rows[0]
+    return told(rows[0])
+
+
+def told(row: Mapping[str, Any]) -> Shown:
+    """A row of `completions`, whatever its client and its server wrote there."""
     return Shown(
-        completion_id,
+        row["completion_id"],
         [_turn(message) for message in conversation(_read(row["messages"], []))],
         [_tool(each) for each in _list(_read(row["tools"], []))],
-        _answer(_read(row["answer"], None), row["response_text"]),
+        _answer(_read(row["answer"], None), row["response_text"] or ""),
     )
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from collector.tally import Tally
 from console.render import number, page
@@ -93,6 +93,12 @@ def overview(request: Request, source: Read, asked: Asks) -> HTMLResponse:
         request, "overview", tasks=tasks, stations=stations, capture=capture, asked=asked,
         mlflow=source.service.mlflow.tracking_uri, airflow=_airflow(source),
     )  # fmt: skip
+
+
+@router.get("/labels")
+def labels(asked: Asks) -> RedirectResponse:
+    """The queue of the first task."""
+    return RedirectResponse(f"/labels/{asked.one}" if asked.one else "/", 303)
 
 
 def _lately(source: Source, where: str, params: list[Any]) -> datetime:

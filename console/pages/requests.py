@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from console.render import page
 from console.source import Asked, Asks, Read, Source, marks, sees
+from evaluators.shown import told
 from everlearn.errors import InputError, NotFound
 from everlearn.prompts import conversation, last_user_text
 from everlearn.tolerant import UNREADABLE, loads
@@ -76,7 +77,7 @@ class Wanted(BaseModel):
     grader: str = ""
     verdict: str = "any"
     before: str = ""
-    """`TIME|ID`: the row after which the page goes on."""
+    """`TIME|ID`: the row after which the page goes on; `TIME|`: everything before that."""
 
     @property
     def selective(self) -> bool:
@@ -84,13 +85,15 @@ class Wanted(BaseModel):
         return any((self.text, self.unit, self.arm, self.version, self.status, self.grader))
 
     def cursor(self) -> tuple[datetime, str]:
-        """InputError on what no page gave out."""
+        """Up to when, and of that moment up to which id; InputError on what no page gave out."""
         at, _, last = self.before.partition("|")
         try:
             time = datetime.fromisoformat(at) if at else datetime.now(UTC) + timedelta(days=1)
         except ValueError as error:
             raise InputError(f"before = {self.before!r}: take the address of a link") from error
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)), last
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        # without an id the moment itself has been looked at
+        return (time if last else time - timedelta(microseconds=1)), last
 
 
 class Slice(NamedTuple):
@@ -134,12 +137,8 @@ def one(request: Request, source: Read, asked: Asks, completion_id: str) -> HTML
     row = found[0]
     sees(asked.person, row["task"], "request")
     said = source.rows(_SAID, [completion_id])
-    return page(
-        request, "request", row=row, messages=messages_of(row["messages"]),
-        answer=_answer(row), tools=_json(row["tools"]), sampling=_json(row["sampling"]),
-        metadata=_json(row["metadata"]), said=said,
-        scores=source.rows(_SCORES, [completion_id]),
-    )  # fmt: skip
+    scores = source.rows(_SCORES, [completion_id])
+    return page(request, "request", row=row, told=told(row), said=said, scores=scores)
 
 
 def _slice(source: Source, until: datetime, rows: int) -> Slice:
@@ -192,23 +191,3 @@ def messages_of(text: str | None) -> list[Mapping[str, Any]]:
         return conversation(loads(text or "[]"))
     except UNREADABLE:
         return conversation(text)
-
-
-def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer's parts: thinking, text, tool calls."""
-    answer = _json(row["answer"])
-    answer = answer if isinstance(answer, dict) else {}
-    return {
-        "thinking": answer.get("reasoning") or answer.get("reasoning_content"),
-        "text": row["response_text"],
-        "refusal": answer.get("refusal"),
-        "calls": answer.get("tool_calls") or [],
-        "choices": answer.get("choices") or [],
-    }
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return loads(text) if text else None
-    except UNREADABLE:
-        return text

@@ -345,7 +345,7 @@ AUDIT = _table(
     "audit",
     "Who changed what through the console, one row per request that may change something.",
     ("audit_id", "text", "ours"),
-    ("at", "time", "when it was asked for"),
+    ("asked_at", "time", "when it was asked for"),
     ("who", "text", "id of the key, or `start token`"),
     ("role", "text", "viewer, labeller or operator, at that moment"),
     ("action", "text", "method and path"),

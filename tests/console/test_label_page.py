@@ -185,7 +185,7 @@ def test_no_script_stands_in_the_page_and_only_our_own_is_run(desk: Desk) -> Non
     desk.fill("a")
     with desk.browser() as client:
         page = client.get(PAGE)
-        assert page.text.count("<script") == page.text.count('<script src="/static/') == 1
+        assert page.text.count("<script") == page.text.count('<script src="/static/') > 0
         assert "onclick" not in page.text
         assert "script-src 'self'" in page.headers["content-security-policy"]
         assert "unsafe" not in page.headers["content-security-policy"]

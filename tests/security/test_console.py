@@ -1,5 +1,6 @@
-"""The console lets in who has the token, by its own names, from its own pages."""
+"""The console lets in who has a key or the token, by its own names, from its own pages."""
 
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.builders import make_service
 from tests.evaluators.lake import Rows
 
 HERE = "http://127.0.0.1:8200"
+BROWSER = {"accept": "text/html,application/xhtml+xml"}
 RUN = "/v1/fine_tuning/alpha/graders/run"
 
 
@@ -47,7 +49,8 @@ def _routes(app: FastAPI) -> list[tuple[str, str]]:
 def test_every_route_wants_the_token(app: FastAPI, stranger: TestClient) -> None:
     routes = _routes(app)
     assert len(routes) >= 6
-    for method, path in [*routes, ("GET", "/static/style.css"), ("GET", "/nothing")]:
+    routes = [route for route in routes if not route[1].startswith("/static")]
+    for method, path in [*routes, ("GET", "/nothing")]:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": "everlearn_console=x"}):
             answer = stranger.request(method, path, headers=headers)
             assert answer.status_code == 401, (method, path)
@@ -142,6 +145,7 @@ def test_nothing_is_posted_from_another_site(
         answer = stranger.post(path, data={"verdict": "up"}, headers=headers)
         assert (answer.status_code, "from another site" in answer.text) == (403, True)
     own = {"origin": HERE, "sec-fetch-site": "same-origin"}
+    own["x-csrf-token"] = _token_of(stranger)
     assert stranger.post(RUN, json={}, headers=own).status_code == 422
 
 
@@ -157,6 +161,16 @@ def test_nothing_is_framed_nor_run_inline_nor_kept(app: FastAPI, stranger: TestC
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
         assert headers["cache-control"] == "no-store"
-    page = stranger.get("/").text
-    assert "<style" not in page
-    assert "<script" not in page
+    for path in ("/", "/requests", "/labels/text2sql"):
+        page = stranger.get(path, headers=BROWSER).text
+        assert "<style" not in page
+        assert " style=" not in page
+        assert re.search(r"\son\w+=", page) is None
+        assert re.findall(r"<script(?! src=\"/static/)", page) == []
+
+
+def _token_of(client: TestClient) -> str:
+    """What the session's forms send along."""
+    found = re.search(r'name="csrf" value="([0-9a-f]+)"', client.get("/", headers=BROWSER).text)
+    assert found is not None
+    return found[1]
