@@ -110,7 +110,7 @@ def pretty(value: Any) -> str:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return value
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return str(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def score(value: float | None) -> Markup:

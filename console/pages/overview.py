@@ -56,7 +56,7 @@ class Station(NamedTuple):
 
     name: str
     href: str
-    count: str
+    figure: str
     note: str
     latest: datetime | None = None
     failed_at: datetime | None = None

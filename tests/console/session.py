@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -46,10 +45,10 @@ class Browser:
     def __init__(self, client: TestClient) -> None:
         self.client = client
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str) -> Any:
         return self.client.get(path)
 
-    def post(self, path: str, **form: str) -> httpx.Response:
+    def post(self, path: str, **form: str) -> Any:
         """With the token of the session, as every form of its pages has it."""
         return self.client.post(path, data={"csrf": self.csrf(), **form})
 

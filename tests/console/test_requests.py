@@ -67,7 +67,8 @@ def test_pages_show_every_request_once(
     moments = [START.timestamp() + n // 3 for n in range(10)]
     ids = [rows.answered(f"q{n}", "x", received_at=at, unit="u") for n, at in enumerate(moments)]
     for query in ("/requests", "/requests?unit=u"):
-        shown, address = [], query
+        shown: list[str] = []
+        address = query
         while address:
             assert len(shown) <= len(ids), query
             page = session.get(address).text

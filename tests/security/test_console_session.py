@@ -56,10 +56,10 @@ def test_whatever_may_change_something_is_written_down() -> None:
     assert not changes("POST", "/v1/fine_tuning/alpha/graders/run")
 
 
-def test_each_role_opens_what_it_should(service: Service, app: FastAPI) -> None:
+def test_each_role_opens_what_it_should(service: Service) -> None:
     seen = {}
     for role in ("viewer", "service", "expert", "operator"):
-        with browser(app, make_key(service, role)) as session:
+        with browser(create_app(service), make_key(service, role)) as session:
             seen[role] = [
                 session.get("/requests").status_code,
                 session.post("/labels/text2sql", verdict="up").status_code,
