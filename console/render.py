@@ -106,10 +106,11 @@ def ago(value: datetime | float | None) -> Markup:
 def pretty(value: Any) -> str:
     """JSON for people; a text that is none as it is."""
     if isinstance(value, str):
+        text = value
         try:
-            value = json.loads(value)
+            value = json.loads(text)
         except (ValueError, RecursionError):
-            return value
+            return text
     return str(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
