@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test bench chaos up lint lock system clean gpu example-support full
+.PHONY: demo test bench chaos up lint lock system clean gpu example-support example-countdown full
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -25,6 +25,11 @@ gpu: .venv/dev
 # Fifteen to twenty-five minutes on two cores.
 example-support: .venv/demo
 	$(BIN)/python -m examples.support.loop
+
+# Which method learns what from how little, on the field's toy task: no server, no key.
+example-countdown: .venv/demo
+	$(BIN)/python -m examples.countdown.make_model
+	$(BIN)/python -m examples.countdown.compare
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from examples.pretrain import encode
 from examples.text2sql.language import TERMS, Kind
-from examples.text2sql.make_model import FOLDER, encode, training_pairs
+from examples.text2sql.make_model import FOLDER, training_pairs
 from examples.text2sql.simulate import accuracy, answers, load, sample, simulate
 
 
