@@ -75,9 +75,10 @@ class Batch:
     def _decode(self, records: Sequence[Record]) -> list[Row]:
         """The rows of completions; feedback is put aside."""
         completions: list[Row] = []
-        for _, _, gateway_id, seq, payload, error in records:
-            if error is not None:
-                self._bury(gateway_id, seq, error, payload)
+        for record in records:
+            gateway_id, seq, payload = record.gateway_id, record.seq, record.payload
+            if record.error is not None:
+                self._bury(gateway_id, seq, record.error, payload)
                 continue
             try:
                 event = decode(payload)

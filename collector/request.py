@@ -5,12 +5,13 @@ of the Responses API become the messages that say the same.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct
 
 from collector.message import arguments_text, plain
-from collector.openai_json import NOTHING, Request, read_request
+from collector.openai_json import NOTHING, Request, decode_request, read_request
 from everlearn.tolerant import UNREADABLE, encode, loads, text, whole
 
 
@@ -36,6 +37,8 @@ _FORCING = (
 _MAY_FORCE = re.compile(
     "|".join(f'"{name}":' for name in (*_FORCING, "chat_template_kwargs", "add_generation_prompt"))
 )
+MAX_KNOWN_BYTES = 8 * 2**10
+"""What is longer is worked out every time, so that the memory stays bounded (16 MB at most)."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -49,11 +52,38 @@ def read_asked(body: bytes) -> Asked:
         messages = _messages(request)
     except UNREADABLE:
         messages = None
-    metadata = tools = choice = shape = None
-    # Without the prompt, what is left to encode is the sampling: no second look at a long body.
+    metadata = _text(request.metadata)
+    # Without the prompt, what is left to encode says how to answer: no second look at a long body.
     request.messages = request.prompt = request.input = request.instructions = NOTHING
-    if request.metadata is not NOTHING:
-        metadata, request.metadata = _text(request.metadata), NOTHING
+    request.metadata, request.previous_response_id, request.conversation = NOTHING, UNSET, UNSET
+    said = encode(request)
+    manner = _known_manner(said) if len(said) <= MAX_KNOWN_BYTES else _manner(request)
+    forced = "messages" if messages is not None and _is_prefilled(messages) else manner.forced
+    return Asked(
+        messages, metadata, manner.sampling, manner.tools, manner.tool_choice,
+        manner.response_format, forced,
+    )  # fmt: skip
+
+
+class _Manner(Struct, gc=False):
+    """How a request wants its answer, as columns."""
+
+    sampling: str
+    tools: str | None
+    tool_choice: str | None
+    response_format: str | None
+    forced: str | None
+
+
+@lru_cache(maxsize=1024)
+def _known_manner(said: bytes) -> _Manner:
+    """An application asks for all its answers in a few manners: each is worked out once."""
+    return _manner(decode_request(said))
+
+
+def _manner(request: Request) -> _Manner:
+    """Of a request without its prompt."""
+    tools = choice = shape = None
     if request.tools is not NOTHING:
         tools, request.tools = _text(request.tools), NOTHING
     if request.functions is not NOTHING:
@@ -66,19 +96,15 @@ def read_asked(body: bytes) -> Asked:
         shape, request.response_format = _text(request.response_format), NOTHING
     if request.text is not NOTHING:
         shape, request.text = shape or _text_format(request.text), NOTHING
-    request.previous_response_id = request.conversation = UNSET
     sampling = encode(request).decode()
-    forced = forced_by(request, sampling, messages)
-    return Asked(messages, metadata, sampling, tools, choice, shape, forced)
+    return _Manner(sampling, tools, choice, shape, _forced_by(request, sampling))
 
 
-def forced_by(request: Request, sampling: str, messages: str | None) -> str | None:
-    """The field that put words into the model's mouth: template, guided output, bias, prefill.
+def _forced_by(request: Request, sampling: str) -> str | None:
+    """The field that put words into the model's mouth: template, guided output, bias.
 
     `response_format` and `tool_choice` are not among them: a task may always ask in one form.
     """
-    if messages is not None and _is_prefilled(messages):
-        return "messages"
     if not _MAY_FORCE.search(sampling):
         return None
     for name in _FORCING:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
+from msgspec.structs import replace
 
 from collector.shipped import Shipped, shipped_positions
 from collector.topic import client_name, client_settings, message, partition_of, topic_limit
@@ -112,7 +113,7 @@ class Shipper:
         (folder / f"{record.seq:020d}").write_bytes(record.payload)
         reason = f"{len(record.payload)} bytes are more than the topic takes: kept in {folder}"
         log.error("%s %d: %s", record.gateway_id, record.seq, reason)
-        return record._replace(payload=record.payload[:STUB_BYTES], error=reason)
+        return replace(record, payload=record.payload[:STUB_BYTES], error=reason)
 
     def _again(self) -> None:
         if self._producer is not None:

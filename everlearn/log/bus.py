@@ -6,10 +6,12 @@ The reader stores positions in the lake, in the transaction of the rows, and see
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One event as it was appended.
 
     `source` and `position` say where to go on reading (`position + 1`); `gateway_id` and `seq`

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from collector.request import MAX_KNOWN_BYTES
 from tests.collector.answers import row
 
 ASK = [{"role": "user", "content": "hi"}]
@@ -70,3 +71,25 @@ def test_half_an_emoji_in_a_prompt_is_the_replacement_character() -> None:
     assert [each["content"] for each in found] == ["a\ufffd", "\\u"]
     pair = b'{"messages":[{"role":"user","content":"\\ud83d\\ude00"}]}'
     assert json.loads(row(request=pair)["messages"])[0]["content"] == "\U0001f600"
+
+
+def test_what_is_asked_in_the_same_manner_keeps_its_own_words() -> None:
+    for text in ("one", "two", "one"):
+        begun = [{"role": "assistant", "content": text}]
+        prompt = [{"role": "user", "content": text}, *(begun if text == "two" else [])]
+        found = asked(messages=prompt, metadata={"n": text}, tools=TOOLS, temperature=0.25)
+        assert json.loads(found["messages"]) == prompt
+        assert json.loads(found["metadata"]) == {"n": text}
+        assert json.loads(found["tools"]) == TOOLS
+        assert found["sampling"] == '{"temperature":0.25}'
+        assert found["forced"] == ("messages" if text == "two" else None)
+
+
+@pytest.mark.parametrize("size", [1, MAX_KNOWN_BYTES])
+def test_a_manner_of_any_length_is_read_alike(size: int) -> None:
+    tool = {"type": "function", "function": {"name": "f" * size}}
+    for _ in range(2):
+        found = asked(tools=[tool], tool_choice="none", guided_regex="yes", seed=7)
+        assert json.loads(found["tools"]) == [tool]
+        assert (found["tool_choice"], found["forced"]) == ('"none"', "guided_regex")
+        assert json.loads(found["sampling"]) == {"seed": 7, "guided_regex": "yes"}
