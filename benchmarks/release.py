@@ -66,10 +66,13 @@ SCENARIOS = {
     "identical, half of the requests fail on both": Scenario(
         rates={"error_rate": Rates(0.5, 0.5)}, promise=("rolled_back", 0.10)
     ),
-    "identical, the candidate 5 s slower from a first step of 50 %": Scenario(
-        pace=Pace(units_per_second=20, slower_seconds=5), rules={"steps": (50, 100)},
-        promise=("rolled_back", 0.10),
-    ),
+    **{
+        f"identical, the candidate {seconds} s slower, closed {age}": Scenario(
+            pace=Pace(20, slower_seconds=seconds, answer_seconds=close),
+            rules={"steps": (50, 100)}, promise=("rolled_back", 0.10 if close else 1.0),
+        )
+        for seconds, age, close in ((5, "with the answer", 0), (5, "at 5 s", 5), (8, "at 5 s", 5))
+    },
     **{
         f"identical, {users} users who return, {unit}": Scenario(
             people=People(users=users), pace=Pace(units_per_second=0.05, epoch_seconds=epoch)

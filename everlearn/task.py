@@ -165,8 +165,12 @@ class ReleaseRules(Section):
     response_bias: float = Field(1.25, ge=1)
     """How many times as often, against the dissatisfied, the satisfied users of one version may
     answer as those of the other: what this alone could fake is no gain. 1: they answer alike."""
+    answer_seconds: Annotated[float, Field(ge=0, le=3600)] | Literal["auto"] = "auto"
+    """After a request: by then the answers of both versions are done, and quick metrics count
+    them. auto: three times the champion's 95th percentile, 5 s at least."""
     unit_close_seconds: float = Field(30.0, ge=0)
-    """A unit counts this long after its first request of a stage, whatever feedback came."""
+    """What people say of an answer is waited for so much longer, after a unit's first request of a
+    stage; then it counts, whatever has come."""
     holdback_percent: float = Field(1.0, ge=0, lt=50)
     """Of units that stay on the version before the champion, to see the long run."""
     watch_seconds: float = Field(604_800.0, ge=0)

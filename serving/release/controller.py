@@ -171,6 +171,7 @@ class TaskLoop:
             latency_mean_ms=found and found.latency_mean_ms,
             cost_mean=found and found.cost_mean,
             prices=prices,
+            answer_seconds=observations.answer_seconds(rules, found),
             cuts=observations.history_cuts(self._lake, name, rules.primary, before),
         )
 

@@ -3,8 +3,11 @@
 - A unit counts once per stage and metric, some seconds after its first request of the stage, with
   what is known then; later scores change nothing. So every decision can be made again from the
   frozen rows, and a controller that was killed goes on from them.
-- Guardrails that no person has to answer for close with the unit's first answer; the others, and
-  the primary metric, after `unit_close_seconds`.
+- A metric closes the units of both arms at one age, counted from the request, when even a slow
+  answer is done (`answer_seconds`): closed with the answer itself, a slower arm would come later,
+  and its absence would look like harm. The primary metric, and what waits for people, closes
+  `unit_close_seconds` later.
+- An answer that takes longer still counts when it comes.
 - Held-back units are no part of the comparison.
 """
 
@@ -18,7 +21,7 @@ from everlearn.errors import LakeError
 from everlearn.graders import FeedbackGrader, Multi, ScoreModel
 from everlearn.lake.store import Lake, Transaction
 from everlearn.state import StateConflict
-from everlearn.task import Task
+from everlearn.task import ReleaseRules, Task
 from gateway.assignment import fraction
 from serving.release.analysis import Observation, propensity
 from serving.release.states import Rate, Release
@@ -29,6 +32,8 @@ HISTORY_DAYS = 30
 MIN_HISTORY_UNITS = 60
 """Fewer units with a past make no thirds."""
 MIN_LATENCIES = 20
+SLOWER_SECONDS = 5.0
+LONGEST_ANSWER_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Metric:
 
     name: str
     close_seconds: float
+    """Age, since the first request."""
+    asked_seconds: float = 0.0
+    """What the unit asks for until that age counts; 0: its first answer alone."""
     low: float = 0.0
     high: float = 1.0
     """Range of the grader's values; mapped to 0..1."""
@@ -66,11 +74,21 @@ def metric(task: Task, release: Release, name: str) -> Metric:
     """The metric of that name, with the release's closing time."""
     rules = release.parsed_rules
     if name in LIVE:
-        return Metric(name, 0.0)
+        return Metric(name, release.answer_seconds)
     grader = task.grader(name)
     waits = name == rules.primary or _asks_people(task, name)
     low, high = grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0)
-    return Metric(name, rules.unit_close_seconds if waits else 0.0, low, high)
+    asked = rules.unit_close_seconds if waits else 0.0
+    return Metric(name, asked + release.answer_seconds, asked, low, high)
+
+
+def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
+    """By when an answer is done: the task's word, else three times what 95 % of the champion's
+    answers take, and time for a candidate that is slower."""
+    if rules.answer_seconds != "auto":
+        return rules.answer_seconds
+    usual = 3 * found.latency_p95_ms / 1000 if found is not None else 0.0
+    return min(LONGEST_ANSWER_SECONDS, max(SLOWER_SECONDS, usual))
 
 
 def _asks_people(task: Task, name: str) -> bool:
@@ -132,7 +150,7 @@ SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage
     epoch(due.opened) AS opened, avg({value}) AS value
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
-    AND answers.received_at <= due.opened + to_seconds($close)
+    AND answers.received_at <= due.opened + to_seconds($asked)
 LEFT JOIN scored ON scored.completion_id = answers.completion_id
 GROUP BY ALL ORDER BY opened, due.unit
 """
@@ -218,6 +236,7 @@ def closed_units(
         "metric": wanted.name,
         "now": window.now,
         "close": wanted.close_seconds,
+        "asked": wanted.asked_seconds,
         "limit_ms": release.latency_reference_ms,
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,

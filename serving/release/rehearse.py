@@ -52,7 +52,9 @@ class Pace(NamedTuple):
     units_per_second: float = 1.0
     """Requests of users, or users where everybody comes once."""
     slower_seconds: float = 0.0
-    """How much later the candidate's units close than the champion's."""
+    """How much longer the candidate's answers take than the champion's."""
+    answer_seconds: float = 5.0
+    """Age at which units of both arms close; what takes longer closes when it comes."""
     epoch_seconds: float | None = None
     """Users are drawn anew after so long, and count again."""
 
@@ -175,7 +177,7 @@ class _Stage:
 
     def _close(self, waiting: list[_Units], now: float) -> list[_Units]:
         """Count what is due, the first that opened first; what is still to come."""
-        later = self._pace.slower_seconds
+        later = max(0.0, self._pace.slower_seconds - self._pace.answer_seconds)
         left = []
         for units in waiting:
             age = now - units.opened

@@ -84,6 +84,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     ungated: str | None = None
     """Why it was released without a passed gate; it is never promoted."""
+    answer_seconds: float = 0.0
+    """By when even a slow answer is done, since its request: fixed at the first step."""
     trust_raters: bool = False
     """An operator asked for a release that rests on those alone who answer."""
     latency_reference_ms: float | None = None

@@ -8,10 +8,20 @@ from typing import Any
 import pytest
 
 from everlearn.lake.ducklake import DuckLake, open_lake
-from serving.release.observations import Metric, Window, closed_units, reference, worth
+from serving.release.observations import (
+    Metric,
+    Reference,
+    Window,
+    answer_seconds,
+    closed_units,
+    metric,
+    reference,
+    worth,
+)
 from serving.release.states import Rate
 from tests.builders import make_service
-from tests.release.world import make_release
+from tests.everlearn.test_coverage import SHORT, THUMBS, make_task
+from tests.release.world import make_release, make_rules
 
 T = 1_800_000_000.0
 DEAR, CHEAP = Rate(5e-6, 15e-6, 0.0), Rate(0.0, 0.0, 1e-7)
@@ -51,10 +61,10 @@ def row(unit: str, arm: str | None, **overrides: Any) -> dict[str, Any]:
     }
 
 
-def units(lake: DuckLake, metric: str, rows: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+def units(lake: DuckLake, name: str, rows: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     lake.commit(lambda transaction: transaction.append("completions", rows))
     window = Window(T + 60, T)
-    found = closed_units(lake, "text2sql", RELEASE, Metric(metric, 30.0), window)
+    found = closed_units(lake, "text2sql", RELEASE, Metric(name, 30.0, 30.0), window)
     return {each["unit"]: (each["arm"], each["share"], each["value"]) for each in found}
 
 
@@ -114,6 +124,43 @@ def test_an_answer_costs_what_its_arms_upstream_asks(lake: DuckLake) -> None:
         "seconds": pytest.approx(0.05),
     }
     assert told["champion"]["cost"] == pytest.approx((0.0065 + 0.0515) / 2)
+
+
+@pytest.mark.parametrize("age", [0.0, 5.0])
+def test_both_arms_close_at_one_age_however_long_their_answers_take(
+    lake: DuckLake, age: float
+) -> None:
+    """The candidate takes 4 s: its row comes into the lake when it is done."""
+    quick = [row(f"quick {n}", "champion", received_at=T + n) for n in range(3)]
+    slow = [row(f"slow {n}", "challenger", received_at=T + n + 0.5) for n in range(3)]
+    late = row("late", "challenger", received_at=T, latency_ms=9000.0, status="timeout")
+    wanted = Metric("error_rate", age)
+
+    def due(now: float, rows: list[dict[str, Any]]) -> list[str]:
+        if rows:
+            lake.commit(lambda transaction: transaction.append("completions", rows))
+        found = closed_units(lake, "text2sql", RELEASE, wanted, Window(now, T))
+        return [each["unit"] for each in found]
+
+    expected = ["quick 0", "quick 1", "quick 2"] if age == 0 else []
+    assert due(T + 3, quick) == expected
+    both = ["quick 0", "slow 0", "quick 1", "slow 1", "quick 2", "slow 2"]
+    assert due(T + 8, slow) == both
+    assert due(T + 9, [late]) == ["late", *both]
+
+
+def test_the_age_follows_the_champions_answers_and_people_get_their_time_after_it() -> None:
+    slow, quick = Reference(4000.0, 1000.0, None), Reference(20.0, 10.0, None)
+    rules = make_rules()
+    found = [answer_seconds(rules, each) for each in (None, quick, slow)]
+    assert found == [5.0, 5.0, 12.0]
+    assert answer_seconds(make_rules(answer_seconds=1), slow) == 1
+    task = make_task(THUMBS, SHORT, unit_close_seconds=30)
+    release = make_release(task.release_rules, answer_seconds=12.0)
+    ages = {name: metric(task, release, name) for name in ("thumbs", "error_rate", "short")}
+    assert ages["error_rate"] == Metric("error_rate", 12.0)
+    assert ages["short"] == Metric("short", 12.0)
+    assert ages["thumbs"] == Metric("thumbs", 42.0, 30.0)
 
 
 def test_latency_is_compared_with_the_champions_mean(lake: DuckLake) -> None:
