@@ -1,5 +1,5 @@
 """What looks at the lake again and again, over 10,000 to 10,000,000 completions, every tenth with
-feedback: a tick of the release controller, `evaluate` with nothing new, `status`.
+feedback: a tick of the release controller, `evaluate` with nothing new, `status`, the next label.
 
 `python -m benchmarks.flat 10000 1000000` takes other sizes. Every figure is of a process that has
 just begun (a lake opened anew, nothing in memory), except the second tick.
@@ -18,7 +18,9 @@ import yaml
 from benchmarks.figures import figure
 from benchmarks.traffic import temporary_service
 from collector.tally import keep
+from evaluators.fill import fill
 from evaluators.graders import build_all
+from evaluators.queue import Queue, ask
 from evaluators.run import evaluate
 from everlearn.cli.status import status
 from everlearn.config import Service, Upstream
@@ -133,6 +135,9 @@ def _measure(service: Service, declared: Task, size: int, now: float) -> None:
 
     timed("evaluate_first_look_at_all", score)
     timed("evaluate_with_nothing_new", score)
+    timed("labels_first_fill", lambda lake: fill(service, declared, lake))
+    timed("labels_fill_with_nothing_new", lambda lake: fill(service, declared, lake))
+    _label(service, declared, size)
     timed("status_first_look_at_all", keep)
     timed("status", lambda lake: status(service, lake))
     _begin(service, declared, now - IN_RELEASE / RATE)
@@ -143,6 +148,22 @@ def _measure(service: Service, declared: Task, size: int, now: float) -> None:
         _timed(name, size, loop.tick)
         _timed("controller_tick", size, loop.tick)
         loop.close()
+
+
+def _label(service: Service, declared: Task, size: int) -> None:
+    """Median of twenty next labels, each judged at once."""
+    lake, state = open_lake(service, read_only=True), open_state(service)
+    queue, spent = Queue(state, declared), list[tuple[float, float]]()
+    for _ in range(21):
+        started, cpu = time.perf_counter(), time.process_time()
+        found = ask(queue, lake, TASK, "bench")
+        spent.append((time.perf_counter() - started, time.process_time() - cpu))
+        assert found is not None
+        queue.label(found.completion_id, "bench", "right")
+    for name, (seconds, cpu) in (("first", spent[0]), ("median", sorted(spent)[10])):
+        figure(f"label_next_{name}", seconds, "s", cpu_seconds=round(cpu, 3), completions=size)
+    state.close()
+    lake.close()
 
 
 def _timed(name: str, size: int, work: Callable[[], object]) -> None:

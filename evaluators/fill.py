@@ -95,8 +95,13 @@ def chance(salt: str, completion_id: str) -> float:
 
 
 def label_salt(service: Service) -> str:
-    """Of what chance decides about labels; apart from the held-out hash's."""
-    return hashlib.sha256(f"labels|{heldout_salt(service)}".encode()).hexdigest()
+    """Of what chance decides about labels."""
+    return label_salt_of(heldout_salt(service))
+
+
+def label_salt_of(heldout: str) -> str:
+    """Made of the held-out hash's, and apart from it."""
+    return hashlib.sha256(f"labels|{heldout}".encode()).hexdigest()
 
 
 def scale(grader: Base[Any]) -> tuple[float, float]:

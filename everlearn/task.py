@@ -45,6 +45,15 @@ class Labels(Section):
     """How long an answer belongs to whoever has it before him."""
 
 
+class Judges(Section):
+    """When a grader that asks a model may gate, decide a release and be a reward."""
+
+    min_agreement: float = Field(0.7, gt=0.5, lt=1)
+    """What its agreement with experts is at least, at 95 %, on labels it was not tuned on."""
+    trusted: tuple[str, ...] = ()
+    """Judges that decide without that proof: you answer for them."""
+
+
 class Lora(Section):
     """Adapter shape."""
 
@@ -288,6 +297,7 @@ class Task(Section):
     labels: Labels = Labels()
     comments: Comments | None = None
     """Comments teach; empty: they are kept, and teach nothing."""
+    judges: Judges = Judges()
     heldout: Heldout = Heldout()
     train: Train = Train()
     gate: GateRules = GateRules()
@@ -310,9 +320,14 @@ class Task(Section):
         """What people do and the task reads as a word on the answer, by name."""
         return {name: rule for name, rule in self.feedback.items() if rule.means is not None}
 
+    @property
+    def every_grader(self) -> "tuple[Grader, ...]":
+        """The reward included."""
+        return (*self.graders, self.reward) if self.reward else self.graders
+
     def grader(self, name: str) -> "Grader":
         """The grader of that name, the reward included; NotFound otherwise."""
-        for grader in (*self.graders, *([self.reward] if self.reward else [])):
+        for grader in self.every_grader:
             if grader.name == name:
                 return grader
         known = ", ".join(grader.name for grader in self.graders)
@@ -354,6 +369,8 @@ class Task(Section):
         if twice:
             raise ValueError(f"graders: name used twice: {', '.join(sorted(twice))}")
         known = {*names, *([self.reward.name] if self.reward else [])}
+        formulas = [each for each in self.every_grader if isinstance(each, Multi)]
+        parts = {name for each in formulas for name in each.graders}
         live = {"error_rate", "latency_p95", "cost"}
         taken = sorted(known & {*live, "latency"})
         if taken:
@@ -364,6 +381,7 @@ class Task(Section):
             *(("train.verdicts", name, known) for name in self.train.verdicts),
             ("comments.grader", self.comments and self.comments.grader, known),
             *(("release.guardrails", name, known | live) for name in self.release.guardrails),
+            *(("judges.trusted", name, known | parts) for name in self.judges.trusted),
         ):
             if value is not None and value not in allowed:
                 raise ValueError(

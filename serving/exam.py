@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from evaluators.fill import label_salt
+from evaluators.judges import require
 from everlearn.config import Service, Upstream
 from everlearn.errors import InputError, NotEnoughEvidence, ServingError
 from everlearn.graders import ScoreModel
@@ -58,7 +60,15 @@ def examine(
     if version == BASE:
         raise InputError("the base model needs no gate: it is what every version is compared with")
     found = registry.get(task.task, version)
-    heldout_grader(task)  # a task that has none is told so before anything is loaded
+    # A task that has none, or one that may not decide, is told so before anything is loaded.
+    decides = task.grader(heldout_grader(task))
+    require(
+        task,
+        [decides],
+        f"heldout.grader = {decides.name!r}",
+        lake=lambda: lake,
+        salt=lambda: label_salt(service),
+    )
     rows = read_rows(lake, registry.tags(task.task, version).get("snapshot_id"), task)
     suite = read_suite(task)
     if len(rows) < task.gate.min_rows:

@@ -5,13 +5,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluators.fill import label_salt_of
+from evaluators.judges import refusal as refusal_of
+from evaluators.judges import unproven
 from everlearn.errors import NotEnoughEvidence
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 from registry.lineage import lineage
 from registry.versions import Registry
 from trainer.methods import Method, TrainingData
-from trainer.methods.auto import allowed
+from trainer.methods.auto import NO_REWARD, allowed
 from trainer.reward import needs_reference, reward_grader
 from trainer.rows import UNJUDGED
 from trainer.snapshot import Refuses, Snapshot, freeze, load, renderable
@@ -90,12 +93,24 @@ def plan(
         )
     data = training_data(snapshot, task)
     name = method or task.train.method
-    methods, left_out = allowed(data, only=name, has_reward=reward_grader(task) is not None)
+    unrewarded = _unrewarded(lake, task, label_salt_of(salt))
+    methods, left_out = allowed(
+        data, only=name, has_reward=unrewarded is None, unrewarded=unrewarded or ""
+    )
     refusal = too_little(snapshot, task, methods, left_out)
     # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
     if refusal is None and method is None and snapshot_id is None:
         refusal = nothing_new(lake, registry, snapshot, task)
     return Plan(snapshot, name, tuple(methods), left_out, refusal, champion)
+
+
+def _unrewarded(lake: Lake, task: Task, salt: str) -> str | None:
+    """Why nothing can be learned from the task's reward."""
+    rewarded = reward_grader(task)
+    if rewarded is None:
+        return NO_REWARD
+    found = unproven(task, [rewarded], lambda: lake, lambda: salt)
+    return f"reward: {refusal_of(task, found)}" if found else None
 
 
 def training_data(snapshot: Snapshot, task: Task) -> TrainingData:

@@ -64,7 +64,7 @@ def check(task: Task, service: Service | None = None) -> None:
 
 
 def _specs(task: Task) -> list[Grader]:
-    return [*task.graders, *([task.reward] if task.reward else [])]
+    return list(task.every_grader)
 
 
 def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Base[Any]:

@@ -18,19 +18,20 @@ class MultiGrader(Base[Multi]):
     def __init__(self, spec: Multi, formula: Formula, parts: Mapping[str, Base[Any]]) -> None:
         super().__init__(spec)
         self._formula = formula
-        self._parts = {name: parts[name] for name in formula.names}
-        self.version = content_hash(spec, *(part.spec for part in self._parts.values()))
+        self.parts = {name: parts[name] for name in formula.names}
+        """By name."""
+        self.version = content_hash(spec, *(part.spec for part in self.parts.values()))
         self.needs_reference = any(part.needs_reference for part in parts.values())
         self.needs_feedback = any(part.needs_feedback for part in parts.values())
         self.slow = any(part.slow for part in parts.values())
         self.runs_code = any(part.runs_code for part in parts.values())
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
-        scores = await asyncio.gather(*(score(part, sample, item) for part in self._parts.values()))
-        return _combine(self._formula, dict(zip(self._parts, scores, strict=True)))
+        scores = await asyncio.gather(*(score(part, sample, item) for part in self.parts.values()))
+        return _combine(self._formula, dict(zip(self.parts, scores, strict=True)))
 
     async def aclose(self) -> None:
-        for part in self._parts.values():
+        for part in self.parts.values():
             await part.aclose()
 
 

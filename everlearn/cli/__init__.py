@@ -35,6 +35,7 @@ VERBS = (
     ("rollback", "Move all traffic back to the champion before."),
     ("labels", "The label queue."),
     ("comments", "What people wrote about answers, and which of it teaches."),
+    ("judges", "Which judge may gate, and how many answers are right."),
     ("keys", "Give, list and take back client keys."),
     ("trust", "How far raters are believed, and who is quarantined."),
     ("maintain", "Compact the lake and expire old snapshots."),

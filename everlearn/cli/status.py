@@ -71,6 +71,10 @@ def _scores(counted: "Tally") -> list[dict[str, Any]]:
 
 
 def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
+    from contextlib import closing
+
+    from evaluators.report import kept
+    from everlearn.state import open_state
     from everlearn.task import read_tasks
     from gateway.routes import read_routes
 
@@ -78,14 +82,18 @@ def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
     sql += "created_at), created_at) AS last FROM releases GROUP BY task"
     releases = {row["task"]: row["last"] for row in lake.read(sql).to_pylist()}
     routes = read_routes(service.routes_path).tasks
+    names = sorted({*read_tasks(service).tasks, *routes})
+    with closing(open_state(service)) as state:
+        rates = {name: kept(state, name) for name in names}
     report = {}
-    for name in sorted({*read_tasks(service).tasks, *routes}):
+    for name in names:
         route = routes.get(name)
         report[name] = {
             "champion": route.champion.version if route else "base",
             "challenger": route.challenger.version if route and route.challenger else None,
             "challenger_share": route.challenger_share if route else 0.0,
             "release": releases.get(name),
+            "rates": rates[name],
         }
     return report
 
@@ -109,4 +117,13 @@ def _text(report: dict[str, Any]) -> str:
         if task["release"]:
             line += f"  last release {task['release']['event']}: {task['release']['reason']}"
         lines.append(line)
+        lines += [_rate(name, rate) for rate in task["rates"]]
     return "\n".join(lines)
+
+
+def _rate(task: str, rate: dict[str, Any]) -> str:
+    interval = f"[{rate['lower']:.1%}, {rate['upper']:.1%}]"
+    return (
+        f"right     {task}  version {rate['version']}  {rate['rate']:.1%} {interval} by "
+        f"{rate['grader']} and {rate['labels']} labels, {rate['at']}"
+    )

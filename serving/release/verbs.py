@@ -3,13 +3,17 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import msgspec
 
+from evaluators.fill import label_salt
+from evaluators.judges import require
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
 from everlearn.errors import InputError, NotFound, RegistryError, ServingAway, ServingError
 from everlearn.ids import new_id
+from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task
 from gateway.routes import ArmRoute
@@ -61,6 +65,7 @@ class Desk:
         _refuse_ungated(found, ungated)
         if self._task.believes_raters and not trust_raters and ungated is None:
             raise InputError(_only_raters(self._task))
+        _refuse_unproven(self._service, self._task)
         asked = Release(
             release_id=new_id("rel"),
             candidate=arm(found),
@@ -197,6 +202,21 @@ def _only_raters(task: Task) -> str:
         "as release.co_primary - or say --trust-raters if your users answer alike whoever served "
         "them"
     )
+
+
+def _refuse_unproven(service: Service, task: Task) -> None:
+    """A judge that people were not seen to agree with decides no release."""
+    rules = task.release_rules
+    names = {rules.primary, rules.co_primary, *rules.guardrails}
+    deciding = [each for each in task.every_grader if each.name in names]
+    with ExitStack() as stack:
+        require(
+            task,
+            deciding,
+            "release.primary, co_primary and guardrails",
+            lake=lambda: stack.enter_context(closing(open_lake(service, read_only=True))),
+            salt=lambda: label_salt(service),
+        )
 
 
 def _why(registry: Registry, version: ModelVersion, ungated: str | None) -> str:

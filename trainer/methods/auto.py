@@ -20,16 +20,20 @@ NOISE = 1.645
 Scores = Sequence[float | None]
 
 
+NO_REWARD = "the task has no deterministic grader to be rewarded by"
+
+
 def allowed(
-    data: TrainingData, *, only: str, has_reward: bool
+    data: TrainingData, *, only: str, has_reward: bool, unrewarded: str = NO_REWARD
 ) -> tuple[list[Method], dict[str, str]]:
-    """Methods the data allows, cheapest first, and why the others are left out."""
+    """Methods the data allows, cheapest first, and why the others are left out; `unrewarded`: why
+    there is no reward."""
     methods = [method for method in METHODS if only in ("auto", method.name)]
     missing = {}
     for method in methods:
         reason = method.lacking(data)
-        if reason is None and method is rft.METHOD and not has_reward:
-            reason = "the task has no deterministic grader to be rewarded by"
+        if method is rft.METHOD and not has_reward:
+            reason = unrewarded
         if reason is not None:
             missing[method.name] = reason
     return [method for method in methods if method.name not in missing], missing

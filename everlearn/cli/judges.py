@@ -1,0 +1,77 @@
+"""`everlearn judges TASK`: which judge may decide, and how many answers are right."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from everlearn.cli import config_option, json_option
+
+if TYPE_CHECKING:
+    from evaluators.judges import Standing
+
+
+@click.command("judges")
+@click.argument("task")
+@json_option
+@config_option
+def command(task: str, as_json: bool, config_path: str | None) -> None:
+    """Hold every grader of TASK against experts' labels: may it gate, and why."""
+    from dataclasses import asdict
+
+    from evaluators.report import report
+    from everlearn.config import load
+    from everlearn.lake.ducklake import open_lake
+    from everlearn.task import load_task
+
+    service = load(config_path)
+    declared = load_task(service, task)
+    found = report(service, declared, open_lake(service, read_only=True))
+    if as_json:
+        rows = [_json(asdict(each), each) for each in found.graders]
+        rates = [{"grader": name, **rate} for name, rate in found.rates]
+        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates}))
+        return
+    for each in found.graders:
+        click.echo("\n".join(_lines(each)))
+    for name, rate in found.rates:
+        click.echo(_rate(name, rate))
+
+
+def _json(row: dict[str, Any], standing: "Standing") -> dict[str, Any]:
+    table = standing.confusion
+    return {**row, "confusion": None if table is None else table._asdict()}
+
+
+def _lines(each: "Standing") -> list[str]:
+    lines = [f"{each.grader} ({each.kind}): {_may(each)}: {each.reason}"]
+    if each.agreement is not None and each.confusion is not None:
+        kappa = "not defined" if each.kappa is None else f"{each.kappa:.2f}"
+        table = each.confusion
+        lines.append(
+            f"  agreement {each.agreement:.3f} [{each.lower:.3f}, {each.upper:.3f}] on "
+            f"{each.labels} labels of {each.units} users, kappa {kappa}; "
+            f"too kind {table.judge_too_kind}, too strict {table.judge_too_strict}"
+        )
+    if each.disagreements:
+        lines.append(f"  disagrees on {', '.join(each.disagreements)}")
+    if each.circular:
+        lines.append(f"  {each.circular} labels left out: it had seen the same expert's word")
+    return lines
+
+
+def _may(each: "Standing") -> str:
+    return "may gate" if each.may_gate else "may only advise"
+
+
+def _rate(name: str, rate: dict[str, Any]) -> str:
+    line = (
+        f"version {rate['version']}: {rate['rate']:.1%} right [{rate['lower']:.1%}, "
+        f"{rate['upper']:.1%}] by {name}"
+    )
+    if rate["weight"] == 0:
+        return f"{line}: {rate['labels']} by chance"
+    return (
+        f"{line} on {rate['answers']} answers and {rate['labels']} labels by chance, as good as "
+        f"{rate['worth_labels']:.0f} labels alone"
+    )
