@@ -17,7 +17,7 @@ from evaluators.graders.base import Base
 from evaluators.queue import Candidate, Queue, Source
 from everlearn.config import Service
 from everlearn.errors import LakeError
-from everlearn.graders import LabelModel, Multi, ScoreModel
+from everlearn.graders import Judging, Multi, ScoreModel
 from everlearn.installation import heldout_salt
 from everlearn.lake.store import Lake
 from everlearn.state import State, StateConflict, open_state
@@ -141,7 +141,7 @@ def _by_worth(task: Task, lake: Lake, after: int | None, until: int) -> list[Can
         [each.version for each in graders],
         [scale(each)[0] for each in graders],
         [scale(each)[1] for each in graders],
-        [isinstance(each.spec, ScoreModel | LabelModel) for each in graders],
+        [isinstance(each.spec, Judging) for each in graders],
         task.labels.max_open,
     ]
     among = {"among": "", "among_c": "", "among_f": ""}

@@ -11,7 +11,7 @@ from evaluators.score import score
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import InputError
-from everlearn.graders import Grader, LabelModel, Multi, ScoreModel
+from everlearn.graders import Grader, Judging, Multi
 
 _ERRORS = (
     "formula_parse_error", "invalid_variable_error", "model_grader_parse_error",
@@ -85,7 +85,7 @@ def _kind(spec: Grader, verdict: Score) -> str:
         return "invalid_variable_error"
     if spec.type == "python":
         return "python_grader_runtime_error"
-    if isinstance(spec, ScoreModel | LabelModel):
+    if isinstance(spec, Judging):
         if "refused" in verdict.error:
             return "model_grader_refusal_error"
         parse = "judge's" in verdict.error or "gave no number" in verdict.error
@@ -110,7 +110,7 @@ def _usage(spec: Grader, verdict: Score) -> dict[str, Any]:
 
 
 def _models(spec: Grader) -> set[str]:
-    if isinstance(spec, ScoreModel | LabelModel):
+    if isinstance(spec, Judging):
         return {spec.model}
     if isinstance(spec, Multi):
         return {model for part in spec.graders.values() for model in _models(part)}

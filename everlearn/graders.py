@@ -121,6 +121,58 @@ class LabelModel(Section):
     timeout_seconds: float = Field(60.0, gt=0)
 
 
+class PairwiseModel(Section):
+    """A judge model that compares the answer with another one, in both orders.
+
+    1 better, 0.5 a tie, 0 worse; the mean of both orders. Unscored while there is no other.
+    """
+
+    type: Literal["pairwise_model"]
+    name: str
+    model: str
+    criterion: str = "which answer helps the user more"
+    request: str = "{{item.prompt}}"
+    answer: str = "{{sample.output_text}}"
+    other: str = "{{item.reference}}"
+    """What the answer is compared with."""
+    sampling_params: SamplingParams | None = None
+    upstream: str | None = None
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Of each question."""
+
+
+class Criterion(Section):
+    """One question of a rubric, which an answer meets or does not."""
+
+    name: str
+    text: str
+    """What the answer must do, for example: names the source of every number."""
+    weight: float = Field(1.0, gt=0)
+    gate: bool = False
+    """Asked first; an answer that does not meet it gets 0."""
+
+
+class RubricModel(Section):
+    """A judge model that answers yes or no to each criterion: the weighted share that is met."""
+
+    type: Literal["rubric_model"]
+    name: str
+    model: str
+    criteria: tuple[Criterion, ...] = Field(min_length=1, max_length=50)
+    request: str = "{{item.prompt}}"
+    answer: str = "{{sample.output_text}}"
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+    sampling_params: SamplingParams | None = None
+    upstream: str | None = None
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Of each question."""
+
+
+Judging = ScoreModel | LabelModel | PairwiseModel | RubricModel
+"""Graders that ask a model."""
+
+
 class PythonGrader(Section):
     """`grade(sample, item) -> float`, run in a sandboxed child process."""
 
@@ -269,7 +321,7 @@ class Multi(Section):
 AnyExecution = Annotated[Execution | PythonExecution, Field(discriminator="language")]
 
 Grader = Annotated[
-    StringCheck | TextSimilarity | ScoreModel | LabelModel | PythonGrader | JsonSchema
-    | AnyExecution | FeedbackGrader | Endpoint | Multi,
+    StringCheck | TextSimilarity | ScoreModel | LabelModel | PairwiseModel | RubricModel
+    | PythonGrader | JsonSchema | AnyExecution | FeedbackGrader | Endpoint | Multi,
     Field(discriminator="type"),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from evaluators.graders import (
     python,
     string_check,
     text_similarity,
+    verdicts,
 )
 from evaluators.graders import multi as multi_grader
 from evaluators.graders.base import Base
@@ -26,8 +27,10 @@ from everlearn.graders import (
     JsonSchema,
     LabelModel,
     Multi,
+    PairwiseModel,
     PythonExecution,
     PythonGrader,
+    RubricModel,
     ScoreModel,
     StringCheck,
     TextSimilarity,
@@ -91,6 +94,10 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
             return model.LabelModelGrader(spec, service)
         case Endpoint():
             return endpoint.EndpointGrader(spec)
+        case PairwiseModel():
+            return verdicts.PairwiseGrader(spec, service)
+        case RubricModel():
+            return verdicts.RubricGrader(spec, service)
         case Multi():
             return _multi(spec, task, service, depth)
 

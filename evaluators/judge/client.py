@@ -6,6 +6,7 @@ what it took is remembered for as long as this process runs.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,12 @@ from typing import Any, NamedTuple
 from evaluators.judge.connection import Connection, Refused, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
-from everlearn.graders import LabelModel, ScoreModel
+from everlearn.graders import Judging
 
+MAX_IN_FLIGHT = 32
+"""Questions to one judge at once; the others wait, and their time does not run."""
+MAX_REMEMBERED = 10_000
+"""Answers that one judge keeps, by the question."""
 _BOUNDS = ("minimum", "maximum")
 _FORMS = 3
 """With the schema, with the schema without bounds, without."""
@@ -32,16 +37,32 @@ class Answer(NamedTuple):
 class Judge:
     """One judge model; belongs to the event loop it is first asked in."""
 
-    def __init__(self, spec: ScoreModel | LabelModel, service: Service | None) -> None:
+    def __init__(self, spec: Judging, service: Service | None) -> None:
         self._spec = spec
         where = f"grader {spec.name}"
         upstream = None if service is None else upstream_of(spec.upstream, service, where)
         self._connection = Connection(upstream, spec.timeout_seconds, "the judge")
+        self._turns = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._said: dict[str, str] = {}
 
     async def ask(
         self, messages: Sequence[dict[str, str]], response_schema: Mapping[str, Any]
     ) -> Answer:
-        """The judge's text within `timeout_seconds`, retries included."""
+        """The judge's text within `timeout_seconds`, retries included; the same question is asked
+        once."""
+        question = json.dumps([list(messages), response_schema], sort_keys=True)
+        async with self._turns:
+            if question in self._said:
+                return Answer(self._said[question], {"cached": 1})
+            answer = await self._answer(messages, response_schema)
+        if len(self._said) >= MAX_REMEMBERED:
+            self._said.pop(next(iter(self._said)))
+        self._said[question] = answer.text
+        return answer
+
+    async def _answer(
+        self, messages: Sequence[dict[str, str]], response_schema: Mapping[str, Any]
+    ) -> Answer:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._spec.timeout_seconds):
@@ -50,7 +71,12 @@ class Judge:
             raise GraderError(
                 f"the judge gave no answer in {self._spec.timeout_seconds:g} s"
             ) from error
-        cost = {"seconds": round(time.monotonic() - started, 4), **_usage(body)}
+        seconds = time.monotonic() - started
+        cost = {"seconds": round(seconds, 4), **_usage(body)}
+        price = self._connection.upstream.price if self._connection.upstream else None
+        if price is not None:
+            asked, told = cost.get("prompt_tokens", 0), cost.get("completion_tokens", 0)
+            cost["price"] = price.of(asked, told, 1000 * seconds)
         return Answer(_content(body), cost)
 
     async def aclose(self) -> None:
