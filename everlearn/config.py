@@ -113,6 +113,9 @@ class Upstream(Section):
     """Slots for adapters on each replica (vLLM: --max-cpu-loras; the local server: its own
     max_adapters). Empty: what no arm of a task needs any more is unloaded at once; else only as
     many as must go, the longest loaded first."""
+    max_lora_rank: int | None = Field(None, ge=1)
+    """Largest rank of an adapter that it takes (vLLM: --max-lora-rank, 16 unless said). A task that
+    trains a larger one is refused, and so is the adapter when it is registered. Empty: any."""
     verify_tolerance: float | None = Field(None, gt=0)
     """Mean difference, nats per token, that an adapter's logprobs may have from the trainer's.
     Empty: measured on the base model, whose own difference says how this server computes."""

@@ -515,6 +515,12 @@ def _check(service: Service, task: Task, path: Path, others: Mapping[str, Task])
             f"{path}: comments.judge.upstream = {task.comments.judge.upstream!r}: not an upstream "
             f"of the config: {known}"
         )
+    most = service.upstreams[task.upstream].max_lora_rank
+    if most is not None and task.train.lora.r > most:
+        raise ConfigError(
+            f"{path}: train.lora.r = {task.train.lora.r}: upstreams.{task.upstream}.max_lora_rank "
+            f"is {most}; train a smaller rank, or start that server with a larger --max-lora-rank"
+        )
     _check_champion(service, task, path)
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from everlearn.config import Service
-from everlearn.errors import InputError, NotFound, RegistryError
+from everlearn.errors import ConfigError, InputError, NotFound, RegistryError
 from everlearn.task import load_task
 from registry.origin import origin
+from registry.servable import refusal_of
 from registry.states import VersionState, move
 
 BASE = "base"
@@ -68,7 +69,13 @@ class Registry:
         run_id: str,
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
-        """The version of this adapter: folder in place, artifact logged, MLflow version made."""
+        """The version of this adapter: folder in place, artifact logged, MLflow version made.
+
+        InputError if no model server could serve it.
+        """
+        problem = refusal_of(adapter, self._max_rank(task))
+        if problem is not None:
+            raise InputError(f"{adapter}: this adapter is not registered: {problem}")
         known = [version for version in self.versions(task) if version.digest == digest]
         self._place(adapter, model_name)
         if known:
@@ -165,6 +172,12 @@ class Registry:
     def adapter_path(self, model_name: str) -> Path:
         """Where an adapter of that name stands on this machine."""
         return self._service.data_path / "adapters" / model_name
+
+    def _max_rank(self, task: str) -> int | None:
+        try:
+            return self._service.upstreams[load_task(self._service, task).upstream].max_lora_rank
+        except (ConfigError, KeyError, NotFound):
+            return None  # who cannot be asked refuses nothing
 
     def _version(self, task: str, entry: Any) -> ModelVersion:
         tags: dict[str, str] = entry.tags

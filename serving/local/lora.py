@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from everlearn.errors import ServingError
+from registry.servable import refusal
 
 PREFIX = "base_model.model."
 
@@ -73,21 +74,12 @@ def read_adapter(name: str, folder: Path, shapes: Mapping[str, tuple[int, int]])
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
-        method = config.get("peft_type")
+        config.get("peft_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ServingError(f"{folder}: adapter_config.json cannot be read: {error}") from error
-    if method != "LORA":
-        raise ServingError(f"{folder}: peft_type is {method!r}; only LORA can be served")
-    for key in (
-        "use_dora",
-        "modules_to_save",
-        "trainable_token_indices",
-        "alora_invocation_tokens",
-    ):
-        if config.get(key):
-            raise ServingError(f"{folder}: {key} is set; only plain LoRA can be served")
-    if config.get("bias", "none") != "none":
-        raise ServingError(f"{folder}: bias is {config['bias']!r}; only 'none' can be served")
+    problem = refusal(config)
+    if problem is not None:
+        raise ServingError(f"{folder}: {problem}")
     return dict(config)
 
 
