@@ -1,7 +1,8 @@
 """Adapters of a task's arms on the model servers: loaded, verified, kept there.
 
 - An adapter that a replica did not have is verified on it before anybody is sent there.
-- Room is made by what no arm of any task needs, the longest loaded first.
+- Room is made by what no arm of the task needs: first what never was champion, the longest loaded
+  first, then former champions, the furthest back first.
 """
 
 import json
@@ -17,7 +18,7 @@ from everlearn.task import Task
 from gateway.routes import ArmRoute
 from registry.versions import BASE, Registry
 from serving.fleet import Fleet, authorization
-from serving.release.states import Traffic
+from serving.release.states import Traffic, chain
 from serving.verify import Probe, Tolerance, measure, verify
 
 
@@ -47,7 +48,8 @@ def place(
         return None
     path = folder(service, task, candidate, registry)
     with Fleet(upstream) as fleet:
-        _make_room(fleet, task, (*arms(traffic), candidate), upstream.max_adapters)
+        former = [arm.model for arm in chain(traffic)]
+        _make_room(fleet, task, (*arms(traffic), candidate), former, upstream.max_adapters)
         fleet.load(candidate.model, path)
         for address in fleet.addresses:
             problem = _verify(address, task, candidate.model, path, upstream)
@@ -133,9 +135,13 @@ def is_of(task: str, name: str) -> bool:
 
 
 def _make_room(
-    fleet: Fleet, task: Task, needed: Sequence[ArmRoute], max_adapters: int | None
+    fleet: Fleet,
+    task: Task,
+    needed: Sequence[ArmRoute],
+    former: Sequence[str],
+    max_adapters: int | None,
 ) -> None:
-    """Unload this task's adapters that no arm needs, the longest loaded first.
+    """Unload this task's adapters that no arm needs, the least likely to be gone back to first.
 
     Where the number of slots is known, only as many as must go: what is still there is warm for a
     rollback further back.
@@ -144,6 +150,8 @@ def _make_room(
     for address in fleet.addresses:
         loaded = fleet.loaded_on(address)
         spare = [name for name in loaded if is_of(task.task, name) and name not in keep]
+        # (In the order of loading, but for former champions; `former` has the latest first.)
+        spare.sort(key=lambda name: -former.index(name) if name in former else -len(former))
         missing = len(keep - set(loaded))
         if max_adapters is not None:
             spare = spare[: max(0, len(loaded) + missing - max_adapters)]

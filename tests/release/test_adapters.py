@@ -97,6 +97,20 @@ def test_with_slots_counted_the_longest_loaded_goes_and_only_as_many_as_must(
     assert loaded(server) == [NAMES[0], NAMES[2], NAMES[3]]
 
 
+def test_a_former_champion_keeps_its_slot_longer_the_later_it_was_champion(
+    tmp_path: Path, base: Path, start: Start, adapters: dict[str, Path]
+) -> None:
+    server = start(max_adapters=3)
+    service = stock(tmp_path, base, adapters["first"], [server.address], max_adapters=3)
+    load(service, NAMES[1], NAMES[0], NAMES[2])
+    traffic = Traffic(champion=BASE, last_good=BASE, former=(arm(1), arm(0)))
+    # Longest loaded is 1; it was champion after 0, and 2 never was.
+    assert place(service, TASK, traffic, arm(3), no_registry) is None
+    assert loaded(server) == [NAMES[1], NAMES[0], NAMES[3]]
+    assert place(service, TASK, traffic, arm(2), no_registry) is None
+    assert loaded(server) == [NAMES[1], NAMES[0], NAMES[2]]
+
+
 def test_a_version_that_does_not_verify_leaves_every_replica(
     tmp_path: Path, base: Path, start: Start, adapters: dict[str, Path]
 ) -> None:
