@@ -5,6 +5,7 @@ Evidently decides nothing: its tests and thresholds are per look, ours hold for 
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,10 @@ def write(path: Path, before: Sequence[Values], now: Sequence[Values]) -> None:
         for rows in (now, before)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Report([DataDriftPreset(), DataSummaryPreset()]).run(*sides).save_html(str(path))
+    with warnings.catch_warnings():
+        # A metric of one value has no correlation: numpy says so for each of them.
+        warnings.simplefilter("ignore")
+        Report([DataDriftPreset(), DataSummaryPreset()]).run(*sides).save_html(str(path))
 
 
 def _columns(before: Sequence[Values], now: Sequence[Values]) -> tuple[list[str], list[str]]:
