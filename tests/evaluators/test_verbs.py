@@ -47,7 +47,7 @@ def everlearn(
 def write_task(folder: Path, *graders: dict[str, Any]) -> None:
     task = {
         "task": "text2sql", "base_model": "base", "upstream": "local", "graders": list(graders),
-        "release": {"primary": graders[0]["name"]},
+        "release": {"primary": graders[0]["name"]}, "labels": {"random_percent": 100},
     }  # fmt: skip
     (folder / "tasks").mkdir(exist_ok=True)
     (folder / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
