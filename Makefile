@@ -46,7 +46,7 @@ up: .venv/demo
 	deploy/system-packages.sh sandbox
 	$(BIN)/everlearn up
 
-# What no Python package brings: Java and Maven for Kafka, Postgres, Node; bubblewrap for `demo` too.
+# What no Python package brings: Java and Maven for Kafka, Postgres, Node, Chromium; bubblewrap for `demo` too.
 system:
 	deploy/system-packages.sh
 

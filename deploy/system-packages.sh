@@ -17,6 +17,7 @@ need() { # need PACKAGE PROGRAM-OR-FILE...: any of them will do
 need bubblewrap bwrap
 need libseccomp2 /usr/lib/*/libseccomp.so.2 /lib/*/libseccomp.so.2 /usr/lib64/libseccomp.so.2
 if [ "${1:-}" != sandbox ]; then
+  need chromium chromium chromium-browser google-chrome
   need default-jre-headless java
   need maven mvn
   need nodejs node

@@ -17,8 +17,6 @@ from trainer.distil import passing
 from trainer.rows import Row, accept
 
 AUTHOR = "verdict"
-LEAST_AGREEMENT = 0.7
-"""With experts, at 95 %, of a grader that asks a model."""
 
 
 def heard(lake: Lake, task: Task) -> dict[str, str | None]:
@@ -26,6 +24,7 @@ def heard(lake: Lake, task: Task) -> dict[str, str | None]:
     names = task.train.verdicts
     if not names:
         return {}
+    least, trusted = task.judges.min_agreement, task.judges.trusted
     agreed = {each.grader: each for each in agreements(lake, task)}
     found: dict[str, str | None] = {}
     for name in names:
@@ -33,14 +32,13 @@ def heard(lake: Lake, task: Task) -> dict[str, str | None]:
         grader = task.grader(name)
         if isinstance(grader, FeedbackGrader):
             found[name] = "is people's own word, which is taught already"
-        elif isinstance(grader, ScoreModel | LabelModel | Multi):
+        elif isinstance(grader, ScoreModel | LabelModel | Multi) and name not in trusted:
             each = agreed.get(name)
             lower = 0.0 if each is None else each.lower
-            if lower < LEAST_AGREEMENT:
+            if lower < least:
                 labels = 0 if each is None else each.labels
                 found[name] = (
-                    f"agrees with experts in at least {lower:.2f} < {LEAST_AGREEMENT:g} "
-                    f"on {labels} labels"
+                    f"agrees with experts in at least {lower:.2f} < {least:g} on {labels} labels"
                 )
     return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from everlearn.config import load
 from everlearn.lake.ducklake import DuckLake, open_lake
-from everlearn.task import Task, load_task
+from everlearn.task import Judges, Task, load_task
 from tests.trainer.examples import accepted, make_row
 from tests.trainer.production import START, completion, make_production, thumbs
 from tests.trainer.tiny import THINGS
@@ -108,6 +108,8 @@ def test_a_judge_is_heard_once_it_agrees_with_experts(lake: DuckLake) -> None:
     assert why["runs"] is None
     assert "taught already" in str(why["thumbs"])
     assert why["judge"] == "agrees with experts in at least 0.00 < 0.7 on 0 labels"
+    trusting = task("judge").model_copy(update={"judges": Judges(trusted=("judge",))})
+    assert heard(lake, trusting) == {"judge": None}
     rows = [completion(number, THINGS[number], "colour") for number in range(20)]
     labels = [thumbs(number, number % 2 == 0, author="expert") for number in range(20)]
     scores = [
