@@ -4,7 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROWS = ("wal", "collector", "kafka", "lake", "flat", "gateway", "training", "release")
+ROWS = (
+    "wal",
+    "collector",
+    "kafka",
+    "lake",
+    "flat",
+    "gateway",
+    "gateway_bounds",
+    "training",
+    "release",
+)
 """One module per group of figures, each runnable by itself: `python -m benchmarks.wal`."""
 
 

@@ -4,6 +4,7 @@ The gateway under test has core 0 for itself; upstream and load share core 1.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,11 @@ class Running:
             "SC_PAGESIZE"
         )
 
+    def peak_bytes(self) -> int:
+        """The most memory that it ever had in RAM."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
 
 @contextlib.contextmanager
 def _process(
@@ -127,16 +133,18 @@ def nginx(folder: Path, name: str, port: int, upstream: int | None) -> Iterator[
 
 @contextlib.contextmanager
 def everlearn(
-    folder: Path, port: int, upstreams: list[int], durability: str = "write", workers: int = 1
-) -> Iterator[Running]:
+    folder: Path, port: int, upstreams: list[int], durability: str = "write", workers: int = 1,
+    mask: Sequence[str] = (),
+) -> Iterator[Running]:  # fmt: skip
     """Our gateway with one task, durable log on."""
+    capture = json.dumps({"durability": durability, "mask": list(mask)})
     home = folder / f"everlearn-{durability}-{workers}-{port}"
     (home / "tasks").mkdir(parents=True)
     first, *more = [f"http://127.0.0.1:{number}/v1" for number in upstreams]
     (home / "everlearn.yaml").write_text(
         f"upstreams: {{local: {{base_url: '{first}', replicas: {more}, kind: vllm}}}}\n"
         f"default_upstream: local\n"
-        f"gateway: {{port: {port}, workers: {workers}, capture: {{durability: {durability}}}}}\n"
+        f"gateway: {{port: {port}, workers: {workers}, capture: {capture}}}\n"
     )
     (home / "tasks" / "text2sql.yaml").write_text(
         "task: text2sql\nbase_model: base\nupstream: local\n"
