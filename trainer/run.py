@@ -86,17 +86,20 @@ def train(
     place = Workplace(service, task)
     run, begun = opened(service, task, plan, held, report)
     try:
+        begun = begun or _begun(service, task, plan, run)
+        held.keep(begun)
         run.inputs(plan.snapshot)
         plan.check()
-        place.open(fresh=begun is None)
-        held.keep(begun or _begun(service, task, plan, run))
+        place.open(fresh=begun["free_bytes"] is None)
         bench = Workbench(
             task,
             base_model_path(service, task),
             place.folder,
             report,
-            free_bytes=(held.run or {})["free_bytes"],
+            free_bytes=begun["free_bytes"],
         )
+        # What is admitted and how it is batched follows the memory that was free at first.
+        held.keep({**begun, "free_bytes": bench.machine.free_bytes})
         learning = _Learning(service, bench, plan, run, Means(registry, report, place, held))
         try:
             outcome = learning.version()
@@ -151,13 +154,12 @@ def opened(
 
 def _begun(service: Service, task: Task, plan: Plan, run: TrainingRun) -> dict[str, Any]:
     """What the next process must know of this run."""
-    bench = Workbench.of(service, task)
     return {
         "run_id": run.run_id,
         "snapshot_id": plan.snapshot.snapshot_id,
         "method": plan.method,
         "identity": _identity(service, task, plan),
-        "free_bytes": bench.machine.free_bytes,
+        "free_bytes": None,
     }
 
 
