@@ -121,7 +121,10 @@ def count_rows(
     lake: Lake, snapshots: Iterable[str]
 ) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """Rows by side and kind, and different units by side, of these snapshots."""
-    sql = """SELECT split, coalesce(dropped_reason, kind) AS kind, unit, count(*) AS rows
+    # What no person's word stands behind is told apart.
+    sql = """SELECT split, unit, count(*) AS rows, coalesce(dropped_reason, CASE
+            WHEN author IN ('grader', 'comment', 'verdict') THEN kind || ' by ' || author
+            ELSE kind END) AS kind
         FROM snapshot_rows WHERE snapshot_id IN (SELECT unnest(?)) GROUP BY ALL"""
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     units: dict[str, set[str]] = defaultdict(set)

@@ -113,6 +113,13 @@ def test_a_version_tells_its_rows_its_program_and_its_base(house: House) -> None
     assert "trl " in (told.libraries or "")
 
 
+def test_what_no_persons_word_stands_behind_is_told_apart(house: House) -> None:
+    told = [{**row(1, "ann", kind="correction"), "author": who} for who in ("expert", "comment")]
+    house.version("aaaa", told)
+    found = account(house.shelf.registry, house.lake, house.shelf.task, "1")
+    assert found.rows == {"train": {"correction": 1, "correction by comment": 1}}
+
+
 def test_what_became_of_it_is_told_with_the_comparison_that_decided(house: House) -> None:
     house.version("aaaa", ROWS)
     registry, task = house.shelf.registry, house.shelf.task

@@ -248,9 +248,11 @@ def test_a_judge_that_is_away_leaves_comments_waiting_and_is_tried_three_times(
 
 
 def test_two_experts_who_contradict_each_other_are_put_to_an_expert(world: World) -> None:
-    for number, (text, who) in enumerate([("shade is colour", "eve"), ("shade is shade", "bob")]):
-        world.judge.sorts[text] = {"sort": "rule", "rule": text, "reason": ""}
-        world.say(SHADE + 2 * number, text, author_id=who)
+    ruled(world)
+    assert latest(world.lake, "colours").lessons
+    text = "shade is shade"
+    world.judge.sorts[text] = {"sort": "rule", "rule": text, "reason": ""}
+    world.say(SHADE + 2, text, author_id="bob")
     world.judge.pairs = [[1, 2]]
     found = world.teach()
     assert {each.state for each in found} == {"waiting"}

@@ -5,7 +5,8 @@
 - While comments teach, replay is of prompts that they were found not to touch: an old answer to
   any other would teach the opposite.
 - A user's thumb on an answer that a comment has replaced is not taught.
-- A comment taken back takes its whole round with it: the others were answered with it in mind.
+- A comment that was taken back, or teaches no more, takes its whole round with it: the others were
+  answered with it in mind.
 """
 
 import json
@@ -25,7 +26,10 @@ _ROUND = """
     ORDER BY completion_id
 """
 _COUNTING = """
-    SELECT feedback_id FROM feedback_joined WHERE feedback_id IN (SELECT unnest(?))
+    SELECT feedback_id FROM feedback_joined SEMI JOIN (
+        SELECT feedback_id FROM comments WHERE task = ? GROUP BY feedback_id
+        HAVING arg_max(state, created_at) IN ('teaching', 'learned')) USING (feedback_id)
+    WHERE feedback_id IN (SELECT unnest(?))
 """
 _DISPLEASED = """
     SELECT f.completion_id, f.author, f.author_id, f.key_id, f.weight, f.received_at
@@ -62,10 +66,10 @@ class Round:
 
 
 def latest(lake: Lake, task: str) -> Round:
-    """Empty when there is none, or one of its comments does not count any more."""
+    """Empty when there is none, or one of its comments was taken back or teaches no more."""
     records = lake.read(_ROUND, [task]).to_pylist()
     named = {name for record in records for name in json.loads(record["comments"] or "[]")}
-    there = set(lake.read(_COUNTING, [sorted(named)]).column("feedback_id").to_pylist())
+    there = set(lake.read(_COUNTING, [task, sorted(named)]).column("feedback_id").to_pylist())
     if not records or named - there:
         return Round()
     fields = ("completion_id", "original", "revised", "verdict")
