@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from evaluators.judge.comments import instructions
 from everlearn.cli import main
 from everlearn.config import Service, load
+from everlearn.errors import NotEnoughEvidence
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.prompts import side_of
 from everlearn.task import Task, load_task
@@ -245,6 +246,23 @@ def test_a_judge_that_is_away_leaves_comments_waiting_and_is_tried_three_times(
         assert standing.state == "waiting"
         assert "could not be sorted" in standing.why
     assert len(world.server.requests) == 3
+
+
+def test_a_judge_of_the_task_decides_only_once_it_agrees_with_experts(world: World) -> None:
+    path = world.service.tasks_path / "colours.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["graders"].append(
+        {
+            **{"type": "label_model", "name": "keeps", "model": "m", "upstream": "judging"},
+            **{"labels": ["yes", "no"], "passing_labels": ["yes"]},
+            "input": [{"role": "user", "content": "{{item.rule}} {{sample.output_text}}"}],
+        }
+    )
+    content["comments"]["grader"] = "keeps"
+    path.write_text(yaml.safe_dump(content))
+    world.say(SHADE, "the shade is the colour")
+    with pytest.raises(NotEnoughEvidence, match=r"comments\.grader: judge keeps may only advise"):
+        world.teach()
 
 
 def test_two_experts_who_contradict_each_other_are_put_to_an_expert(world: World) -> None:

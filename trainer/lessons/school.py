@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evaluators.bulk import in_background
 from evaluators.judge.comments import CommentJudge
+from evaluators.judges import require
 from everlearn.config import Service
 from everlearn.lake.store import Lake
 from everlearn.prompts import side_of
@@ -35,8 +36,11 @@ def teach(
     released: Collection[str] = (),
 ) -> list[Standing]:
     """Sort what is new, try it, answer again; where every comment stands then. The model is loaded
-    only if there is something to try."""
+    only if there is something to try. A grader that asks a model must be one that may decide."""
     rules = declared(task)
+    if rules.grader is not None:
+        named = [task.grader(rules.grader)]
+        require(task, named, "comments.grader", lake=lambda: lake, salt=lambda: salt)
     judge = CommentJudge(rules, service)
     try:
         desk = sort_desk(read_desk(lake, task, released), judge, task, lake, report)
