@@ -44,7 +44,9 @@ def make_shelf(folder: Path, address: str) -> Shelf:
         """A registered version with an adapter of one small file."""
         adapter = folder / f"trained-{digest}"
         adapter.mkdir(exist_ok=True)
-        (adapter / "adapter_config.json").write_text(f'{{"digest": "{digest}"}}')
+        (adapter / "adapter_config.json").write_text(
+            f'{{"digest": "{digest}", "peft_type": "LORA"}}'
+        )
         found = registry.client.get_experiment_by_name(task)
         experiment = found.experiment_id if found else registry.client.create_experiment(task)
         run = registry.client.create_run(experiment)

@@ -19,7 +19,9 @@ def test_a_registered_version_is_found_with_its_adapter_in_place(shelf: Shelf) -
     assert found == made
     assert found.state is VersionState.REGISTERED
     assert found.path == shelf.service.data_path / "adapters" / f"{shelf.task}-aaaa"
-    assert (found.path / "adapter_config.json").read_text() == '{"digest": "aaaa"}'
+    assert (
+        found.path / "adapter_config.json"
+    ).read_text() == '{"digest": "aaaa", "peft_type": "LORA"}'
 
 
 def test_the_same_digest_is_registered_once(shelf: Shelf) -> None:
