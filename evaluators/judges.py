@@ -22,7 +22,7 @@ from evaluators.graders.base import Base
 from evaluators.graders.multi import MultiGrader
 from evaluators.intervals import Confusion, confusion, share
 from everlearn.errors import EverlearnError, NotEnoughEvidence
-from everlearn.graders import FeedbackGrader, Grader, LabelModel, ScoreModel
+from everlearn.graders import FeedbackGrader, Grader, Judging
 from everlearn.lake.store import Lake
 from everlearn.task import Judges, Task
 
@@ -134,7 +134,7 @@ def judges_of(grader: Base[Any]) -> list[Base[Any]]:
     """The judges that a grader asks: itself, or those in its formula."""
     if isinstance(grader, MultiGrader):
         return [each for part in grader.parts.values() for each in judges_of(part)]
-    return [grader] if isinstance(grader.spec, ScoreModel | LabelModel) else []
+    return [grader] if isinstance(grader.spec, Judging) else []
 
 
 def _by_parts(

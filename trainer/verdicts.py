@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from evaluators.labels import agreements
-from everlearn.graders import FeedbackGrader, LabelModel, Multi, ScoreModel
+from everlearn.graders import FeedbackGrader, Judging, Multi, ScoreModel
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 from trainer.distil import passing
@@ -32,7 +32,7 @@ def heard(lake: Lake, task: Task) -> dict[str, str | None]:
         grader = task.grader(name)
         if isinstance(grader, FeedbackGrader):
             found[name] = "is people's own word, which is taught already"
-        elif isinstance(grader, ScoreModel | LabelModel | Multi) and name not in trusted:
+        elif isinstance(grader, Judging | Multi) and name not in trusted:
             each = agreed.get(name)
             lower = 0.0 if each is None else each.lower
             if lower < least:

@@ -9,6 +9,7 @@ import pytest
 from fastapi.responses import Response
 
 from evaluators.judge.fence import fenced
+from evaluators.judges import judges_of
 from evaluators.types import Score
 from everlearn.errors import ConfigError
 from tests.builders import make_service
@@ -196,3 +197,12 @@ async def test_the_same_question_is_asked_once(tmp_path: Path, judge: JudgeServe
 async def test_a_rubric_that_decides_nothing_is_refused(criteria: Any, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         make_grader(type="rubric_model", model="m", criteria=criteria)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"type": "pairwise_model"}, {"type": "rubric_model", "criteria": CRITERIA}]
+)
+async def test_they_are_judges_that_must_earn_their_vote(spec: dict[str, Any]) -> None:
+    grader = make_grader(model="m", **spec)
+    assert judges_of(grader) == [grader]
+    assert grader.slow
