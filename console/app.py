@@ -19,12 +19,19 @@ from starlette.staticfiles import StaticFiles
 from console.audit import Audit
 from console.door import Door, new_token
 from console.pages import (
+    compare,
     completeness,
+    datasets,
+    feedback,
     graders,
+    judges,
     labels,
     live,
     overview,
+    releases,
     requests,
+    runs,
+    system,
 )
 from console.render import page, wants_page
 from console.session import Keys, Sessions
@@ -36,7 +43,14 @@ from everlearn.errors import EverlearnError, NotFound
 ROUTERS = (
     overview.router,
     requests.router,
+    feedback.router,
     labels.router,
+    judges.router,
+    datasets.router,
+    runs.router,
+    compare.router,
+    releases.router,
+    system.router,
     live.router,
     completeness.router,
     graders.router,

@@ -19,7 +19,14 @@ NOBODY = Person("", "viewer")
 NAV = (
     ("overview", "/", "Overview"),
     ("requests", "/requests", "Requests"),
+    ("feedback", "/feedback", "Feedback"),
     ("labels", "/labels", "Labels"),
+    ("judges", "/judges", "Judges"),
+    ("datasets", "/datasets", "Datasets"),
+    ("runs", "/runs", "Runs"),
+    ("compare", "/compare", "Compare"),
+    ("releases", "/releases", "Releases"),
+    ("system", "/system", "System"),
 )
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -56,9 +63,9 @@ def csrf_field(request: Request) -> Markup:
     return Markup('<input type="hidden" name="csrf" value="{}">').format(csrf(request))
 
 
-def number(value: float | None, digits: int = 0) -> str:
-    """1 234 567, with thin spaces; a dash for nothing."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace(",", " ")
+def number(value: Any, digits: int = 0) -> str:
+    """1 234 567, with thin spaces; a dash for what is no number."""
+    return "–" if not isinstance(value, int | float) else f"{value:,.{digits}f}".replace(",", " ")
 
 
 def share(value: float | None, digits: int = 1) -> str:

@@ -46,6 +46,8 @@ class Source:
         self._state: State | None = None
         self._tally: tuple[float, Tally] | None = None
         self._tasks: tuple[tuple[object, ...], dict[str, Task]] | None = None
+        self.asked: tuple[float, list[dict[str, Any]]] | None = None
+        """When the other processes were asked last, and what they said."""
         self._seen = (float("-inf"), -1)
         self._lock, self._looking = Lock(), Lock()
 

@@ -133,9 +133,16 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
 @command.command()
 @click.argument("task")
 @click.option("--reason", default="aborted by an operator", show_default=True)
+@click.option(
+    "--expect",
+    metavar="STANDING",
+    help="Only while the traffic stands at CHAMPION, or CHAMPION/RELEASE while one runs.",
+)
 @json_option
 @config_option
-def abort(task: str, reason: str, as_json: bool, config_path: str | None) -> None:
+def abort(
+    task: str, reason: str, expect: str | None, as_json: bool, config_path: str | None
+) -> None:
     """End the running release: its version gets no more traffic."""
     import json
 
@@ -144,7 +151,7 @@ def abort(task: str, reason: str, as_json: bool, config_path: str | None) -> Non
     from serving.release.verbs import Desk
 
     service = load(config_path)
-    traffic = Desk(service, load_task(service, task)).abort(reason)
+    traffic = Desk(service, load_task(service, task)).abort(reason, expect=expect)
     champion = traffic.champion.version
     if as_json:
         click.echo(json.dumps({"task": task, "phase": "aborted", "champion": champion}))

@@ -161,6 +161,13 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[Note, ...] = ()
 
 
+def standing(traffic: Traffic) -> str:
+    """What somebody saw who asks for a change: the champion, and the release that runs."""
+    running = traffic.release is not None and traffic.release.active
+    release = f"/{traffic.release.release_id}" if traffic.release and running else ""
+    return f"{traffic.champion.version}{release}"
+
+
 def begin(traffic: Traffic, release: Release) -> Traffic:
     """A release is asked for: one at a time per task; its level is spent at once."""
     if traffic.release is not None and traffic.release.active:

@@ -26,7 +26,16 @@ from serving.release.book import Book
 from serving.release.budget import next_level
 from serving.release.decide import last_stage
 from serving.release.routing import sync_route
-from serving.release.states import Phase, Release, Traffic, begin, change, former, revert
+from serving.release.states import (
+    Phase,
+    Release,
+    Traffic,
+    begin,
+    change,
+    former,
+    revert,
+    standing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -98,21 +107,22 @@ class Desk:
             return asked
         raise StateConflict(f"task {name}: somebody else kept writing; try again")
 
-    def abort(self, reason: str) -> Traffic:
-        """End the running release; its version gets no more traffic."""
+    def abort(self, reason: str, *, expect: str | None = None) -> Traffic:
+        """End the running release; its version gets no more traffic. `expect`: see `rollback`."""
 
         def end(traffic: Traffic, now: float) -> Traffic:
             if traffic.release is None or not traffic.release.active:
                 raise InputError(f"no release of {self._task.task} is running")
             return change(traffic, Phase.ABORTED, reason, now)
 
-        return self._change(end)
+        return self._change(end, expect)
 
-    def rollback(self, reason: str, *, to: str | None = None) -> Traffic:
+    def rollback(self, reason: str, *, to: str | None = None, expect: str | None = None) -> Traffic:
         """Back to the champion before; a running release is ended instead, its champion stays.
 
         `to`: a former champion by name, whatever runs. ServingError if its adapter is not there any
-        more or does not verify; a replica that is away holds only `to` up.
+        more or does not verify; a replica that is away holds only `to` up. `expect`: what the
+        traffic stands at (`states.standing`); InputError if somebody else has moved it meanwhile.
         """
 
         def back(traffic: Traffic, now: float) -> Traffic:
@@ -125,7 +135,7 @@ class Desk:
             self._ready(traffic, former(traffic, to), named=to is not None)
             return revert(traffic, reason, now, to=to)
 
-        return self._change(back)
+        return self._change(back, expect)
 
     def _ready(self, traffic: Traffic, arm: ArmRoute, *, named: bool) -> None:
         """See to it that the version can answer."""
@@ -144,13 +154,20 @@ class Desk:
         if found is not None:
             raise ServingError(f"version {arm.version} cannot be gone back to: {found}")
 
-    def _change(self, make: Callable[[Traffic, float], Traffic]) -> Traffic:
+    def _change(
+        self, make: Callable[[Traffic, float], Traffic], expect: str | None = None
+    ) -> Traffic:
         """Change the document against whoever else writes it, then the routes."""
         name = self._task.task
         for _ in range(ATTEMPTS):
             found = self.book.read(name)
             if found is None:
                 raise NotFound(f"task {name} never had a release: its base model answers")
+            if expect not in (None, standing(found[0])):
+                raise InputError(
+                    f"task {name} stands at {standing(found[0])} by now, not at {expect}: somebody "
+                    "else has moved it; look again"
+                )
             changed = make(found[0], self._clock.now())
             try:
                 self.book.write(name, changed, found[1])

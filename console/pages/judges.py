@@ -1,0 +1,96 @@
+"""`GET /judges`: how far each grader agrees with experts, the label queue, and what has drifted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from console.charts import Line, lines
+from console.render import page
+from console.source import Asks, Read, Source, marks
+from evaluators.labels import agreement
+from everlearn.graders import FeedbackGrader, ScoreModel
+from everlearn.task import Task
+
+router = APIRouter()
+
+LABELS = 2000
+"""The newest labels that agreement is counted over."""
+DAYS = 30
+_LABELS = f"""
+    SELECT target, arg_max(value_bool, received_at) AS good FROM (
+        SELECT target, value_bool, received_at FROM feedback
+        WHERE task = ? AND author = 'expert' AND kind = 'binary' AND target IS NOT NULL
+            AND NOT coalesce(ambiguous, false)
+        ORDER BY received_at DESC LIMIT {LABELS})
+    GROUP BY target
+"""
+_VERDICTS = """
+    SELECT evaluator, completion_id, arg_max_null(value, created_at) AS value FROM scores
+    WHERE task = ? AND completion_id BETWEEN ? AND ?
+        AND completion_id IN (SELECT unnest(?::VARCHAR[]))
+    GROUP BY ALL
+"""
+_DAILY = f"""
+    SELECT evaluator, epoch(date_trunc('day', created_at)) / 86400 AS day, avg(value) AS mean
+    FROM scores WHERE task = ? AND value IS NOT NULL
+        AND created_at >= (SELECT max(created_at) FROM scores WHERE task = ?)
+            - INTERVAL {DAYS} DAY
+    GROUP BY ALL ORDER BY day
+"""
+_LOOKS = """
+    SELECT task, look, event, reason, window_rows, created_at FROM drift_looks
+    WHERE task IN ({tasks}) ORDER BY created_at DESC LIMIT 15
+"""
+
+
+@router.get("/judges", response_class=HTMLResponse)
+def judges(request: Request, source: Read, asked: Asks) -> HTMLResponse:
+    """The page of one task."""
+    task = asked.tasks.get(asked.one)
+    rows = _rows(source, task) if task else []
+    looks = source.rows(_LOOKS.format(tasks=marks([1])), [asked.one]) if task else []
+    return page(
+        request, "judges", asked=asked, rows=rows, looks=looks, means=_means(source, asked.one)
+    )
+
+
+def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
+    """Each grader: what it has scored, and how it agrees with the newest labels."""
+    said = {row["target"]: row["good"] for row in source.rows(_LABELS, [task.task])}
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    if said:
+        ids = sorted(said)
+        for row in source.rows(_VERDICTS, [task.task, ids[0], ids[-1], ids]):
+            found.setdefault(row["evaluator"], []).append(row)
+    counts = source.counts().scores
+    rows = []
+    for grader in task.graders:
+        middle = sum(grader.range) / 2 if isinstance(grader, ScoreModel) else 0.5
+        pairs = [
+            (row["value"] >= middle, said[row["completion_id"]])
+            for row in found.get(grader.name, [])
+            if row["value"] is not None and said[row["completion_id"]] is not None
+        ]
+        scored, unscored, total = counts.get((task.task, grader.name), (0, 0, 0.0))
+        own = isinstance(grader, FeedbackGrader)
+        rows.append(
+            {
+                "name": grader.name, "type": grader.type, "scored": scored, "unscored": unscored,
+                "mean": total / scored if scored else None,
+                "agreement": None if own else agreement(grader.name, pairs),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _means(source: Source, task: str) -> Any:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in source.rows(_DAILY, [task, task]):
+        curves.setdefault(row["evaluator"], []).append((row["day"], row["mean"]))
+    last = max((x for points in curves.values() for x, _ in points), default=0.0)
+    return lines(
+        [Line(name, [(x - last, y) for x, y in points]) for name, points in curves.items()],
+        label="mean score by day", across="days", low=0.0, high=1.0,
+    )  # fmt: skip

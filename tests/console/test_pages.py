@@ -1,0 +1,99 @@
+"""Every page over a lake with a whole loop in it, and over one with nothing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.app import create_app
+from console.pages import system
+from console.render import NAV
+from tests.console.loop import RELEASE, SNAPSHOT, fill
+from tests.console.session import Browser, browser, make_key, write_task
+from tests.evaluators.lake import Rows
+
+PAGES = [
+    *(href for _, href, _ in NAV if href != "/labels"),
+    "/releases/text2sql", f"/releases/text2sql?show={RELEASE}", f"/datasets/{SNAPSHOT}",
+    f"/datasets/{SNAPSHOT}?split=dropped&why=duplicate", "/feedback?kind=comment&only=comments",
+    "/feedback?only=waiting&author=expert", "/labels/text2sql", "/compare?a=1&b=2&grader=same",
+]  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rows]:
+    monkeypatch.setattr(system, "_addresses", lambda _: {"gateway": "http://127.0.0.1:9/health"})
+    made = Rows(tmp_path)
+    write_task(tmp_path, "text2sql")
+    yield made
+    made.lake.close()
+
+
+@pytest.fixture
+def session(rows: Rows) -> Iterator[Browser]:
+    with browser(create_app(rows.service), make_key(rows.service, "operator")) as made:
+        yield made
+
+
+def opened(session: Browser, path: str) -> str:
+    answer = session.get(path)
+    if answer.status_code == 303:
+        answer = session.get(answer.headers["location"])
+    assert answer.status_code == 200, (path, answer.text)
+    return str(answer.text)
+
+
+def test_every_page_opens_over_nothing_and_over_a_whole_loop(rows: Rows, session: Browser) -> None:
+    for path in PAGES:
+        if not any(word in path for word in (RELEASE, SNAPSHOT, "a=1")):
+            opened(session, path)
+    fill(rows)
+    for path in PAGES:
+        assert "Traceback" not in opened(session, path)
+
+
+def test_pages_say_what_stands_in_the_lake(rows: Rows, session: Browser) -> None:
+    fill(rows)
+    for path, told in {
+        "/": ("12", "promote e-value 9 &gt;= 2", "same"),
+        "/feedback": ("too &lt;long&gt;", "teaching", "waits for"),
+        f"/datasets/{SNAPSHOT}": ("accepted", "duplicate", "300"),
+        "/compare?a=1&b=2": ("SELECT 1", "SELECT 2"),
+        "/judges": ("same", "100.0 %"),
+        "/releases/text2sql": ("promoted", "0.075", "polyline", "log e of harm"),
+        "/system": ("away: ConnectError", "operator", "missing"),
+    }.items():
+        page = opened(session, path)
+        for word in told:
+            assert word in page, (path, word)
+
+
+def test_an_mlflow_that_is_away_is_said_on_the_page(session: Browser) -> None:
+    assert "ConnectError" in opened(session, "/runs")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/releases/nothing", "/releases/text2sql?show=rel_0", "/datasets/snap_0",
+        "/compare?a=77", "/judges?task=nothing", "/runs?task=nothing", "/labels/nothing",
+    ],
+)  # fmt: skip
+def test_what_does_not_exist_is_a_page(session: Browser, path: str) -> None:
+    answer = session.get(path)
+    assert (answer.status_code, "Not here" in answer.text) == (404, True)
+
+
+@pytest.mark.parametrize("evidence", ['{"text2sql": 3}', '{"same": {"units": null}}', "{}", "[]"])
+def test_evidence_of_any_shape_is_a_page(rows: Rows, session: Browser, evidence: str) -> None:
+    fill(rows)
+    row: dict[str, Any] = {
+        "release_id": RELEASE, "task": "text2sql", "version": "2", "event": "step",
+        "phase": "ramping", "stage": 0, "percent": 1.0, "reason": "", "created_at": 1_800_000_500.0,
+        "evidence": evidence,
+    }  # fmt: skip
+    rows.lake.commit(lambda transaction: transaction.append("releases", [row]))
+    opened(session, f"/releases/text2sql?show={RELEASE}")
+    assert json.loads(evidence) is not None
