@@ -10,6 +10,7 @@ ROWS = (
     "kafka",
     "lake",
     "flat",
+    "console",
     "gateway",
     "gateway_bounds",
     "training",

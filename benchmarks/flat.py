@@ -77,13 +77,14 @@ def main() -> None:
     for size in [int(text) for text in sys.argv[1:]] or SIZES:
         with temporary_service() as service:
             service.upstreams["none"] = Upstream(base_url="http://127.0.0.1:9/v1")
-            declared = _declare(service)
+            declared = declare(service)
             now = time.time()
-            _fill(service, declared, size, now)
+            populate(service, declared, size, now)
             _measure(service, declared, size, now)
 
 
-def _declare(service: Service) -> Task:
+def declare(service: Service) -> Task:
+    """The task of these benchmarks."""
     content = {
         "task": TASK,
         "base_model": "none",
@@ -104,7 +105,8 @@ def _declare(service: Service) -> Task:
     return load_task(service, TASK)
 
 
-def _fill(service: Service, declared: Task, size: int, now: float) -> None:
+def populate(service: Service, declared: Task, size: int, now: float) -> None:
+    """A lake of so many completions, with feedback and scores, the last of them now."""
     lake = open_lake(service)
     graders = build_all(declared, service)
     for first in range(0, size, CHUNK):
