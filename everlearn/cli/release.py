@@ -72,9 +72,10 @@ def start(
 
 @command.command()
 @click.argument("task")
+@click.option("--plot", help="A picture of it: .png, .svg or .pdf.")
 @json_option
 @config_option
-def show(task: str, as_json: bool, config_path: str | None) -> None:
+def show(task: str, plot: str | None, as_json: bool, config_path: str | None) -> None:
     """The latest release: every step with the comparison that decided."""
     import json
     import time
@@ -90,6 +91,12 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     from serving.release.verbs import Desk
     from serving.release.watch import standing
 
+    path = None
+    if plot is not None:
+        from serving.release.picture import draw_release, fit
+        from serving.release.story import story
+
+        path = fit(plot)
     service = load(config_path)
     traffic = Desk(service, load_task(service, task)).book.traffic(task)
     if traffic is None or traffic.release is None:
@@ -97,6 +104,8 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
     release = traffic.release
     lake = open_lake(service, read_only=True)
     rows = events(lake, task, release.release_id)
+    if path is not None:
+        draw_release(path, task, release, story(lake, task, release), traffic.budget)
     rows += untold(traffic, rows, release.release_id)
     arms = by_arm(lake, task, release)
     former = [arm.version for arm in chain(traffic)]

@@ -141,10 +141,26 @@ def interval(
 
     Inverts h0 on a grid over [-1, 1]: what neither question rejects is kept. 50 us a unit.
     """
+    seen = list(observations)
+    found = intervals(seen, [len(seen)], level, grid)
+    return found[0] if found else (-1.0, 1.0)
+
+
+def intervals(
+    observations: Sequence[Observation], after: Sequence[int], level: float = 0.95, grid: int = 80
+) -> list[tuple[float, float]]:
+    """The interval after so many units each, in one pass; `after` rises."""
     points = [2 * i / grid - 1 for i in range(grid + 1)]
     score = Score([Question(h0, sign) for h0 in points for sign in (1, -1)])
-    for seen in observations:
+    found = []
+    for count, seen in enumerate(observations, 1):
         score.update(float(seen.treated), seen.propensity, seen.value, seen.stratum)
+        found += [_kept(score, points, level)] * list(after).count(count)
+    return found
+
+
+def _kept(score: Score, points: Sequence[float], level: float) -> tuple[float, float]:
+    grid = len(points) - 1
     rejected = score.peak[0].reshape(-1, 2) >= np.log(2 / (1 - level))
     kept = [h0 for h0, (above, below) in zip(points, rejected, strict=True) if not above | below]
     if not kept:

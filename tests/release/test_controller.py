@@ -1,15 +1,19 @@
 """The controller over a real lake, state and routes; users are assigned as the gateway does."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from everlearn.errors import InputError
+from serving.release.budget import Budget
 from serving.release.controller import TaskLoop
 from serving.release.history import by_arm, events
 from serving.release.observations import frozen
+from serving.release.picture import draw_release
 from serving.release.states import Phase
+from serving.release.story import story
 from serving.release.verbs import Desk
 from tests.release.world import World, make_rules
 
@@ -19,7 +23,7 @@ SPOILED = {"good": 0.0, "thumbs": 0.05}
 
 
 def test_a_better_version_takes_each_step_and_becomes_champion(
-    make_world: Callable[..., World],
+    make_world: Callable[..., World], tmp_path: Path
 ) -> None:
     world = make_world()
     world.ramp()
@@ -38,6 +42,14 @@ def test_a_better_version_takes_each_step_and_becomes_champion(
     assert rows[-1]["event"] == "promoted"
     low, high = rows[-1]["evidence"]["thumbs"]["effect_95"]
     assert -0.1 < low < 0.4 < high
+    told = story(world.lake, "text2sql", world.release)
+    assert told.evidence[-1][1] == world.loop._account(world.release).evidence()
+    assert [step[2] for step in told.steps] == [row["event"] for row in rows]
+    assert told.effect[-1][1:] == pytest.approx((low, high), abs=0.06)
+    picture = tmp_path / "release.svg"
+    draw_release(picture, "text2sql", world.release, told, Budget())
+    text = picture.read_text()
+    assert len(text) > 20_000
     arms = by_arm(world.lake, "text2sql", world.release)
     assert arms["challenger"]["quality"] > arms["champion"]["quality"] + 0.1
     assert arms["challenger"]["cost"] is None
