@@ -16,14 +16,16 @@ from examples.support.tickets import COMPLAINTS, Ticket
 
 WRONG = 0.1
 MODEL = "house-large"
+SECONDS = 0.4
+"""Of an answer, as a large model far away takes them."""
 
 
 class House:
     """The server, on its own threads while the block runs."""
 
-    def __init__(self, port: int = 0, wrong: float = WRONG) -> None:
+    def __init__(self, port: int = 0, wrong: float = WRONG, seconds: float = 0.0) -> None:
         self._tickets: dict[str, Ticket] = {}
-        self._wrong, self._port = wrong, port
+        self._wrong, self._port, self._seconds = wrong, port, seconds
         self.asked = 0
 
     def __enter__(self) -> "House":
@@ -74,6 +76,7 @@ class House:
         asked = str(body["messages"][-1]["content"])
         ticket = self._tickets.get(asked)
         self.asked += 1
+        time.sleep(self._seconds)
         text = self.says(ticket) if ticket else "I have never seen such a ticket."
         choice = {"index": 0, "finish_reason": "stop"}
         reply = {

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
 from everlearn.config import Service, load
 from everlearn.errors import EverlearnError
 from everlearn.stack import processes
 from everlearn.supervise import Supervisor
 from examples import models
-from examples.support.house import House
+from examples.support.house import SECONDS, House
 from examples.support.people import Desk, Record, Score, score
 
 HERE = Path(__file__).parent
@@ -64,18 +66,28 @@ class Loop:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
 
-def main() -> bool:
-    """Run it all; whether our own model was promoted."""
+@click.command()
+@click.option("--seed", default=1, show_default=True, help="Other seeds, other tickets and people.")
+def main(seed: int) -> None:
+    """Run it all; exits 0 only if our own model was promoted."""
+    sys.exit(0 if run(seed) else 1)
+
+
+def run(seed: int) -> bool:
+    """Whether our own model was promoted."""
     prepare()
     loop = Loop(HERE / "everlearn.yaml")
     _move_aside(loop.service.data_path)
     port = int(loop.service.upstreams["house"].base_url.rsplit(":", 1)[1].removesuffix("/v1"))
     rows = processes(loop.service, loop.config, "local")
-    with House(port) as house, Supervisor(rows, loop.service.data_path) as supervisor:
+    with (
+        House(port, seconds=SECONDS) as house,
+        Supervisor(rows, loop.service.data_path) as supervisor,
+    ):
         supervisor.start(lambda process: loop.say(f"{process.name} answers"))
         before = score(loop.server, "model", MEASURED)
         loop.say(f"the base model, on tickets nobody asked: {_shown(before)}")
-        desk = Desk(loop.gateway, house.know)
+        desk = Desk(loop.gateway, house.know, seed=seed)
         _day_one(loop, desk)
         version = _learn(loop)
         promoted = _replace(loop, desk, version)
@@ -201,4 +213,4 @@ def _report(loop: Loop, desk: Desk, *, before: Score, after: Score | None) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    main()

@@ -24,7 +24,7 @@ MAX_TOKENS = 48
 class Habits:
     """How people behave."""
 
-    thumbs_share: float = 0.6
+    thumbs_share: float = 0.4
     wrong_thumbs: float = 0.05
     """Of the thumbs given."""
     max_corrections: int = 100
