@@ -132,19 +132,20 @@ def _learn(loop: Loop) -> str:
 
 
 def _replace(loop: Loop, desk: Desk, version: str) -> bool:
-    """Release under live traffic; whether it ended as promoted."""
+    """Release under live traffic, which ends by itself; whether it ended as promoted."""
     loop.json("release", "start", TASK, version)
     with _at_work(desk):
         events: list[dict[str, Any]] = []
-        told, moved = 0, time.monotonic()
+        told, answered, moved = 0, len(desk.records), time.monotonic()
         while not (events and events[-1]["event"] in _ENDINGS):
+            if len(desk.records) > answered:
+                answered, moved = len(desk.records), time.monotonic()
             if time.monotonic() - moved > STUCK_SECONDS:
-                raise EverlearnError(f"the release has not moved for {STUCK_SECONDS:g} s")
+                raise EverlearnError(f"no ticket was answered for {STUCK_SECONDS:g} s")
             time.sleep(2)
             events = _events(loop.service, version)
             for event in events[told:]:
                 loop.say(f"{event['event']} {event['percent']:g} %: {event['reason']}")
-                moved = time.monotonic()
             told = len(events)
     return bool(events[-1]["event"] == "promoted")
 
