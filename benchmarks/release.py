@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.figures import figure
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.rehearse import Ends, Pace, People, Rates, rehearse
 from serving.release.states import Phase
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from everlearn.errors import ConfigError
 from everlearn.graders import Grader
-from everlearn.task import ReleaseRules, Task
+from everlearn.rules import ReleaseRules
+from everlearn.task import Task
 from everlearn.yaml_file import describe, read_yaml
 
 _GRADER: TypeAdapter[Grader] = TypeAdapter(Grader)

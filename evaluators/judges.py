@@ -24,7 +24,8 @@ from evaluators.intervals import Confusion, confusion, share
 from everlearn.errors import EverlearnError, NotEnoughEvidence
 from everlearn.graders import FeedbackGrader, Grader, Judging
 from everlearn.lake.store import Lake
-from everlearn.task import Judges, Task
+from everlearn.rules import Judges
+from everlearn.task import Task
 
 Kind = Literal["judge", "computed", "people"]
 SHOWN = 5

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from everlearn.task import GateRules
+from everlearn.rules import GateRules
 from registry.interval import mean_bounds
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from everlearn.errors import InputError
-from everlearn.task import GateRules
+from everlearn.rules import GateRules
 from registry.gate import Evidence, Phase, Verdict, decide
 from registry.record import keep
 from registry.states import VersionState

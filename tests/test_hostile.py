@@ -20,8 +20,9 @@ from everlearn.config import Service
 from everlearn.events import encode
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.log.wal import WalWriter
+from everlearn.rules import Labels
 from everlearn.state import open_state
-from everlearn.task import Labels, Task, load_task
+from everlearn.task import Task, load_task
 from registry.versions import Registry
 from tests.builders import make_completion, make_feedback, make_service
 from tests.hostile import events

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from everlearn.task import Train
+from everlearn.rules import Train
 
 BASE_RATE, LORA_FACTOR, HIDDEN = 5e-5, 10.0, 2000
 EXPONENT = {"llama": 0.781, "qwen": 0.0775}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.analysis import Observation, Question, Score, interval
 from serving.release.decide import Evidence, MetricEvidence
 from serving.release.observations import Counted

@@ -12,7 +12,7 @@
 import math
 from typing import NamedTuple
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.states import ENDED, Phase, Release
 
 RATIO_LEVEL = 0.001

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from everlearn.errors import LakeError
 from everlearn.graders import FeedbackGrader, Multi, ScoreModel
 from everlearn.lake.store import Lake, Transaction
+from everlearn.rules import ReleaseRules
 from everlearn.state import StateConflict
-from everlearn.task import ReleaseRules, Task
+from everlearn.task import Task
 from gateway.assignment import fraction
 from serving.release.analysis import Observation, propensity
 from serving.release.states import Rate, Release

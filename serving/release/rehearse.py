@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from gateway.routes import ArmRoute
 from serving.release.accounts import Account, accounts
 from serving.release.analysis import Floats

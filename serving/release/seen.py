@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from everlearn.lake.store import Lake
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.accounts import questions
 from serving.release.analysis import Floats, Score
 from serving.release.decide import harm_levels, last_stage

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from everlearn.errors import InputError
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from gateway.routes import ArmRoute
 from serving.release.budget import Budget, promoted, spend
 

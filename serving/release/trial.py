@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from everlearn.coverage import needs_people
-from everlearn.task import ReleaseRules, Task
+from everlearn.rules import ReleaseRules
+from everlearn.task import Task
 from serving.release.rehearse import Ends, Pace, People, Rates, rehearse
 from serving.release.seen import DAY_SECONDS, Seen
 from serving.release.states import Phase

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.accounts import BELOW, plain, questions
 from serving.release.analysis import Floats, Question, Score
 from serving.release.decide import Evidence, MetricEvidence, harm

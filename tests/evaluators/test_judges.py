@@ -18,8 +18,9 @@ from evaluators.report import ALONE, kept, report
 from everlearn.errors import ConfigError, NotEnoughEvidence
 from everlearn.lake.store import Transaction
 from everlearn.prompts import prompt_key
+from everlearn.rules import Judges
 from everlearn.state import open_state
-from everlearn.task import Judges, Task
+from everlearn.task import Task
 from tests.evaluators.graders import make_task
 from tests.evaluators.lake import START, Rows
 

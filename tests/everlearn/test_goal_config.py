@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from everlearn.config import Price, Service
 from everlearn.errors import ConfigError
-from everlearn.task import ReleaseRules, Task, load_tasks
+from everlearn.rules import ReleaseRules
+from everlearn.task import Task, load_tasks
 from tests.builders import make_service
 
 DEAR = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.task import GateRules
+from everlearn.rules import GateRules
 from registry.gate import Evidence, Phase, Row, Suite, decide
 from registry.interval import mean_bounds
 

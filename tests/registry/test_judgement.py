@@ -3,7 +3,7 @@
 import pytest
 
 from everlearn.errors import InputError
-from everlearn.task import GateRules
+from everlearn.rules import GateRules
 from registry.gate import Evidence
 from registry.judgement import judge
 from registry.lineage import lineage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from tests.release.world import World, make_rules
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.accounts import Account, others, questions
 from serving.release.analysis import Observation, Question
 from serving.release.decide import Evidence, MetricEvidence, decide, harm_levels, last_stage

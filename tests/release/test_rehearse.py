@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from everlearn.task import ReleaseRules
+from everlearn.rules import ReleaseRules
 from serving.release.rehearse import Ends, People, Rates, rehearse
 from serving.release.states import Phase
 from tests.release.world import make_rules

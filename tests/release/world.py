@@ -12,8 +12,9 @@ from everlearn.config import Service
 from everlearn.ids import new_id
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.lake.store import Transaction
+from everlearn.rules import ReleaseRules
 from everlearn.state import open_state
-from everlearn.task import ReleaseRules, Task, load_task
+from everlearn.task import Task, load_task
 from gateway.assignment import assign
 from gateway.routes import ArmRoute, TaskRoute, read_routes
 from serving.release.book import Book

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.task import Train
+from everlearn.rules import Train
 from trainer.settings import (
     Load,
     Machine,

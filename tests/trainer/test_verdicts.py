@@ -7,7 +7,8 @@ import pytest
 
 from everlearn.config import load
 from everlearn.lake.ducklake import DuckLake, open_lake
-from everlearn.task import Judges, Task, load_task
+from everlearn.rules import Judges
+from everlearn.task import Task, load_task
 from tests.trainer.examples import accepted, make_row
 from tests.trainer.production import START, completion, make_production, thumbs
 from tests.trainer.tiny import THINGS

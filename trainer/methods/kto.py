@@ -7,7 +7,7 @@ rate and replay make it 92 % on what was taught and 99 % on the rest.
 import random
 from typing import Any
 
-from everlearn.task import Train
+from everlearn.rules import Train
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.methods.tokenised import Tokenised, tokenised
