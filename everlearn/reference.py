@@ -21,17 +21,20 @@ def render(verbs: Sequence[tuple[str, str]]) -> str:
     parts = [_HEAD, "## Verbs\n\n| verb | does |\n|---|---|\n"]
     parts += [f"| `everlearn {name}` | {text} |\n" for name, text in verbs]
     parts.append("\n## Service: `everlearn.yaml`\n")
-    parts += _page(folder / "config.py", "Service")
+    parts += _page("Service", folder / "config.py")
     parts.append("\n## Task: `tasks/*.yaml`\n")
-    parts += _page(folder / "task.py", "Task")
+    parts += _page("Task", folder / "task.py", folder / "rules.py", folder / "people.py")
     parts.append("\n## Graders of a task\n")
-    parts += _page(folder / "graders.py", "Grader")
+    parts += _page("Grader", folder / "graders.py")
     return "".join(parts)
 
 
-def _page(source: Path, first: str) -> Iterator[str]:
+def _page(first: str, *sources: Path) -> Iterator[str]:
     classes = [
-        node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)
+        node
+        for source in sources
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.ClassDef)
     ]
     sections = {node.name: (ast.get_docstring(node) or "").split("\n")[0] for node in classes}
     for node in sorted(classes, key=lambda node: node.name != first):
