@@ -35,6 +35,7 @@ def _page(first: str, *sources: Path) -> Iterator[str]:
         for source in sources
         for node in ast.parse(source.read_text()).body
         if isinstance(node, ast.ClassDef)
+        and all(ast.unparse(base) != "NamedTuple" for base in node.bases)
     ]
     sections = {node.name: (ast.get_docstring(node) or "").split("\n")[0] for node in classes}
     for node in sorted(classes, key=lambda node: node.name != first):
