@@ -238,6 +238,8 @@ def connect(service: Service) -> Any:
     """An MlflowClient for the config's server that gives up after `mlflow.timeout_seconds`."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow prints a run's address to standard output, which is the command's own.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # Two attempts of half the time each: a restart of the server is survived, a dead one reported.
     half = max(1, round(service.mlflow.timeout_seconds / 2))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(half))

@@ -67,10 +67,14 @@ def make_feedback(**overrides: Any) -> Feedback:
 
 
 def make_service(folder: Path, **overrides: Any) -> Service:
-    """A config in `folder` with one upstream `local` and the default upstream set."""
+    """A config in `folder` with one upstream `local` and the default upstream set.
+
+    MLflow is at the discard port, so that no test finds somebody else's server by default.
+    """
     content: dict[str, Any] = {
         "upstreams": {"local": {"base_url": "http://127.0.0.1:8100/v1", "kind": "vllm"}},
         "default_upstream": "local",
+        "mlflow": {"tracking_uri": "http://127.0.0.1:9"},
         **overrides,
     }
     (folder / "tasks").mkdir(parents=True, exist_ok=True)

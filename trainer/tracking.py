@@ -5,7 +5,6 @@ Every way a run can end leaves a record: `registered`, `not_enough_evidence`,
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +32,6 @@ class TrainingRun:
     """An MLflow run, opened at construction; `run_id`: one that died is taken up."""
 
     def __init__(self, service: Service, task: Task, run_id: str | None = None) -> None:
-        # MLflow prints the run's address to standard output, which is the command's own.
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.client = connect(service)
         self.experiment_id = experiment_id(self.client, task.task)
         if run_id is not None:

@@ -24,6 +24,14 @@ def is_available() -> bool:
 def write(path: Path, before: Sequence[Values], now: Sequence[Values]) -> None:
     """Write the HTML page; its folder is made."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # Its imports use what numpy deprecates, and a metric of one value has no correlation.
+        warnings.simplefilter("ignore")
+        _report(before, now).save_html(str(path))
+
+
+def _report(before: Sequence[Values], now: Sequence[Values]) -> Any:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
 
@@ -33,11 +41,7 @@ def write(path: Path, before: Sequence[Values], now: Sequence[Values]) -> None:
         Dataset.from_pandas(_frame(rows, numbers, categories), data_definition=definition)
         for rows in (now, before)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # A metric of one value has no correlation: numpy says so for each of them.
-        warnings.simplefilter("ignore")
-        Report([DataDriftPreset(), DataSummaryPreset()]).run(*sides).save_html(str(path))
+    return Report([DataDriftPreset(), DataSummaryPreset()]).run(*sides)
 
 
 def _columns(before: Sequence[Values], now: Sequence[Values]) -> tuple[list[str], list[str]]:

@@ -134,4 +134,7 @@ def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> 
     code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "up", "--gateway", address)
     assert (code, "no answer" in err) == (1, True)
     code, _, err = everlearn("labels", "next", "text2sql")
-    assert (code, err) == (3, "everlearn: task text2sql: no answer waits for a label\n")
+    said = (
+        "task text2sql: no answer waits for a label; `everlearn labels fill text2sql` looks again"
+    )
+    assert (code, err) == (3, f"everlearn: {said}\n")
