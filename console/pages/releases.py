@@ -5,6 +5,7 @@ while the traffic stands as his page said.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ from console.render import page
 from console.source import Asked, Asks, Read, Source
 from console.steering import run
 from everlearn.errors import EverlearnError, InputError, NotFound
+from serving.release.outlook import REMAINING, remaining
 from serving.release.states import Traffic, standing
 
 router = APIRouter()
@@ -123,6 +125,7 @@ def _page(
     chosen = show or latest or (history[0]["release_id"] if history else "")
     shown = traffic.release if traffic and chosen == latest else None
     events = _events(source, traffic, task, chosen)
+    units = source.rows(REMAINING, [chosen, shown.parsed_rules.primary]) if shown else []
     rules = shown.parsed_rules if shown else asked.all[task].release
     return page(
         request, "release", status, asked=asked, task=task, traffic=traffic, history=history,
@@ -130,6 +133,7 @@ def _page(
         standing=standing(traffic) if traffic else "base", ramp=_ramp(events),
         wagers=_wagers(events, rules.primary),
         done=done if done in ("rollback", "abort", "start") else "",
+        left=remaining(shown, units, time.time()) if shown else None,
         means=_means(source, chosen, rules.primary), evidence=_latest(events),
     )  # fmt: skip
 

@@ -31,6 +31,11 @@ command.add_command(simulate)
     is_flag=True,
     help="Let those alone decide who answer: no co-primary metric, no allowance.",
 )
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="Even if the traffic seen lately cannot decide it within release.max_seconds.",
+)
 @click.option("--wait", is_flag=True, help="Until it is decided; exit 0 only if promoted.")
 @json_option
 @config_option
@@ -39,32 +44,49 @@ def start(
     version: str,
     ungated: str | None,
     trust_raters: bool,
+    anyway: bool,
     wait: bool,
     as_json: bool,
     config_path: str | None,
 ) -> None:
-    """Ramp VERSION under live traffic; the release controller decides from here on."""
+    """Ramp VERSION under live traffic; the release controller decides from here on.
+
+    Exit 3 if the traffic seen lately cannot decide it in its time.
+    """
     import json
     import sys
 
     from everlearn.config import load
+    from everlearn.errors import NotEnoughEvidence
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from registry.versions import Registry
-    from serving.release.outlook import outlook
+    from serving.release.outlook import Outlook, outlook
     from serving.release.verbs import Desk
 
     service = load(config_path)
-    desk = Desk(service, load_task(service, task))
-    lake = open_lake(service)
-    release = desk.start(Registry(service), version, ungated, trust_raters=trust_raters)
-    expected = outlook(lake, task, release)
+    declared = load_task(service, task)
+    desk = Desk(service, declared)
+    lake: Any = None
+    ahead: list[Outlook] = []
+
+    def look(asked: Any) -> None:
+        nonlocal lake
+        lake = lake or open_lake(service)
+        ahead.append(outlook(lake, declared, asked))
+        if ahead[-1].refused is not None and not anyway:
+            raise NotEnoughEvidence(f"version {version} not released: {ahead[-1].refused}")
+
+    release = desk.start(Registry(service), version, ungated, trust_raters=trust_raters, look=look)
+    expected = ahead[-1]
     if as_json and not wait:
         told = {"release_id": release.release_id, "alpha": release.alpha}
-        click.echo(json.dumps({"task": task, "version": version, **told, **expected._asdict()}))
+        click.echo(json.dumps({"task": task, "version": version, **told, **expected.told()}))
     elif not as_json:
         click.echo(f"{task}: release {release.release_id} of version {version}: {release.reason}")
-        click.echo("\n".join(expected.lines()))
+        click.echo("\n".join(expected.lines(release.parsed_rules)))
+        if expected.refused is not None:
+            click.echo(f"started anyway: {expected.refusal}")
     if wait:
         phase = _follow(desk, lake, task, release.release_id, as_json)
         sys.exit(EXIT.get(phase, 1))
@@ -87,6 +109,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from serving.release.history import by_arm, events, untold
+    from serving.release.outlook import REMAINING, remaining
     from serving.release.states import chain
     from serving.release.verbs import Desk
     from serving.release.watch import standing
@@ -109,6 +132,8 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     rows += untold(traffic, rows, release.release_id)
     arms = by_arm(lake, task, release)
     former = [arm.version for arm in chain(traffic)]
+    units = lake.read(REMAINING, [release.release_id, release.parsed_rules.primary]).to_pylist()
+    left = remaining(release, units, time.time())
     if as_json:
         told: dict[str, Any] = {
             "task": task,
@@ -116,6 +141,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
             "phase": str(release.phase),
             "percent": release.percent,
             "reason": release.reason,
+            "remaining": left and left._asdict(),
             "champion": traffic.champion.version,
             "former_champions": former,
             "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
@@ -129,6 +155,8 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         f"{task}: version {release.candidate.version} is {release.phase} at "
         f"{release.percent:g} % (champion: {traffic.champion.version})"
     )
+    if left is not None:
+        click.echo(f"  {left.line()}")
     if former:
         click.echo(f"  `everlearn rollback {task} --to VERSION` goes back to: {', '.join(former)}")
     if traffic.watch is not None:

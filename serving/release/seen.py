@@ -51,7 +51,7 @@ _TRAFFIC = """
         coalesce(epoch(max(received_at)) - epoch(min(received_at)), 0) AS seconds,
         avg((status = 'ok')::INTEGER) AS ok,
         (SELECT max(n) FROM (
-            SELECT count(*) AS n FROM recent GROUP BY epoch(received_at) // ?)) AS busiest
+            SELECT count(*) AS n FROM recent GROUP BY floor(epoch(received_at) / ?))) AS busiest
     FROM recent
 """
 _SCORES = """
@@ -80,4 +80,63 @@ def seen(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -
         busiest=row["busiest"] / part,
         means={**means, "error_rate": float(row["ok"])},
         heard={each["evaluator"]: each["scored"] / row["requests"] for each in scores},
+    )
+
+
+class Stretch(NamedTuple):
+    """The busiest stretch of the last days that is as long as a release may last: what may be hoped
+    for. All zero where the primary metric has heard of nobody."""
+
+    seconds: float = 0.0
+    requests: int = 0
+    units: int = 0
+    """Different ones: in the end a user who returns counts once."""
+    heard: int = 0
+    """Of them, with a score of the primary metric in the time in which it would have counted."""
+    history_seconds: float = 0.0
+    """Of all traffic that was looked at, as the next."""
+    history_requests: int = 0
+
+
+# Up to the last request that the primary metric heard of: scores may be made once a night.
+_STRETCH = """
+    WITH heard AS (
+        SELECT DISTINCT completion_id FROM scores
+        WHERE task = ? AND evaluator = ? AND value IS NOT NULL
+    ), recent AS (
+        SELECT unit, received_at, completion_id IN (SELECT completion_id FROM heard) AS heard
+        FROM completions
+        WHERE task = ? AND received_at >= to_timestamp(?) AND arm IS NOT NULL
+            AND unit IS NOT NULL AND status NOT IN ('shadow', 'rejected', 'imported')
+    ), placed AS (
+        SELECT *, floor(epoch(last - received_at) / ?) AS part
+        FROM recent, (SELECT max(received_at) AS last FROM recent WHERE heard)
+        WHERE received_at <= last
+    ), parts AS (
+        SELECT *, min(received_at) OVER (PARTITION BY unit, part) AS first FROM placed
+    )
+    SELECT count(*) AS requests, count(DISTINCT unit) AS units,
+        count(DISTINCT unit) FILTER (
+            heard AND received_at <= first + to_seconds(?)) AS heard,
+        epoch(max(max(received_at)) OVER () - min(min(received_at)) OVER ()) AS seconds,
+        sum(count(*)) OVER () AS all_requests
+    FROM parts GROUP BY part ORDER BY heard DESC, units DESC LIMIT 1
+"""
+
+
+def busiest(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -> Stretch:
+    """Of the last `RECENT_DAYS`."""
+    since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
+    asked = [task, rules.primary, task, since, rules.max_seconds, rules.unit_close_seconds]
+    found = lake.read(_STRETCH, asked).to_pylist()
+    if not found:
+        return Stretch()
+    row = found[0]
+    return Stretch(
+        seconds=min(rules.max_seconds, float(row["seconds"])),
+        requests=row["requests"],
+        units=row["units"],
+        heard=row["heard"],
+        history_seconds=float(row["seconds"]),
+        history_requests=int(row["all_requests"]),
     )

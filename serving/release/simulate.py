@@ -1,4 +1,4 @@
-"""How many units a release will need, before it starts: simulated paths against the boundary.
+"""Paths of one metric against the boundary: what the formula of `ahead` is checked against.
 
 The same score as the live decision, many paths at once: 60 us a unit for 200 paths.
 """
@@ -11,19 +11,7 @@ import numpy as np
 from everlearn.rules import ReleaseRules
 from serving.release.accounts import questions
 from serving.release.analysis import Floats, Score
-from serving.release.decide import harm_levels, last_stage
-
-QUANTILES = (0.5, 0.8, 0.9)
-
-
-class Forecast(NamedTuple):
-    """Units until the decision if the true effect is this; None: not within the limit."""
-
-    effect: float
-    promoted: float
-    """Share of paths that end in a promotion."""
-    units: tuple[int | None, ...]
-    """At QUANTILES."""
+from serving.release.decide import harm_levels
 
 
 class Paths(NamedTuple):
@@ -64,26 +52,3 @@ def paths(
         if place % 50 == 0 and np.isfinite(first).any(axis=1).all():
             break
     return Paths(*first.T)
-
-
-def forecast(
-    base_rate: float,
-    effects: Sequence[float],
-    rules: ReleaseRules,
-    *,
-    alpha: float,
-    units_per_stage: int,
-    most_units: int = 3000,
-) -> list[Forecast]:
-    """Quantiles of the units until a promotion, for each effect that might be true."""
-    pis = shares(rules, units_per_stage, last_stage(rules) * units_per_stage + most_units)
-    found = []
-    for effect in effects:
-        rates = [base_rate] * len(pis), [min(1.0, max(0.0, base_rate + effect))] * len(pis)
-        ends = paths(rates, pis, rules, alpha=alpha)
-        stopped = np.minimum(ends.harm, ends.futility)
-        promoted = np.where(ends.promote < stopped, ends.promote, np.inf)
-        at = np.quantile(promoted, QUANTILES, method="inverted_cdf")
-        units = tuple(int(value) if np.isfinite(value) else None for value in at)
-        found.append(Forecast(effect, float(np.isfinite(promoted).mean()), units))
-    return found

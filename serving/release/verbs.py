@@ -63,8 +63,12 @@ class Desk:
         ungated: str | None = None,
         *,
         trust_raters: bool = False,
+        look: Callable[[Release], None] = lambda _: None,
     ) -> Release:
-        """Ask for a release; the controller loads, verifies and ramps. InputError if refused."""
+        """Ask for a release; the controller loads, verifies and ramps. InputError if refused.
+
+        `look`: sees it as it would begin, its level known, and may refuse too.
+        """
         name, rules = self._task.task, self._task.release_rules
         if trust_raters:
             rules = rules.model_copy(update={"co_primary": None})
@@ -85,9 +89,11 @@ class Desk:
             ungated=ungated,
             trust_raters=trust_raters,
         )
-        return self._begin(asked, lambda: champion(registry, self._task))
+        return self._begin(asked, lambda: champion(registry, self._task), look)
 
-    def _begin(self, asked: Release, first: Callable[[], ArmRoute]) -> Release:
+    def _begin(
+        self, asked: Release, first: Callable[[], ArmRoute], look: Callable[[Release], None]
+    ) -> Release:
         """Write the release, with its level out of the lifetime budget; `first` says who answers
         where there is no document yet."""
         name, rules = self._task.task, asked.parsed_rules
@@ -100,8 +106,10 @@ class Desk:
             if asked.ungated is None:
                 level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
                 asked = msgspec.structs.replace(asked, alpha=level)
+            begun = begin(traffic, asked)
+            look(asked)
             try:
-                self.book.write(name, begin(traffic, asked), kept[1] if kept else 0)
+                self.book.write(name, begun, kept[1] if kept else 0)
             except StateConflict:
                 continue  # an outbox was emptied, or another release came first: look again
             return asked

@@ -19,7 +19,7 @@ from serving.release.analysis import (
     interval,
     propensity,
 )
-from serving.release.simulate import Paths, forecast, paths, shares
+from serving.release.simulate import Paths, paths, shares
 from tests.release.world import make_rules
 
 RULES = make_rules(steps=(1, 5, 25, 50, 100))
@@ -196,20 +196,6 @@ def test_the_interval_holds_the_effect_and_narrows() -> None:
         missed += not low <= 0.2 <= high
         assert all(late <= early for early, late in pairwise(widths))
     assert missed <= 2
-
-
-def test_the_forecast_asks_for_fewer_units_for_a_larger_gain() -> None:
-    small, large, none = forecast(
-        0.5, (0.1, 0.4, 0.0), RULES, alpha=0.05, units_per_stage=100, most_units=2000
-    )
-    assert small.promoted > 0.9
-    assert large.promoted > 0.99
-    assert none.promoted < 0.1
-    assert none.units == (None, None, None)
-    assert all(
-        a is not None and b is not None and b < a
-        for a, b in zip(small.units, large.units, strict=True)
-    )
 
 
 def test_an_identical_version_is_not_promoted_by_users_who_come_back_at_every_step() -> None:

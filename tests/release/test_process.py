@@ -21,12 +21,16 @@ from everlearn.cli import group
 from everlearn.config import Service
 from everlearn.errors import EverlearnError
 from everlearn.ids import new_id
+from everlearn.lake.ducklake import open_lake
+from everlearn.state import open_state
 from gateway.routes import TaskRoute, read_routes
 from registry.record import keep
 from registry.states import VersionState
 from registry.versions import ModelVersion, Registry
 from serving.fleet import Fleet
+from serving.release.book import Book
 from tests.builders import make_service
+from tests.release.world import history
 from tests.serving.conftest import Server, running
 from tests.serving.test_verify import greedy_probes
 from tests.serving.tiny import make_adapter, make_model
@@ -155,7 +159,7 @@ def test_a_version_is_loaded_verified_ramped_and_rolled_back_through_a_kill(plac
     started = place.everlearn(*words, "--trust-raters")
     assert started.returncode == 0, started.stderr
     assert "gate passed: gain 0.4 > 0" in started.stdout
-    assert "if the gain is" in started.stdout
+    assert "nothing is known yet of how long it takes" in started.stdout
     assert place.route is None
 
     with place.controller() as controller:
@@ -240,6 +244,28 @@ def test_what_is_not_gated_is_refused_unless_a_reason_is_given(place: Place) -> 
     assert "one release at a time" in twice.stderr
     assert place.everlearn("release", "abort", place.task).returncode == 0
     assert place.phase() == "aborted"
+
+
+def test_what_the_traffic_cannot_decide_is_refused_unless_anyway(place: Place) -> None:
+    """600 s at the most, and a thumb every two minutes for two hours."""
+    version = place.version(seed=5)
+    now = time.time()
+    lake = open_lake(place.service)
+    seen = [(now - 7200 + 12 * n, f"user-{n}", n % 10 == 0) for n in range(600)]
+    history(lake, place.task, seen)
+    lake.close()
+    words = ("release", "start", place.task, version.version, "--trust-raters")
+    refused = place.everlearn(*words)
+    assert refused.returncode == 3
+    assert "could not be proven within release.max_seconds 600" in refused.stderr
+    assert "release.max_seconds: " in refused.stderr
+    traffic = Book(open_state(place.service)).traffic(place.task)
+    assert traffic is None or traffic.release is None or not traffic.release.active
+    started = place.everlearn(*words, "--anyway")
+    assert started.returncode == 0, started.stderr
+    assert "+20 points: " in started.stdout
+    assert "started anyway: even +20 points could not be proven" in started.stdout
+    assert place.everlearn("release", "abort", place.task).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,24 @@ class World:
 
     def _happens(self, rates: dict[str, float], name: str) -> bool:
         return self.dice.random() < rates.get(name, 1.0)
+
+
+def history(lake: DuckLake, task: str, asked: Sequence[tuple[float, str, bool]]) -> None:
+    """Answers of the champion before any release: when, to whom, and whether there was a thumb."""
+    completions, scores = [], []
+    for at, unit, thumb in asked:
+        about = {"completion_id": new_id("cmpl"), "task": task}
+        completions.append(
+            {**about, "unit": unit, "arm": "champion", "received_at": at, "status": "ok"}
+        )
+        if thumb:
+            scores.append({**about, "evaluator": "thumbs", "value": 0.6, "created_at": at})
+
+    def work(transaction: Transaction) -> None:
+        transaction.append("completions", completions)
+        transaction.append("scores", scores)
+
+    lake.commit(work)
 
 
 def _declare(folder: Path, rules: ReleaseRules) -> Service:

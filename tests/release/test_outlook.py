@@ -1,0 +1,166 @@
+"""What is said and refused before a release starts, and what is left while it ramps."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from everlearn.task import Task
+from serving.release.accounts import Accounts
+from serving.release.observations import frozen
+from serving.release.outlook import REMAINING, Outlook, Remaining, foresee, remaining
+from serving.release.seen import DAY_SECONDS, Seen, Stretch, busiest
+from serving.release.states import Phase
+from tests.release.world import World, history, make_release, make_rules
+
+WEEK = 7 * DAY_SECONDS
+KNOWN = Seen(means={"thumbs": 0.6, "good": 0.9})
+SMALL = Stretch(DAY_SECONDS, 2000, 500, 15, WEEK, 14_000)
+"""Of 500 users a day, of whom 15 give a thumb in time."""
+LARGE = SMALL._replace(units=200_000, heard=6000)
+Made = Callable[..., World]
+
+
+def ahead(task: Task, stretch: Stretch, known: Seen = KNOWN, **overrides: Any) -> Outlook:
+    release = make_release(task.release_rules, **{"alpha": 0.005, **overrides})
+    return foresee(task, release, stretch, known)
+
+
+def test_a_small_team_is_refused_with_what_would_decide(make_world: Made) -> None:
+    found = ahead(make_world().task, SMALL)
+    assert found.refused is not None
+    assert "+20 points could not be proven within release.max_seconds 86400" in found.refused
+    assert "15 a day come" in found.refused
+    days = {each.effect: each.median for each in found.expected}
+    assert (days[0.2] or 0) > 10 * DAY_SECONDS
+    assert days[0.05] is None
+    grader, longer, more = found.proposals
+    assert grader.startswith("release.primary: good, which scores every answer")
+    assert longer.startswith("release.max_seconds: ")
+    assert more.endswith("times as much feedback")
+    assert "--anyway" in found.refused
+
+
+def test_what_is_proposed_decides(make_world: Made) -> None:
+    """The longer time and the other metric, once followed, are not refused."""
+    task = make_world().task
+    refused = ahead(task, SMALL)
+    seconds = float(refused.proposals[1].split()[1])
+    longer = task.model_copy(
+        update={"release": task.release.model_copy(update={"max_seconds": seconds})}
+    )
+    stretch = Stretch(WEEK, 14_000, 3500, 105, WEEK, 14_000)
+    assert ahead(longer, stretch).refused is None
+    other = task.model_copy(update={"release": task.release.model_copy(update={"primary": "good"})})
+    assert ahead(other, SMALL, Seen(means={"good": 0.7})).refused is None
+
+
+def test_much_traffic_is_told_in_days_and_not_refused(make_world: Made) -> None:
+    task = make_world().task
+    found = ahead(task, LARGE)
+    assert found.refused is None
+    text = "\n".join(found.lines(task.release_rules))
+    assert "6000 a day" in text
+    assert "+5 points: never: 5.6 points could be faked" in text
+    assert "hours for 8 in 10)" in text
+    told = json.loads(json.dumps(found.told()))
+    assert told["heard_a_day"] == pytest.approx(6000)
+    assert told["expected"][2]["days"] < 1 < told["expected"][1]["units"]
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        Stretch(),
+        SMALL._replace(history_seconds=3000.0),
+        SMALL._replace(history_requests=200),
+    ],
+)
+def test_little_history_refuses_nothing(make_world: Made, stretch: Stretch) -> None:
+    task = make_world().task
+    found = ahead(task, stretch, Seen())
+    assert (found.known, found.refused) == (False, None)
+    assert "nothing is known yet" in found.lines(task.release_rules)[0]
+
+
+def test_an_ungated_release_is_neither_told_nor_refused(make_world: Made) -> None:
+    task = make_world().task
+    found = ahead(task, SMALL, alpha=0.0, ungated="to see")
+    assert found.refused is None
+    assert found.lines(task.release_rules) == []
+
+
+def test_where_nothing_is_left_to_gain_it_says_so(make_world: Made) -> None:
+    found = ahead(make_world().task, LARGE, Seen(means={"thumbs": 0.97}))
+    assert found.refused is not None
+    assert "even +3 points is never proven: 5.6 points could be faked" in found.refused
+    assert "release.goal: not_worse" in found.refused
+
+
+def test_not_worse_is_told_for_equal_versions(make_world: Made) -> None:
+    task = make_world(make_rules(goal="not_worse", margin=0.05, wins="latency")).task
+    lines = ahead(task, LARGE).lines(task.release_rules)
+    assert lines[2].strip().startswith("equal: ")
+
+
+def test_the_busiest_stretch_counts_a_user_once_and_thumbs_in_time(make_world: Made) -> None:
+    world = make_world(make_rules(max_seconds=1000, unit_close_seconds=5))
+    rules = world.task.release_rules
+    assert busiest(world.lake, "text2sql", rules) == Stretch()
+    now = time.time()
+    # Second, user, thumbed: the oldest stretch is quiet, in the newest one thumb comes too late.
+    asked: list[tuple[float, str, bool]] = [(0.0, "a", True)]
+    asked += [(1500.0 + n, f"u{n}", True) for n in range(20)]
+    asked += [(1530.0, "late", False), (1540.0, "late", True), (1550.0, "late", True)]
+    asked += [(1600.0, "nobody heard", False)]
+    history(world.lake, "text2sql", [(now - 2000 + at, unit, thumb) for at, unit, thumb in asked])
+    found = busiest(world.lake, "text2sql", rules)
+    assert (found.requests, found.units, found.heard) == (23, 21, 20)
+    assert found.seconds == 1000
+    assert found.history_seconds == pytest.approx(1550)
+    assert found.history_requests == 24
+
+
+def test_what_is_left_is_told_while_it_ramps(make_world: Made) -> None:
+    world = make_world()
+    world.ramp()
+    world.live(120, 4, {"thumbs": 0.4}, {"thumbs": 0.6})
+    release = world.release
+    assert release.phase is Phase.RAMPING
+    rows = world.lake.read(REMAINING, [release.release_id, "thumbs"]).to_pylist()
+    found = remaining(release, rows, world.clock.now())
+    assert found is not None
+    assert found.units is not None
+    counts = Accounts(release.parsed_rules, frozen(world.lake, release.release_id)).evidence()
+    assert sum(row["candidates"] for row in rows) == counts.primary.candidates
+    assert 0 < (found.days or 0) < 1
+    assert "more units, " in found.line()
+    ended = make_release(phase=Phase.PROMOTED)
+    assert remaining(ended, rows, world.clock.now()) is None
+    assert remaining(release, [], world.clock.now()) is None
+
+
+def test_an_effect_that_is_not_to_be_proven_is_said_with_the_end() -> None:
+    rows = [
+        {"propensity": 0.5, "candidates": 50, "candidate": 0.5, "champions": 50, "champion": 0.6}
+    ]
+    release = make_release(make_rules(max_seconds=7200))
+    found = remaining(release, rows, release.ramp_since + 3600)
+    assert found is not None
+    assert found.effect == pytest.approx(-0.1)
+    assert found == Remaining(found.effect, None, None, 3600 / DAY_SECONDS)
+    assert found.line().endswith("not to be promoted; max_seconds ends it in 1.0 hours")
+
+
+def test_more_units_of_the_same_take_less_of_what_is_left() -> None:
+    release = make_release(make_rules(co_primary=None))
+    left = []
+    for each in (20, 40, 80):
+        row = {"candidate": 0.7, "champion": 0.6, "candidates": each, "champions": each}
+        found = remaining(release, [{"propensity": 0.5, **row}], release.ramp_since + each)
+        assert found is not None
+        left.append(found.units or 0)
+    assert left == sorted(left, reverse=True)
+    assert left[0] - left[1] == pytest.approx(40, abs=2)
