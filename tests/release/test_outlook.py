@@ -123,20 +123,19 @@ def test_the_busiest_stretch_counts_a_user_once_and_thumbs_in_time(make_world: M
     assert found.history_requests == 24
 
 
-def test_what_is_left_is_told_while_it_ramps(make_world: Made) -> None:
-    world = make_world()
+def test_what_is_left_is_told_of_the_units_that_decide(make_world: Made) -> None:
+    world = make_world(make_rules(steps=(50, 100)))
     world.ramp()
-    world.live(120, 4, {"thumbs": 0.4}, {"thumbs": 0.6})
+    # Everybody is content with both: no chance can end it.
+    world.live(20, 3, {}, {})
     release = world.release
-    assert release.phase is Phase.RAMPING
     rows = world.lake.read(REMAINING, [release.release_id, "thumbs"]).to_pylist()
+    counts = Accounts(release.parsed_rules, frozen(world.lake, release.release_id)).evidence()
+    assert sum(row["candidates"] for row in rows) == counts.primary.candidates > 0
+    assert sum(row["champions"] + row["candidates"] for row in rows) == counts.primary.units
     found = remaining(release, rows, world.clock.now())
     assert found is not None
-    assert found.units is not None
-    counts = Accounts(release.parsed_rules, frozen(world.lake, release.release_id)).evidence()
-    assert sum(row["candidates"] for row in rows) == counts.primary.candidates
-    assert 0 < (found.days or 0) < 1
-    assert "more units, " in found.line()
+    assert (found.effect, found.units) == (0.0, None)
     ended = make_release(phase=Phase.PROMOTED)
     assert remaining(ended, rows, world.clock.now()) is None
     assert remaining(release, [], world.clock.now()) is None
@@ -156,7 +155,8 @@ def test_an_effect_that_is_not_to_be_proven_is_said_with_the_end() -> None:
 
 def test_more_units_of_the_same_take_less_of_what_is_left() -> None:
     release = make_release(make_rules(co_primary=None))
-    left = []
+    left: list[int] = []
+    found: Remaining | None = None
     for each in (20, 40, 80):
         row = {"candidate": 0.7, "champion": 0.6, "candidates": each, "champions": each}
         found = remaining(release, [{"propensity": 0.5, **row}], release.ramp_since + each)
@@ -164,3 +164,5 @@ def test_more_units_of_the_same_take_less_of_what_is_left() -> None:
         left.append(found.units or 0)
     assert left == sorted(left, reverse=True)
     assert left[0] - left[1] == pytest.approx(40, abs=2)
+    assert found is not None
+    assert f"about {left[-1]} more units, " in found.line()
