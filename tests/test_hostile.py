@@ -51,8 +51,8 @@ ALIKE = b'{"messages":[{"role":"user","content":"ordinary"}]}'
 class Way:
     """What became of the rows at each station, made once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.service: Service = make_service(folder)
+    def __init__(self, folder: Path, mlflow: str) -> None:
+        self.service: Service = make_service(folder, mlflow={"tracking_uri": mlflow})
         (folder / "tasks" / "hostile.yaml").write_text(yaml.safe_dump(TASK))
         self.task: Task = load_task(self.service, "hostile")
         self.records = self._log()
@@ -79,8 +79,8 @@ class Way:
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory: pytest.TempPathFactory) -> Way:
-    return Way(tmp_path_factory.mktemp("hostile"))
+def way(tmp_path_factory: pytest.TempPathFactory, mlflow_address: str) -> Way:
+    return Way(tmp_path_factory.mktemp("hostile"), mlflow_address)
 
 
 def test_every_record_is_a_row_or_a_dead_letter(way: Way) -> None:
