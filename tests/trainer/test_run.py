@@ -228,7 +228,7 @@ def test_a_snapshot_made_by_the_command_can_be_trained_on(
     assert code == 0
     assert f"snapshot {made}, champion base" in out
     assert "  version 1 (" in out
-    assert "sft: step 20/40" in err
+    assert "sft: step 40/40" in err
 
 
 def test_the_command_refuses_with_exit_3_and_one_line(
