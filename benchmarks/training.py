@@ -12,7 +12,6 @@ import itertools
 import json
 import random
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,10 +38,9 @@ KEPT = 500
 def service_in(folder: Path, model: Path, method_seed: int) -> Iterator[Service]:
     """A service of its own with the example's task, and its tracking server."""
     from tests.mlflow_server import mlflow_server
+    from tests.ports import find_free_port
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     (folder / "tasks").mkdir(parents=True)
     task = yaml.safe_load((EXAMPLE / "tasks" / "text2sql.yaml").read_text())
     task["base_model"] = str(model)

@@ -12,6 +12,7 @@ into the exam.
 import os
 import re
 import secrets
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def _read(path: Path) -> str | None:
 def _write(path: Path, salt: str) -> None:
     """Whole or not at all, for this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A name of its own for each writer, threads of one process among them; mode 0600.
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with os.fdopen(descriptor, "w") as file:
         file.write(salt + "\n")
-    scratch.replace(path)
+    os.replace(scratch, path)

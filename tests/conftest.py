@@ -1,7 +1,6 @@
 """Fixtures every folder's tests may use."""
 
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from everlearn.config import Upstream
 from examples import models
 from serving.fleet import Fleet
 from tests.mlflow_server import mlflow_server
+from tests.ports import find_free_port
 from tests.servers import broker, postgres_server, s3
 from tests.serving.tiny import make_adapter
 from tests.vllm_server import vllm_listening
@@ -22,15 +22,6 @@ __all__ = ["anyio_backend", "broker", "free_port", "mlflow_address", "postgres_s
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def find_free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 @pytest.fixture(scope="session")

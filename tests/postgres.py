@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.kafka.broker import free_ports
+from tests.ports import free_ports
 
 
 def binaries() -> Path:

@@ -40,23 +40,23 @@ def environment(folder: Path, ports: dict[str, int]) -> dict[str, str]:
 @contextmanager
 def running(command: list[str], folder: Path, env: dict[str, str], ready: str) -> Iterator[None]:
     """A command in the background until the block ends, stopped as Ctrl-C would."""
-    log = (folder / f"{command[-1].replace('/', '_')}.log").open("w+")
-    process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    log = folder / f"{command[-1].replace('/', '_')}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
     try:
         deadline = time.monotonic() + 300
         while not url_answers(ready):
             if process.poll() is not None or time.monotonic() > deadline:
-                log.seek(0)
-                pytest.fail(f"{command} did not answer at {ready}:\n{log.read()[-3000:]}")
+                pytest.fail(f"{command} did not answer at {ready}:\n{log.read_text()[-3000:]}")
             time.sleep(0.3)
         yield
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=90)
-        _gone, alive = psutil.wait_procs(children, timeout=10)
-        log.close()
-        assert not alive, f"left behind: {alive}"
+        if process.poll() is None:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=90)
+            _gone, alive = psutil.wait_procs(children, timeout=10)
+            assert not alive, f"left behind: {alive}"
 
 
 def start_upstream(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:

@@ -6,7 +6,6 @@ other versions than ours. It starts in one to three minutes, more on a busy mach
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.ports import find_free_port
 
 ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
@@ -39,8 +40,7 @@ ENVIRONMENT = {
 def vllm_listening(base: Path, log: Path, options: Sequence[str] = CPU) -> Iterator[str]:
     """Its address up to /v1, once it answers."""
     assert PYTHON.exists(), f"{PYTHON} is not there: run `make .venv-vllm/ready` once"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = find_free_port()
     command = (
         *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(base), "--host", "127.0.0.1", "--port", str(port), *OPTIONS, *options),

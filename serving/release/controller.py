@@ -300,8 +300,8 @@ class TaskLoop:
         if wanted.name in self._counted:
             last, seen = self._counted[wanted.name]
             late = observations.oldest_since(self._lake, release.release_id, seen, snapshot)
-            since = max(since, min(last - wanted.close_seconds, late) - ROUNDING_SECONDS)
-        return observations.Window(now, since, snapshot)
+            since = max(since, min(last - wanted.close_seconds, late))
+        return observations.Window(now, since - ROUNDING_SECONDS, snapshot)
 
     def _rewards(self, release: Release) -> dict[str, float]:
         """By unit, of the time before the release; read once."""

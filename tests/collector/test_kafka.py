@@ -25,7 +25,8 @@ from everlearn.log.bus import Record
 from everlearn.state import open_state
 from tests.builders import make_completion, make_feedback, make_service
 from tests.collector.events import column, completions, fill_wal, only_segments
-from tests.kafka.broker import Broker, free_ports
+from tests.kafka.broker import Broker
+from tests.ports import free_ports
 
 SASL = (
     "sasl.enabled.mechanisms=PLAIN",

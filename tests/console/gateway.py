@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
-from tests.conftest import find_free_port
+from tests.ports import find_free_port
 
 
 class Gateway:

@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 from console.app import create_app
 from evaluators import isolation
 from everlearn.config import load
-from tests.conftest import find_free_port
 from tests.console.gateway import entered
 from tests.evaluators.graders import make_database
 from tests.evaluators.lake import Rows
+from tests.ports import find_free_port
 
 EXECUTES = {"name": "executes", "type": "execution", "language": "sql", "database": "orders.duckdb"}
 CHECK = {

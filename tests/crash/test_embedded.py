@@ -20,7 +20,7 @@ from tests.crash.stage import (
     upstream,
     wait_until_stored,
 )
-from tests.kafka.broker import free_ports
+from tests.ports import free_ports
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from tests.crash.stage import (
     upstream,
     wait_until_stored,
 )
-from tests.kafka.broker import Broker, free_ports
+from tests.kafka.broker import Broker
+from tests.ports import free_ports
 
 KAFKA_KILLS = max(10, KILLS // 5)
 BROKER_KILLS = max(1, KAFKA_KILLS // 20)

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from tests.conftest import find_free_port
+from tests.ports import find_free_port
 
 Answer = Callable[[dict[str, Any]], Response]
 

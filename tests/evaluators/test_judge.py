@@ -11,9 +11,9 @@ from evaluators.types import Score
 from everlearn.config import Service
 from everlearn.errors import ConfigError
 from tests.builders import make_service
-from tests.conftest import find_free_port
 from tests.evaluators.graders import make_grader, verdict
 from tests.evaluators.judge_server import JudgeServer, answers, judge_server, says
+from tests.ports import find_free_port
 
 pytestmark = pytest.mark.anyio
 INPUT = [

@@ -22,9 +22,9 @@ from evaluators.run import evaluate
 from evaluators.sandbox import sandbox
 from everlearn.errors import InputError
 from gateway.feedback import FeedbackIn
-from tests.conftest import find_free_port
 from tests.evaluators.graders import make_database, make_task
 from tests.evaluators.lake import Rows
+from tests.ports import find_free_port
 
 EXECUTES = {"name": "executes", "type": "execution", "language": "sql", "database": "orders.duckdb"}
 THUMBS = {"name": "thumbs", "type": "feedback"}

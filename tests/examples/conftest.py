@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.supervise import url_answers
-from tests.conftest import find_free_port
+from tests.ports import find_free_port
 
 ROOT = Path(__file__).parents[2]
 

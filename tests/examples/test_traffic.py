@@ -10,7 +10,7 @@ from examples.text2sql import traffic as module
 from examples.text2sql.language import Kind, part_of
 from examples.text2sql.people import People
 from examples.text2sql.traffic import Traffic, accuracy, command, summary
-from tests.conftest import find_free_port
+from tests.ports import find_free_port
 
 EXAMPLE = Path(module.__file__).parent
 PRODUCT = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn import broker as kafka
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 LIBS = ROOT / ".cache" / "kafka" / "libs"
@@ -76,18 +77,6 @@ def answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def temporary_broker() -> Broker:

@@ -1,6 +1,5 @@
 """One tiny model and one tracking server for all trainer tests."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from evaluators.sandbox import sandbox
 from tests.mlflow_server import mlflow_server
+from tests.ports import find_free_port
 from tests.trainer.tiny import build_model
 
 
@@ -23,10 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mlflow_server(tmp_path_factory.mktemp("mlflow"), port) as address:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), find_free_port()) as address:
         yield address
 
 
