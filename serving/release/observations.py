@@ -8,6 +8,9 @@
   and its absence would look like harm. The primary metric, and what waits for people, closes
   `unit_close_seconds` later.
 - An answer that takes longer still counts when it comes.
+- What a unit asks for is cut off by its own time, without what it waited for answers: by the clock,
+  who asks three things in a row gets fewer of them in from the slower arm, so fewer of that arm's
+  units say anything, and the sample ratio breaks.
 - Held-back units are no part of the comparison.
 """
 
@@ -45,7 +48,7 @@ class Metric:
     close_seconds: float
     """Age, since the first request."""
     asked_seconds: float = 0.0
-    """What the unit asks for until that age counts; 0: its first answer alone."""
+    """What the unit asks for within so much time of its own counts; 0: its first answer alone."""
     low: float = 0.0
     high: float = 1.0
     """Range of the grader's values; mapped to 0..1."""
@@ -129,7 +132,13 @@ _SWAPPED = """(
 )"""
 _SWAP = "CASE {0} WHEN 'champion' THEN 'challenger' WHEN 'holdback' THEN 'champion' ELSE {0} END"
 _DUE = """
-WITH answers AS ({answers}),
+WITH paced AS ({answers}),
+answers AS (
+    SELECT *, coalesce(sum(latency_ms) OVER (
+        PARTITION BY unit, stage ORDER BY received_at, completion_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) / 1000 AS waited
+    FROM paced
+),
 counted AS (
     SELECT unit, stage, CASE WHEN treated THEN 'challenger' ELSE 'champion' END AS arm
     FROM release_units WHERE release_id = $release AND metric = $metric
@@ -151,7 +160,9 @@ SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage
     epoch(due.opened) AS opened, avg({value}) AS value
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
-    AND answers.received_at <= due.opened + to_seconds($asked)
+    AND answers.received_at <= due.opened + to_seconds($close)
+    AND answers.received_at - to_seconds(CASE WHEN $asked > 0 THEN waited ELSE 0 END)
+        <= due.opened + to_seconds($asked)
 LEFT JOIN scored ON scored.completion_id = answers.completion_id
 GROUP BY ALL ORDER BY opened, due.unit
 """
