@@ -6,13 +6,16 @@
 - A retraction is a word like any other: one takes back one's own.
 - Who gives no name has the key's, so that of no key's feedback it is open who said it - but for a
   key that may speak for users, whose users may stay unnamed.
+- A key that is limited to tasks speaks of their completions. Of an id that does not tell its task
+  (`everlearn.ids`) the lake decides by the same rule, once it is joined.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from everlearn.config import Key, Role
 from everlearn.events import Author, FeedbackKind
+from everlearn.ids import may_be_of
 
 ROLES: Mapping[Author, frozenset[Role]] = {
     "end_user": frozenset({"client", "expert", "judge", "service", "operator"}),
@@ -32,6 +35,8 @@ class Said(Protocol):
     def author_id(self) -> str | None: ...
     @property
     def resolved_kind(self) -> FeedbackKind: ...
+    @property
+    def completions(self) -> Sequence[str]: ...
 
 
 def refusal(key: Key | None, said: Said) -> str | None:
@@ -45,6 +50,13 @@ def refusal(key: Key | None, said: Said) -> str | None:
             f"`author`: {said.author!r} needs a key of role {allowed}; "
             f"the key {key.id!r} has role {key.role!r}"
         )
+    if key.tasks:
+        for name in said.completions:
+            if not may_be_of(name, key.tasks):
+                return (
+                    f"the completion {name!r} is not of a task of the key {key.id!r}: "
+                    f"it speaks of {', '.join(key.tasks)} only"
+                )
     if said.author_id in (None, key.id) or key.role == "operator":
         return None
     if said.author != "end_user":

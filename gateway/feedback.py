@@ -115,6 +115,12 @@ class FeedbackIn(BaseModel):
         return self
 
     @property
+    def completions(self) -> list[str]:
+        """Every completion that it names by an id."""
+        named = (self.completion_id, self.preferred, self.other)
+        return [name for name in named if name is not None]
+
+    @property
     def plain_value(self) -> bool | int | float | str | None:
         """`value` with thumbs in words as true and false."""
         if isinstance(self.value, str) and self.kind in (None, "binary"):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from everlearn.events import Arm, Completion, Status
-from everlearn.ids import new_id
+from everlearn.ids import marked, new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
 from gateway.assignment import assign
@@ -319,8 +319,9 @@ class Exchange:
             draft.stream = True
         if body.store is False:
             draft.trainable = False
-        unit = caller.identify(draft, body.safety_identifier, body.user)
         route = parts.table.routes.get(model)
+        draft.completion_id = marked(draft.completion_id, None if route is None else model)
+        unit = caller.identify(draft, body.safety_identifier, body.user)
         arm: Arm | None = None
         if route is not None:
             draft.task, draft.release, draft.stage = model, route.release, route.stage

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from everlearn.events import Completion, Status
+from everlearn.ids import marked
 from gateway.hot import Exchange, Hot
 from gateway.http.body import with_model
 from gateway.http.client import Client, Work
@@ -129,9 +130,10 @@ class Passing(Exchange):
             path = request.path.decode("latin-1")
             message = f"This key is limited to tasks; it may not use {path}."
             raise Refusal(403, message, "route_not_allowed")
-        caller.identify(draft, None, None)
         model = self._named()
         route = parts.table.routes.get(model) if model is not None else None
+        draft.completion_id = marked(draft.completion_id, None if route is None else model)
+        caller.identify(draft, None, None)
         if route is not None and model is not None:
             draft.task, self._model = model, model
             targets = self._hot.targets.of(model, route, "champion")

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from everlearn.events import Completion
-from everlearn.ids import new_id
+from everlearn.ids import completion_id
 from gateway.assignment import fraction
 from gateway.http.channel import Answer, UpstreamFailure
 from gateway.http.stream import Collected
@@ -27,7 +27,7 @@ def wanted(route: TaskRoute, draft: Completion) -> bool:
 
 def again(draft: Completion) -> Completion:
     """A copy with an identity of its own."""
-    return msgspec.structs.replace(draft, completion_id=new_id("cmpl"))
+    return msgspec.structs.replace(draft, completion_id=completion_id(draft.task))
 
 
 def copy_of(draft: Completion, route: TaskRoute) -> Completion:

@@ -1,12 +1,14 @@
 """What makes two prompts the same, and the border that no row crosses."""
 
+import subprocess
+import sys
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.events import decode, encode
-from everlearn.ids import new_id
+from everlearn.ids import completion_id, may_be_of, new_id
 from everlearn.prompts import is_heldout, last_user_text, prompt_key, side_of
 from tests.builders import make_completion, make_feedback
 
@@ -156,3 +158,22 @@ def test_identifiers_sort_by_time_and_differ() -> None:
     made = [new_id("cmpl") for _ in range(1000)]
     assert len(set(made)) == 1000
     assert [name[:14] for name in made] == sorted(name[:14] for name in made)
+
+
+def test_a_completions_id_tells_its_task_to_every_process_and_any_other_id_tells_none() -> None:
+    tasks = [None, *(f"task-{number}" for number in range(50))]
+    ids = {task: completion_id(task) for task in tasks}
+    for task, name in ids.items():
+        assert [other for other in tasks[1:] if other and may_be_of(name, [other])] == (
+            [task] if task else []
+        )
+        assert may_be_of(name, [other for other in tasks if other]) == (task is not None)
+    code = "from everlearn.ids import completion_id as new; print(new('task-7'), new(None))"
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    of_it, of_none = elsewhere.split()
+    assert may_be_of(of_it, ["task-7"])
+    assert not may_be_of(of_it, ["task-8"])
+    assert not may_be_of(of_none, ["task-7"])
+    # Made before ids were marked, an upstream's, a caller's.
+    for name in (new_id("cmpl"), f"chatcmpl-{ids[None]}", f"{ids[None]}x", "1", ""):
+        assert may_be_of(name, ["task-7"])

@@ -15,13 +15,14 @@ from everlearn.cli.gateway import command as gateway_verb
 from everlearn.config import Gateway, Key, Role
 from everlearn.errors import ConfigError
 from everlearn.events import Author
+from everlearn.ids import new_id
 from everlearn.keys import create_key, revoke_key
 from everlearn.state import open_state
 from gateway.authority import name_of, names_units, refusal
 from gateway.feedback import FeedbackIn
 from tests.builders import make_service, sha256
 from tests.gateway.backend import STREAM_HEAD, Call, backend, chat_chunk, chunk
-from tests.gateway.door import CHAT, Door, door
+from tests.gateway.door import CHAT, Door, door, write_task
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +180,52 @@ async def test_a_key_limited_to_tasks_leaves_its_scope_with_what_it_says(tmp_pat
         assert (await tell(gate, key, {"completion_id": "a", "value": True})).status_code == 202
         [event] = gate.feedback()
         assert (event.key_id, event.key_tasks) == ("expert", "text2sql")
+
+
+def said_of(one: str, other: str) -> list[dict[str, Any]]:
+    """Every way to speak of a completion; of `other` only where it takes two."""
+    return [
+        {"completion_id": one, "value": True},
+        {"completion_id": one, "value": "better", "kind": "correction"},
+        {"completion_id": one, "kind": "retraction"},
+        {"completion_id": one, "value": True, "idempotency_key": "once"},
+        {"preferred": one, "other": other},
+        {"preferred": other, "other": one},
+    ]
+
+
+@pytest.mark.parametrize("role", [role for role in ALL if role != "viewer"])
+async def test_a_key_limited_to_tasks_speaks_of_their_completions_alone(
+    tmp_path: Path, role: Role
+) -> None:
+    limited, free = make_key(role, tasks=("text2sql", "sums")), make_key("client", speaks=True)
+    for name in ("text2sql", "support"):
+        write_task(tmp_path, name)
+    async with (
+        backend() as upstream,
+        door(tmp_path, upstream.url, task=False, keys=config([limited, free])) as gate,
+    ):
+        asked: list[dict[str, Any]] = [
+            {"model": "text2sql"}, {"model": "support"}, {"model": "base"},
+            {"model": "support", "stream": True},
+        ]  # fmt: skip
+        answers = [await gate.chat(bearer(free), **fields) for fields in asked]
+        passed, by = {"model": "support"}, bearer(free)
+        answers.append(await gate.client.post("/tokenize", json=passed, headers=by))
+        own, *foreign = [answer.headers["x-everlearn-id"] for answer in answers]
+        assert [own, *foreign] == [event.completion_id for event in gate.completions()]
+        told = [one for each in foreign for one in said_of(each, own)]
+        for one in told:
+            answer = await tell(gate, limited, one)
+            assert answer.status_code == 403, one
+            assert "speaks of text2sql, sums only" in answer.json()["error"]["message"]
+            assert (await tell(gate, limited, [*said_of(own, own), one])).status_code == 403
+        assert gate.feedback() == []
+        assert {(await tell(gate, free, one)).status_code for one in told} == {202}
+        unmarked = new_id("cmpl")
+        for name in (own, unmarked, "chatcmpl-1"):
+            for each in said_of(name, own):
+                assert (await tell(gate, limited, each)).status_code == 202
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
