@@ -2,7 +2,8 @@
 
 A completion is due for a grader when it has no row of that grader's version, when only the seed is
 there, when what the row saw has changed (feedback, reference), or when the grader itself failed,
-`MAX_FAILURES` times at most and with growing pauses.
+`MAX_FAILURES` times at most and with growing pauses. What a judge had no money for is no failure:
+it is due as soon as there is some again.
 """
 
 import re
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluators.graders.base import Base
+from evaluators.judge.budget import SPENT
 from evaluators.references import Reference, asked
 from evaluators.types import Item, Sample, sample_of
 from everlearn.lake.schema import feedback_state
@@ -64,8 +66,9 @@ known AS (
 ),
 latest AS (
     SELECT completion_id, evaluator, max(created_at) AS created_at,
-        arg_max({{context: context, failed: error IS NOT NULL}}, created_at) AS row,
-        count(error) AS failures
+        arg_max({{context: context, failed: error IS NOT NULL,
+            unpaid: contains(error, $unpaid)}}, created_at) AS row,
+        count(error) FILTER (NOT contains(error, $unpaid)) AS failures
     FROM scores JOIN graders USING (evaluator, evaluator_version)
     WHERE task = $task AND completion_id IN (SELECT completion_id FROM answered) {among}
     GROUP BY ALL
@@ -79,7 +82,8 @@ due AS (
     WHERE l.row.context IS NULL
         OR (g.by_feedback AND split_part(l.row.context, '|', 1) <> coalesce(o.digest, ''))
         OR (g.by_reference AND split_part(l.row.context, '|', 3) <> coalesce(k.digest, ''))
-        OR (l.row.failed AND l.failures < {max_failures}
+        OR (l.row.unpaid AND l.created_at < $paid_since)
+        OR (l.row.failed AND NOT l.row.unpaid AND l.failures < {max_failures}
             AND epoch($now::TIMESTAMPTZ) - epoch(l.created_at)
                 > {retry_seconds} * 2 ** (l.failures - 1))
     GROUP BY ALL ORDER BY a.received_at, a.completion_id LIMIT $limit
@@ -163,8 +167,12 @@ def pending(
     since: datetime | None,
     limit: int,
     among: frozenset[str] | None = None,
+    paid_since: datetime | None = None,
 ) -> list[Pending]:
-    """The oldest `limit` completions that are due for some of `graders`, of all or `among` some."""
+    """The oldest `limit` completions that are due for some of `graders`, of all or `among` some.
+
+    `paid_since`: judges have money again for what was refused before then; None: they have none.
+    """
     if among is not None and not among:
         return []
     params = {
@@ -173,6 +181,8 @@ def pending(
         "prompts": list(known),
         "digests": [reference.digest for reference in known.values()],
         "limit": limit,
+        "unpaid": SPENT,
+        "paid_since": paid_since or EPOCH,
     }
     params |= _bounds(among)
     needs_feedback = any(each.needs_feedback for each in graders)

@@ -12,6 +12,7 @@ from evaluators.experts import Label, expert_labels
 from evaluators.fill import label_salt, scale
 from evaluators.graders import build_all
 from evaluators.graders.base import Base
+from evaluators.judge.budget import Spending, spending
 from evaluators.judges import Standing, standings_of
 from evaluators.ppi import MIN_LABELS, Labelled, Rate, Seen, alone, rate
 from everlearn.config import Service
@@ -48,6 +49,8 @@ class Report(NamedTuple):
     graders: list[Standing]
     rates: list[tuple[str, dict[str, Any]]]
     """By grader: one of its rates, with the version."""
+    spending: Spending | None
+    """Of today; None without a limit."""
 
 
 def report(service: Service, task: Task, lake: Lake) -> Report:
@@ -61,7 +64,8 @@ def report(service: Service, task: Task, lake: Lake) -> Report:
     ]
     with closing(open_state(service)) as state:
         _keep(state, task, rates)
-    return Report(standings_of(lake, task, graders, labels), rates)
+        spent = spending(state, task)
+    return Report(standings_of(lake, task, graders, labels), rates, spent)
 
 
 def kept(state: State, task: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary
 from evaluators.bulk import grade, grade_all, in_background
 from evaluators.graders import build_all
 from evaluators.graders.base import Base
+from evaluators.judge.budget import spending
 from evaluators.pending import Changes, Pending, changes, failed, pending, seed
 from evaluators.references import Reference, references
 from evaluators.sandbox import require
@@ -27,6 +29,7 @@ from everlearn.config import Service
 from everlearn.errors import LakeError, NotFound
 from everlearn.lake.progress import Mark, read_mark, write_mark
 from everlearn.lake.store import Lake
+from everlearn.state import open_state
 from everlearn.task import Task
 from everlearn.tolerant import mended
 
@@ -123,6 +126,7 @@ def evaluate(
     if any(each.runs_code for each in graders):
         require(service.sandbox)
     call = _Call(task.task, lake, graders, since, limit)
+    call.paid_since = _paid_since(service, task)
     try:
         if graders:
             call.run()
@@ -146,6 +150,7 @@ class _Call:
         self.left = sys.maxsize if limit is None else limit
         self.counts = {each.name: GraderCounts() for each in graders}
         self.done = self.seeded = 0
+        self.paid_since: datetime | None = None
         versions = sorted(each.version for each in graders)
         wanted = json.dumps([versions, since and since.isoformat()])
         self.mark = f"evaluate/{task}/{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
@@ -204,7 +209,7 @@ class _Call:
             size = min(BATCH, self.left)
             batch = pending(
                 self.lake, self.task, self.graders, known,
-                since=self.since, limit=size, among=among,
+                since=self.since, limit=size, among=among, paid_since=self.paid_since,
             )  # fmt: skip
             if self.done == 0 and (len(batch) == size or (batch and self._is_slow())):
                 self.seeded = seed(self.lake, self.task, self.graders, self.since, among)
@@ -218,6 +223,16 @@ class _Call:
 
     def _is_slow(self) -> bool:
         return any(each.slow for each in self.graders)
+
+
+def _paid_since(service: Service, task: Task) -> datetime | None:
+    """What judges had no money for before then can be paid; None: they have none today."""
+    now = datetime.now(UTC)
+    if task.judges.max_cost_per_day is None:
+        return now
+    with closing(open_state(service)) as state:
+        spent = spending(state, task)
+    return None if spent is not None and spent.closed else now
 
 
 def _chosen(graders: Sequence[Base[Any]], task: Task, name: str | None) -> list[Base[Any]]:

@@ -17,6 +17,7 @@ from evaluators.graders import (
 )
 from evaluators.graders import multi as multi_grader
 from evaluators.graders.base import Base
+from evaluators.judge.budget import budget_of
 from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
 from everlearn.graders import (
@@ -89,15 +90,15 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case PythonGrader():
             return python.PythonGrader(spec, _rules(service))
         case ScoreModel():
-            return model.ScoreModelGrader(spec, service)
+            return model.ScoreModelGrader(spec, service, budget_of(task, service))
         case LabelModel():
-            return model.LabelModelGrader(spec, service)
+            return model.LabelModelGrader(spec, service, budget_of(task, service))
         case Endpoint():
             return endpoint.EndpointGrader(spec)
         case PairwiseModel():
-            return verdicts.PairwiseGrader(spec, service)
+            return verdicts.PairwiseGrader(spec, service, budget_of(task, service))
         case RubricModel():
-            return verdicts.RubricGrader(spec, service)
+            return verdicts.RubricGrader(spec, service, budget_of(task, service))
         case Multi():
             return _multi(spec, task, service, depth)
 

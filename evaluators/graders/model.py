@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from evaluators.definition import content_hash
 from evaluators.graders.base import Base
+from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
 from evaluators.judge.verdict import read_label, read_score
 from evaluators.types import Item, Sample, Score
@@ -23,7 +24,7 @@ class _ModelGrader(Base[Spec]):
 
     slow = True
 
-    def __init__(self, spec: Spec, service: Service | None, instruction: str) -> None:
+    def __init__(self, spec: Spec, instruction: str, judge: Judge) -> None:
         super().__init__(spec)
         if not spec.input:
             raise ConfigError(f"grader {spec.name}: input = []: a judge needs a message")
@@ -33,7 +34,7 @@ class _ModelGrader(Base[Spec]):
         ]
         self._instruction = instruction
         self.version = content_hash(spec, instruction)
-        self._judge = Judge(spec, service)
+        self._judge = judge
 
     async def aclose(self) -> None:
         await self._judge.aclose()
@@ -50,14 +51,15 @@ class _ModelGrader(Base[Spec]):
 class ScoreModelGrader(_ModelGrader[ScoreModel]):
     """A number in `range`."""
 
-    def __init__(self, spec: ScoreModel, service: Service | None) -> None:
+    def __init__(
+        self, spec: ScoreModel, service: Service | None, budget: Budget | None = None
+    ) -> None:
         low, high = spec.range
         if not low < high:
             raise ConfigError(f"grader {spec.name}: range = {spec.range}: low is below high")
         text = (_PROMPTS / "score.txt").read_text().strip()
-        super().__init__(
-            spec, service, text.replace("LOW", f"{low:g}").replace("HIGH", f"{high:g}")
-        )
+        text = text.replace("LOW", f"{low:g}").replace("HIGH", f"{high:g}")
+        super().__init__(spec, text, Judge(spec, service, budget))
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         number: dict[str, object] = {
@@ -73,7 +75,9 @@ class ScoreModelGrader(_ModelGrader[ScoreModel]):
 class LabelModelGrader(_ModelGrader[LabelModel]):
     """One of `labels`; 1 if it is a passing one, else 0."""
 
-    def __init__(self, spec: LabelModel, service: Service | None) -> None:
+    def __init__(
+        self, spec: LabelModel, service: Service | None, budget: Budget | None = None
+    ) -> None:
         strangers = sorted(set(spec.passing_labels) - set(spec.labels))
         if strangers or not spec.passing_labels:
             raise ConfigError(
@@ -82,7 +86,7 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
             )
         text = (_PROMPTS / "label.txt").read_text().strip()
         labels = ", ".join(f'"{label}"' for label in spec.labels)
-        super().__init__(spec, service, text.replace("LABELS", labels))
+        super().__init__(spec, text.replace("LABELS", labels), Judge(spec, service, budget))
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         label: dict[str, object] = {"type": "string", "enum": list(self.spec.labels)}

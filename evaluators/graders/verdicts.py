@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from evaluators.definition import content_hash
 from evaluators.graders.base import Base
+from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
 from evaluators.judge.fence import fenced
 from evaluators.judge.verdict import read_label
@@ -38,13 +39,13 @@ class _Verdicts(Base[Spec]):
     prompt: str
     labels: tuple[str, ...]
 
-    def __init__(self, spec: Spec, service: Service | None) -> None:
+    def __init__(self, spec: Spec, service: Service | None, budget: Budget | None) -> None:
         super().__init__(spec)
         self._instructions = (_PROMPTS / f"{self.prompt}.txt").read_text().strip()
         self.version = content_hash(spec, self._instructions)
         self._request = self.template(spec.request, "request")
         self._answer = self.template(spec.answer, "answer")
-        self._judge = Judge(spec, service)
+        self._judge = Judge(spec, service, budget)
 
     async def aclose(self) -> None:
         await self._judge.aclose()
@@ -64,8 +65,10 @@ class PairwiseGrader(_Verdicts[PairwiseModel]):
 
     prompt, labels = "pairwise", ("A", "B", "tie")
 
-    def __init__(self, spec: PairwiseModel, service: Service | None) -> None:
-        super().__init__(spec, service)
+    def __init__(
+        self, spec: PairwiseModel, service: Service | None, budget: Budget | None = None
+    ) -> None:
+        super().__init__(spec, service, budget)
         self._other = self.template(spec.other, "other")
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
@@ -97,12 +100,14 @@ class RubricGrader(_Verdicts[RubricModel]):
 
     prompt, labels = "rubric", ("yes", "no")
 
-    def __init__(self, spec: RubricModel, service: Service | None) -> None:
+    def __init__(
+        self, spec: RubricModel, service: Service | None, budget: Budget | None = None
+    ) -> None:
         twice = [name for name, n in Counter(each.name for each in spec.criteria).items() if n > 1]
         if twice or all(each.gate for each in spec.criteria):
             what = f"name used twice: {twice[0]}" if twice else "one at least is no gate"
             raise ConfigError(f"grader {spec.name}: criteria: {what}")
-        super().__init__(spec, service)
+        super().__init__(spec, service, budget)
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         data = {

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from evaluators.judge.budget import Budget, Reserved, require_price
 from evaluators.judge.connection import Connection, Refused, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
@@ -23,6 +24,8 @@ MAX_REMEMBERED = 10_000
 _BOUNDS = ("minimum", "maximum")
 _FORMS = 3
 """With the schema, with the schema without bounds, without."""
+LIKELY_TOKENS, LIKELY_MS, CHARACTERS_PER_TOKEN = 200, 1000.0, 4
+"""What a question is taken to cost until it is answered."""
 _TAKEN: dict[tuple[str, str], int] = {}
 """The form that a judge took, by address and model."""
 
@@ -37,10 +40,16 @@ class Answer(NamedTuple):
 class Judge:
     """One judge model; belongs to the event loop it is first asked in."""
 
-    def __init__(self, spec: Judging, service: Service | None) -> None:
-        self._spec = spec
+    def __init__(
+        self, spec: Judging, service: Service | None, budget: Budget | None = None
+    ) -> None:
+        """ConfigError for an upstream that is not there, or has no price to count a budget by."""
+        self._spec, self._budget = spec, budget
         where = f"grader {spec.name}"
         upstream = None if service is None else upstream_of(spec.upstream, service, where)
+        self._price = None if upstream is None else upstream.price
+        if budget is not None and upstream is not None:
+            require_price(upstream, budget.limit, spec.name)
         self._connection = Connection(upstream, spec.timeout_seconds, "the judge")
         self._turns = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._said: dict[str, str] = {}
@@ -63,25 +72,46 @@ class Judge:
     async def _answer(
         self, messages: Sequence[dict[str, str]], response_schema: Mapping[str, Any]
     ) -> Answer:
+        reserved = await self._reserve(messages)
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._spec.timeout_seconds):
                 body = await self._asked(messages, response_schema)
         except TimeoutError as error:
+            # What was set aside stays spent: its server may have worked all that time.
             raise GraderError(
                 f"the judge gave no answer in {self._spec.timeout_seconds:g} s"
             ) from error
+        except GraderError:
+            await self._settle(reserved, 0.0)
+            raise
         seconds = time.monotonic() - started
         cost = {"seconds": round(seconds, 4), **_usage(body)}
-        price = self._connection.upstream.price if self._connection.upstream else None
-        if price is not None:
+        if self._price is not None:
             asked, told = cost.get("prompt_tokens", 0), cost.get("completion_tokens", 0)
-            cost["price"] = price.of(asked, told, 1000 * seconds)
+            cost["price"] = self._price.of(asked, told, 1000 * seconds)
+            if "prompt_tokens" in cost:  # else it is not known, and the guess stays
+                await self._settle(reserved, cost["price"])
         return Answer(_content(body), cost)
+
+    async def _reserve(self, messages: Sequence[dict[str, str]]) -> Reserved | None:
+        if self._budget is None or self._price is None:
+            return None
+        characters = sum(len(message["content"]) for message in messages)
+        sampling = self._spec.sampling_params
+        told = (sampling and sampling.max_completions_tokens) or LIKELY_TOKENS
+        likely = self._price.of(characters / CHARACTERS_PER_TOKEN, told, LIKELY_MS)
+        return await self._budget.reserve(likely)
+
+    async def _settle(self, reserved: Reserved | None, paid: float) -> None:
+        if self._budget is not None and reserved is not None:
+            await self._budget.settle(reserved, paid)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._connection.aclose()
+        if self._budget is not None:
+            await self._budget.aclose()
 
     async def _asked(
         self, messages: Sequence[dict[str, str]], schema: Mapping[str, Any]

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
 from evaluators.judge.verdict import read_label, read_object, spoken
 from everlearn.config import Service
@@ -49,7 +50,7 @@ class Sorted:
 class CommentJudge:
     """The model that the task names; belongs to the event loop it is first asked in."""
 
-    def __init__(self, rules: Comments, service: Service) -> None:
+    def __init__(self, rules: Comments, service: Service, budget: Budget | None = None) -> None:
         spec = LabelModel(
             type="label_model",
             name="comments.judge",
@@ -60,7 +61,7 @@ class CommentJudge:
             labels=SORTS,
             passing_labels=SORTS,
         )
-        self._judge = Judge(spec, service)
+        self._judge = Judge(spec, service, budget)
         self.version = version(rules)
 
     async def sort(self, comment: str, request: str, answer: str) -> Sorted:

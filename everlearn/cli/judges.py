@@ -30,12 +30,15 @@ def command(task: str, as_json: bool, config_path: str | None) -> None:
     if as_json:
         rows = [_json(asdict(each), each) for each in found.graders]
         rates = [{"grader": name, **rate} for name, rate in found.rates]
-        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates}))
+        spent = found.spending and asdict(found.spending)
+        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates, "spending": spent}))
         return
     for each in found.graders:
         click.echo("\n".join(_lines(each)))
     for name, rate in found.rates:
         click.echo(_rate(name, rate))
+    if found.spending is not None:
+        click.echo(f"spent: {found.spending}")
 
 
 def _json(row: dict[str, Any], standing: "Standing") -> dict[str, Any]:

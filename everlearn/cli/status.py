@@ -72,7 +72,9 @@ def _scores(counted: "Tally") -> list[dict[str, Any]]:
 
 def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
     from contextlib import closing
+    from dataclasses import asdict
 
+    from evaluators.judge.budget import spending
     from evaluators.report import kept
     from everlearn.state import open_state
     from everlearn.task import read_tasks
@@ -82,9 +84,11 @@ def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
     sql += "created_at), created_at) AS last FROM releases GROUP BY task"
     releases = {row["task"]: row["last"] for row in lake.read(sql).to_pylist()}
     routes = read_routes(service.routes_path).tasks
-    names = sorted({*read_tasks(service).tasks, *routes})
+    declared = read_tasks(service).tasks
+    names = sorted({*declared, *routes})
     with closing(open_state(service)) as state:
         rates = {name: kept(state, name) for name in names}
+        spent = {name: spending(state, task) for name, task in declared.items()}
     report = {}
     for name in names:
         route = routes.get(name)
@@ -94,11 +98,14 @@ def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
             "challenger_share": route.challenger_share if route else 0.0,
             "release": releases.get(name),
             "rates": rates[name],
+            "judges_spent": asdict(today) if (today := spent.get(name)) else None,
         }
     return report
 
 
 def _text(report: dict[str, Any]) -> str:
+    from evaluators.judge.budget import Spending
+
     capture = report["capture"]
     names = [name for name in capture if name != "gateways"]
     lines = ["capture   " + "  ".join(f"{name} {capture[name]:g}" for name in names)]
@@ -118,6 +125,8 @@ def _text(report: dict[str, Any]) -> str:
             line += f"  last release {task['release']['event']}: {task['release']['reason']}"
         lines.append(line)
         lines += [_rate(name, rate) for rate in task["rates"]]
+        if task["judges_spent"]:
+            lines.append(f"judges    {name}  {Spending(**task['judges_spent'])}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evaluators.bulk import in_background
+from evaluators.judge.budget import budget_of
 from evaluators.judge.comments import CommentJudge
 from evaluators.judges import require
 from everlearn.config import Service
@@ -41,7 +42,7 @@ def teach(
     if rules.grader is not None:
         named = [task.grader(rules.grader)]
         require(task, named, "comments.grader", lake=lambda: lake, salt=lambda: salt)
-    judge = CommentJudge(rules, service)
+    judge = CommentJudge(rules, service, budget_of(task, service))
     try:
         desk = sort_desk(read_desk(lake, task, released), judge, task, lake, report)
         rows = read_rows(lake, task, champion.version, released)
