@@ -8,6 +8,7 @@ may be repeated:
 3. notes to the registry one by one, each taken out of the document once it is done.
 """
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -17,9 +18,11 @@ from everlearn.lake.store import Lake, Transaction
 from everlearn.state import State, StateConflict
 from gateway.routes import KIND
 from registry.states import VersionState
-from registry.versions import Registry
+from registry.versions import BASE, Registry
 from serving.release.routing import render
 from serving.release.states import Event, Note, Traffic
+
+log = logging.getLogger(__name__)
 
 
 class Book:
@@ -106,6 +109,15 @@ def _append(transaction: Transaction, task: str, events: tuple[Event, ...]) -> N
 
 
 def _apply(registry: Registry, task: str, note: Note) -> None:
+    if note.version not in (None, BASE):
+        there = {each.version for each in registry.versions(task)}
+        if note.version not in there:
+            # Deleted by hand: held back, this note would keep every later one waiting for ever.
+            log.warning(
+                "%s: version %s is gone from the registry: not told that %s is %s (%s)",
+                *(task, note.version, note.kind, note.name, note.reason or "no reason given"),
+            )
+            return
     if note.kind == "alias":
         registry.set_alias(task, note.name, note.version)
     elif note.version is not None:
