@@ -47,7 +47,8 @@ def uses(registry: Registry, lake: Lake, unit: str, tasks: Iterable[str]) -> lis
         _use(task, snapshot, rows, made.get(snapshot, []), aliases[task])
         for (snapshot, (task, rows)) in there.items()
     ]
-    for snapshot, version in _thinned(lake, lost).items():
+    for snapshot in thinned(lake, lost):
+        version = lost[snapshot]
         rows = _in_manifest(registry, version, unit)
         if rows:
             versions = made[snapshot]
@@ -68,16 +69,17 @@ def _in_lake(lake: Lake, unit: str, tasks: list[str]) -> dict[str, tuple[str, di
     return found
 
 
-def _thinned(lake: Lake, lost: Mapping[str, ModelVersion]) -> dict[str, ModelVersion]:
+def thinned(lake: Lake, snapshots: Iterable[str]) -> set[str]:
     """Of these snapshots those that have fewer rows than were frozen: only there can a unit be
-    that the lake does not know, so no other manifest is fetched."""
+    that the lake does not know, so nothing that was made of others is fetched."""
+    asked = list(snapshots)
     sql = """SELECT s.snapshot_id, any_value(s.counts) AS counts, count(r.snapshot_id) AS rows
         FROM snapshots s LEFT JOIN snapshot_rows r USING (snapshot_id)
         WHERE s.snapshot_id IN (SELECT unnest(?)) GROUP BY ALL"""
-    records = {row["snapshot_id"]: row for row in lake.read(sql, [list(lost)]).to_pylist()}
+    records = {row["snapshot_id"]: row for row in lake.read(sql, [asked]).to_pylist()}
     return {
-        snapshot: version
-        for snapshot, version in lost.items()
+        snapshot
+        for snapshot in asked
         if snapshot not in records or records[snapshot]["rows"] < _frozen(records[snapshot])
     }
 

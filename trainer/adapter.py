@@ -2,7 +2,8 @@
 
 `<data_dir>/adapters/<task>-<digest[:12]>/` holds PEFT's files, `everlearn.json` (where it comes
 from) and `probes.json`: what this very model answers to a few prompts, with token ids and
-logprobs, so that a server can be checked against it before it gets traffic.
+logprobs, so that a server can be checked against it before it gets traffic. Each says whose prompt
+it is, so that it goes when that row is erased (`registry.erasure`); the last is nobody's and stays.
 """
 
 import hashlib
@@ -22,12 +23,17 @@ from trainer.rows import Messages
 from trainer.workbench import Workbench
 
 PROBES = 4
+"""Of production's prompts."""
+GREETING: Messages = [{"role": "user", "content": "Hello"}]
+"""A prompt that is nobody's."""
 PROBE_TOKENS = 24
 UNMOVED = 1e-5
 """Nats; the same weights on the same machine differ by rounding to six digits at most."""
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
+Prompt = tuple[str, Messages]
+"""Whose it is, by completion id, and what is asked."""
 Probe = Mapping[str, Any]
 """What a model answered to one prompt, with token ids and logprobs."""
 
@@ -57,7 +63,7 @@ def save(model: Any, bench: Workbench, folder: Path) -> Path:
 
 
 def publish(
-    saved: Path, bench: Workbench, method: str, home: Path, prompts: Sequence[Messages]
+    saved: Path, bench: Workbench, method: str, home: Path, prompts: Sequence[Prompt]
 ) -> Adapter:
     """The finished folder in `home`, under its content's name; probes come from the saved files."""
     digest = content_digest(saved)
@@ -69,10 +75,10 @@ def publish(
             shutil.copy(saved / file, part)
         dump(part / "everlearn.json", _origin(bench, method, digest))
         model = bench.adapted(saved)
-        dump(part / "probes.json", probes(model, bench.tokenizer, prompts[:PROBES]))
+        dump(part / "probes.json", probes(model, bench.tokenizer, prompts))
         with model.disable_adapter():
             # How far a server's arithmetic is from ours, whatever the adapter.
-            dump(part / "base_probes.json", probes(model, bench.tokenizer, prompts[:PROBES]))
+            dump(part / "base_probes.json", probes(model, bench.tokenizer, prompts))
         part.chmod(0o755)
         if not (home / name).exists():
             part.rename(home / name)
@@ -104,10 +110,10 @@ def dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict[str, Any]]:
+def probes(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """Greedy continuations, each with the logprobs of one unbatched, unpadded pass."""
     result = []
-    for messages in prompts:
+    for completion_id, messages in prompts:
         made = answer_all(model, tokenizer, [messages], PROBE_TOKENS).answers[0]
         (asked,) = prompts_of(model, tokenizer, [messages])
         if asked is None or not made.token_ids:
@@ -115,6 +121,7 @@ def probes(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> list[dict
         logprobs = logprobs_of(model, asked, made.token_ids)
         result.append(
             {
+                "completion_id": completion_id,
                 "messages": list(messages),
                 "max_tokens": PROBE_TOKENS,
                 "prompt_token_ids": [int(token) for token in asked],

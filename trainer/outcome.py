@@ -6,12 +6,13 @@ from typing import Any
 
 from everlearn.errors import NotEnoughEvidence
 from everlearn.task import Task, heldout_grader
+from registry.erasure import NOBODY
 from registry.versions import ModelVersion
 from trainer import adapter as adapters
 from trainer.evidence import Exam, mean
 from trainer.methods import TrainingData
 from trainer.plan import Plan
-from trainer.rows import Messages, Row
+from trainer.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,10 @@ def run_params(task: Task, plan: Plan, champion: ModelVersion) -> dict[str, Any]
     }
 
 
-def probe_prompts(data: TrainingData, seed: int) -> list[Messages]:
-    """A few prompts of the training side, such as a server can be asked by messages alone."""
+def probe_prompts(data: TrainingData, seed: int) -> list[adapters.Prompt]:
+    """A few prompts of the training side, such as a server can be asked by messages alone, and one
+    that is nobody's."""
     every = [*data.learned, *data.replay]
     rows = [row for row in every if not row.tools and not row.options] or every
     picked = random.Random(seed).sample(rows, min(adapters.PROBES, len(rows)))
-    return [row.messages for row in picked]
+    return [*((row.completion_id, row.messages) for row in picked), (NOBODY, adapters.GREETING)]

@@ -3,7 +3,8 @@
 - Training never waits for the server, and goes on without it; what could not be sent is sent with
   what comes next, and at the end said.
 - Completions are one MLflow table, `completions.json`: some of every few steps, each with its
-  prompt, reward and components, and with the completion id that its prompt came from.
+  prompt, reward and components, and with the completion id that its prompt came from: when that
+  row is erased, its texts are taken out (`registry.erasure`).
 """
 
 import threading
@@ -11,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from everlearn.errors import RegistryError
+from registry.erasure import TABLE
 from trainer.tracking import Metrics, TrainingRun
 
 SEND_SECONDS = 2.0
-TABLE = "completions.json"
 TABLE_STEPS = 60
 """Steps of which the table shows completions, at most."""
 SHOWN = 16

@@ -8,6 +8,7 @@ from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
     from everlearn.config import Service
+    from registry.erasure import Redacted
     from registry.units import Use
     from registry.versions import Registry
 
@@ -16,17 +17,25 @@ if TYPE_CHECKING:
 @click.argument("version", required=False)
 @click.option("--unit", help="Whose rows: the user, conversation or request that asked.")
 @click.option("--task", "task_name", help="Which task; needed where several have that version.")
+@click.option(
+    "--redact",
+    "redacts",
+    is_flag=True,
+    help="Take texts of rows that the lake has lost out of what trainings kept.",
+)
 @json_option
 @config_option
 def command(
     version: str | None,
     unit: str | None,
     task_name: str | None,
+    redacts: bool,
     as_json: bool,
     config_path: str | None,
 ) -> None:
     """Tell what VERSION (a number, or its name on the servers) was made of and what became of it;
-    with --unit, which snapshots and versions have rows of that unit, and which of those are served.
+    with --unit, which snapshots and versions have rows of that unit, and which of those are served;
+    --redact, after an erasure, takes the texts out of what trainings kept.
     """
     import json
     from dataclasses import asdict
@@ -34,17 +43,23 @@ def command(
     from everlearn.config import load
     from everlearn.errors import InputError
     from everlearn.lake.ducklake import open_lake
+    from registry.erasure import redact
     from registry.lineage import account, lines
     from registry.units import uses
     from registry.versions import Registry
 
-    if (version is None) == (unit is None):
-        raise InputError("name a VERSION or --unit U: `everlearn lineage --help`")
+    if [version is not None, unit is not None, redacts].count(True) != 1:
+        raise InputError("name a VERSION or --unit U, or --redact: `everlearn lineage --help`")
     service = load(config_path)
     tasks = _tasks(service, task_name)
     registry = Registry(service)
     lake = open_lake(service, read_only=True)
     try:
+        if redacts:
+            done = redact(registry, lake, tasks)
+            told = "\n".join(_redacted(done))
+            click.echo(json.dumps([each._asdict() for each in done]) if as_json else told)
+            return
         if unit is not None:
             found = uses(registry, lake, unit, tasks)
             rows = [asdict(use) for use in found]
@@ -88,6 +103,12 @@ def _find(registry: "Registry", version: str, tasks: list[str]) -> tuple[str, st
             f"version {version}: several tasks have one ({names}): name it with --task"
         )
     return found[0]
+
+
+def _redacted(done: "list[Redacted]") -> list[str]:
+    """What was taken out, for people."""
+    told = [f"{each.task} run {each.run_id}: {each.texts} in {each.file}" for each in done]
+    return told or ["no training kept a text of a row that the lake has lost"]
 
 
 def _of_unit(unit: str, found: "list[Use]") -> list[str]:

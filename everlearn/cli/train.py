@@ -53,6 +53,7 @@ def command(
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released
+    from registry.erasure import redact
     from registry.versions import Registry
     from trainer.lock import holding
     from trainer.plan import plan
@@ -88,6 +89,9 @@ def command(
         holding(service, task.task, wait_seconds=wait_seconds) as held,
         closing(open_lake(service)) as lake,
     ):
+        # Nothing that was erased outlives the next training in what an earlier one kept.
+        for each in redact(registry, lake, [task.task]):
+            _say(f"run {each.run_id}: {each.texts} erased texts taken out of {each.file}")
         left = left_over(service, task, held, lambda snapshot: planned(lake, snapshot))
         goes_on = left is not None and snapshot_id in (None, left.snapshot.snapshot_id)
         made = left if left is not None and goes_on else planned(lake, snapshot_id)

@@ -12,6 +12,7 @@ from typing import Any
 from everlearn.config import Service
 from everlearn.task import base_model_path, load_task
 from examples.text2sql.language import questions
+from registry.erasure import NOBODY
 from registry.versions import Registry
 from trainer import adapter as adapters
 from trainer.tracking import TrainingRun
@@ -28,7 +29,7 @@ def register(service: Service, task_name: str, champion: str) -> str:
     task, registry = load_task(service, task_name), Registry(service)
     source = registry.get(task_name, champion)
     prompts = [
-        [{"role": "user", "content": question.text}]
+        (NOBODY, [{"role": "user", "content": question.text}])
         for question in islice(questions("jargon", "kept", seed=0), adapters.PROBES)
     ]
     run = TrainingRun(service, task)
