@@ -55,6 +55,17 @@ class Lora(Section):
     """Which layers; all-linear or a module name."""
 
 
+class BestOf(Section):
+    """Pairs from answers of the served model that the reward tells apart."""
+
+    answers: int = Field(8, ge=2, le=64)
+    """To each prompt, sampled."""
+    margin: float = Field(0.5, gt=0)
+    """Of the reward, by which the best must lead the worst; else the prompt teaches nothing."""
+    prompts: int = Field(100, ge=1, le=10_000)
+    """Asked before a training at most, of the training side; each once per version."""
+
+
 class Train(Section):
     """How a candidate is made."""
 
@@ -80,6 +91,9 @@ class Train(Section):
     once it agrees with experts."""
     verdict_weight: float = Field(0.5, gt=0, le=1)
     """Of such a word, against a person's."""
+    best_of: BestOf | None = None
+    """Ask logged prompts several times before a training, and teach the best answer against the
+    worst by the reward, with `verdict_weight`; null: off."""
     distil: bool = False
     """Teach unjudged answers of a champion elsewhere that every grader with a verdict passes."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"

@@ -123,7 +123,7 @@ def count_rows(
     """Rows by side and kind, and different units by side, of these snapshots."""
     # What no person's word stands behind is told apart.
     sql = """SELECT split, unit, count(*) AS rows, coalesce(dropped_reason, CASE
-            WHEN author IN ('grader', 'comment', 'verdict') THEN kind || ' by ' || author
+            WHEN author IN ('grader', 'comment', 'verdict', 'best_of') THEN kind || ' by ' || author
             ELSE kind END) AS kind
         FROM snapshot_rows WHERE snapshot_id IN (SELECT unnest(?)) GROUP BY ALL"""
     rows: dict[str, Counter[str]] = defaultdict(Counter)

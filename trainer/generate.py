@@ -1,4 +1,4 @@
-"""Greedy answers of a model to many prompts, in batches.
+"""Answers of a model to many prompts, in batches: greedy, or sampled at a temperature.
 
 A prompt that the template cannot hold has an empty answer of no tokens: nobody can say what the
 model would have said, and the others are answered.
@@ -20,7 +20,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """One greedy answer: text, its tokens (the stop token included)."""
+    """One answer: text, its tokens (the stop token included)."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -42,8 +42,15 @@ class Answers:
         return sum(len(answer.token_ids) for answer in self.answers)
 
 
-def answer_all(model: Any, tokenizer: Any, prompts: Sequence[Asked], max_tokens: int) -> Answers:
-    """Greedy answers; prompts of similar length share a batch."""
+def answer_all(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Asked],
+    max_tokens: int,
+    *,
+    temperature: float | None = None,
+) -> Answers:
+    """Greedy answers, or sampled ones; prompts of similar length share a batch."""
     import torch
 
     ids = prompts_of(model, tokenizer, prompts)
@@ -54,7 +61,9 @@ def answer_all(model: Any, tokenizer: Any, prompts: Sequence[Asked], max_tokens:
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            made = _batch(model, tokenizer, [known[index] for index in batch], max_tokens)
+            made = _batch(
+                model, tokenizer, [known[index] for index in batch], max_tokens, temperature
+            )
             found.update(zip(batch, made, strict=True))
     seconds = time.monotonic() - started
     return Answers(tuple(found.get(index, UNANSWERED) for index in range(len(prompts))), seconds)
@@ -83,7 +92,13 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     return {int(token) for token in (tokenizer.eos_token_id, *many) if token is not None}
 
 
-def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_tokens: int) -> list[Answer]:
+def _batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_tokens: int,
+    temperature: float | None,
+) -> list[Answer]:
     padded = tokenizer.pad(
         {"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt"
     )
@@ -92,10 +107,11 @@ def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_tokens: int
     output = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
+        do_sample=temperature is not None,
+        temperature=temperature,
+        # The model's own bounds on the candidates are off.
+        top_p=None if temperature is None else 1.0,
+        top_k=None if temperature is None else 0,
         max_new_tokens=max_tokens,
         eos_token_id=sorted(stops),
         pad_token_id=tokenizer.pad_token_id,

@@ -16,7 +16,7 @@ from registry.versions import Registry
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import NO_REWARD, allowed
 from trainer.reward import needs_reference, reward_grader
-from trainer.rows import UNJUDGED
+from trainer.rows import BEST_OF, UNJUDGED
 from trainer.snapshot import Refuses, Snapshot, freeze, load, renderable
 
 
@@ -93,9 +93,9 @@ def plan(
         )
     data = training_data(snapshot, task)
     name = method or task.train.method
-    unrewarded = _unrewarded(lake, task, label_salt_of(salt))
+    no_reward = unrewarded(lake, task, label_salt_of(salt))
     methods, left_out = allowed(
-        data, only=name, has_reward=unrewarded is None, unrewarded=unrewarded or ""
+        data, only=name, has_reward=no_reward is None, unrewarded=no_reward or ""
     )
     refusal = too_little(snapshot, task, methods, left_out)
     # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
@@ -104,7 +104,7 @@ def plan(
     return Plan(snapshot, name, tuple(methods), left_out, refusal, champion)
 
 
-def _unrewarded(lake: Lake, task: Task, salt: str) -> str | None:
+def unrewarded(lake: Lake, task: Task, salt: str) -> str | None:
     """Why nothing can be learned from the task's reward."""
     rewarded = reward_grader(task)
     if rewarded is None:
@@ -142,7 +142,11 @@ def unusable(snapshot: Snapshot) -> str:
 
 def nothing_new(lake: Lake, registry: Registry, snapshot: Snapshot, task: Task) -> str | None:
     """Why the judgements since the newest version are too few for another one."""
-    judged = {row.completion_id for row in snapshot.rows if row.kind not in UNJUDGED}
+    judged = {
+        row.completion_id
+        for row in snapshot.rows
+        if row.kind not in UNJUDGED and row.author != BEST_OF
+    }
     query = (
         "SELECT completion_id FROM snapshot_rows WHERE kind NOT IN ('replay', 'prompt') "
         "AND snapshot_id = ?"

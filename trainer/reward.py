@@ -52,6 +52,8 @@ class Grading:
 
         self._evaluator = build(grader, task, service)
         self._known: dict[Mark, Verdict] = {}
+        self.version: str = self._evaluator.version
+        """Content hash of the grader's definition."""
         self.slow: bool = self._evaluator.slow
         """A model is asked for a verdict."""
 

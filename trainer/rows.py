@@ -3,7 +3,8 @@
 - `accepted`: somebody said the answer is right; target = the answer.
 - `correction`: an expert gave the right answer - or the model itself, told by a comment what is
   wanted (author `comment`); target = that, completion = the wrong one.
-- `preference`: target = the preferred answer, completion = the other one.
+- `preference`: target = the preferred answer, completion = the other one; of author `best_of` the
+  model gave both and the reward tells them apart.
 - `rejected`: somebody said the answer is wrong, nobody said what is right.
 - `replay`: an ordinary answer of the champion that nobody complained about.
 - `prompt`: only what was asked is of use, for the answer was cut off or a grader gave it 0.
@@ -29,7 +30,9 @@ Messages = Sequence[Message]
 
 LEARNED: tuple[Kind, ...] = ("accepted", "correction", "preference")
 """Kinds whose target is taught."""
-OWN_WORD = ("comment", "verdict")
+BEST_OF = "best_of"
+"""Author of a pair of the model's own answers, told apart by the reward."""
+OWN_WORD = ("comment", "verdict", BEST_OF)
 """Authors of rows whose target is the model's own answer, found good by a machine: lessons, never
 exam rows."""
 UNJUDGED: tuple[Kind, ...] = ("replay", "prompt")
@@ -53,7 +56,7 @@ class Row:
     target: str | None = None
     target_message: Message | None = None
     author: str | None = None
-    """expert, end_user, grader, comment or verdict; None if nobody judged it."""
+    """expert, end_user, grader, comment, verdict or best_of; None if nobody judged it."""
     weight: float = 1.0
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Task, heldout_grader
 from trainer.admit import admit, dropped
+from trainer.best_of import read_drawn, with_pairs
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.implicit import implied
 from trainer.judge import Judgement, judged, preferred
@@ -111,6 +112,7 @@ def freeze(
     that of the installation, `released` are raters whose quarantine an operator has ended."""
     lake_snapshot = lake.snapshot_id()
     rows_read = with_lessons(lake, task, read_rows(lake, task, champion, released))
+    rows_read = with_best_of(lake, task, champion, rows_read)
     found = select(rows_read, task, salt, refuses)
     # In the order in which `load` gives them: the same snapshot trains the same weights.
     rows = sorted(found, key=_by_id)
@@ -282,6 +284,15 @@ def with_lessons(lake: Lake, task: Task, rows: Sequence[Row]) -> list[Row]:
     return taught(rows, answers_of(lake, task, [each.completion_id for each in made.lessons]), made)
 
 
+def with_best_of(lake: Lake, task: Task, champion: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows and the pairs of the champion's own answers, where the task wants them."""
+    if task.train.best_of is None:
+        return list(rows)
+    drawn = read_drawn(lake, task.task, champion)
+    asked = answers_of(lake, task, [each.completion_id for each in drawn])
+    return with_pairs(rows, asked, drawn, task)
+
+
 def _by(answer: Row, given: Iterable[Judgement]) -> Row:
     """The answer with the raters who are heard about it."""
     heard = {rater_of(each, answer) for each in given if each.author != "expert" and each.weight}
@@ -336,8 +347,9 @@ def _verdicts(lake: Lake, task: Task) -> dict[str, dict[str, float]]:
     return found
 
 
-def _by_id(row: Row) -> str:
-    return row.completion_id
+def _by_id(row: Row) -> tuple[str, str, str]:
+    # One answer may stand in several rows: as it is, and with a lesson or a pair made of it.
+    return row.completion_id, row.kind, row.row_hash
 
 
 def _write(transaction: Transaction, snapshot: Snapshot) -> None:

@@ -58,6 +58,7 @@ def command(
     from trainer.lock import holding
     from trainer.plan import plan
     from trainer.run import left_over, train
+    from trainer.sampling import ask_served
     from trainer.workbench import Workbench, quiet
 
     quiet()
@@ -94,6 +95,17 @@ def command(
             _say(f"run {each.run_id}: {each.texts} erased texts taken out of {each.file}")
         left = left_over(service, task, held, lambda snapshot: planned(lake, snapshot))
         goes_on = left is not None and snapshot_id in (None, left.snapshot.snapshot_id)
+        if not goes_on and snapshot_id is None:
+            ask_served(
+                service,
+                task,
+                lake,
+                registry.champion(task.task),
+                salt=salt,
+                released=released(service, task.task),
+                refuses=lambda row: bench.encoder.refuses(row),
+                report=_say,
+            )
         made = left if left is not None and goes_on else planned(lake, snapshot_id)
         outcome = train(service, task, made, registry, _say, held)
     _print_outcome(outcome, as_json)

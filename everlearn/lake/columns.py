@@ -197,7 +197,11 @@ SNAPSHOT_ROWS = _table(
     ("prompt_token_ids", "ints", "of the prompt, as production rendered it"),
     ("completion_token_ids", "ints", "of the answer given, as production sampled it"),
     ("template_hash", "text", "of the chat template that rendered the prompt"),
-    ("author", "text", "who judged it: expert, end_user, grader, comment, verdict; null: nobody"),
+    (
+        "author",
+        "text",
+        "expert, end_user, grader, comment, verdict, best_of; null: nobody judged it",
+    ),
     ("weight", "float", "trust"),
     ("row_hash", "text", "sha256 of messages, completion and target"),
 )
@@ -232,6 +236,23 @@ LESSONS = _table(
     ("revised", "text", "its answer with them"),
     ("verdict", "text", "better (taught), kept (stays replay), or why it is left out"),
     ("scores", "json", "keeps to them and held-out grader, of both answers"),
+    ("created_at", "time", "when"),
+)
+
+BEST_OF = _table(
+    "best_of",
+    "A logged prompt answered several times by the served model and graded by the reward.",
+    ("task", "text", "task name"),
+    ("completion_id", "text", "whose prompt it is"),
+    ("unit", "text", "who asked; of the training side when it was asked"),
+    ("prompt_key", "text", "hash of the prompt: the latest row of a prompt and version counts"),
+    ("version", "text", "that answered"),
+    ("grader_version", "text", "content hash of the reward"),
+    ("answers", "int", "how often it was asked"),
+    ("best", "text", "the answer with the most reward; null: every answer was blank"),
+    ("worst", "text", "the answer with the least"),
+    ("best_score", "float", "what it was given"),
+    ("worst_score", "float", "what it was given"),
     ("created_at", "time", "when"),
 )
 
@@ -364,6 +385,7 @@ TABLES = (
     SNAPSHOT_ROWS,
     COMMENTS,
     LESSONS,
+    BEST_OF,
     RELEASES,
     RELEASE_UNITS,
     DRIFT_LOOKS,
