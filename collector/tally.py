@@ -134,21 +134,19 @@ def _move(lake: Lake, found: Tally, snapshot: int) -> Tally:
     changed = f"lake.table_changes('feedback', {first}, {snapshot})"
     added = f"(SELECT gateway_id, seq, unnest(range(n)) FROM ({_ADDED.format(changed=changed)}))"
     _add_stored(found, lake.read(_STORED.format(**new, feedback=added)).to_pylist())
-    about = f"SELECT DISTINCT coalesce(target, {_ABOUT}) FROM {changed}"
-    scored = (
-        f"SELECT DISTINCT completion_id FROM lake.table_insertions('scores', {first}, {snapshot})"
+    about = _ids(lake, f"SELECT DISTINCT coalesce(target, {_ABOUT}) FROM {changed}")
+    scored = _ids(
+        lake,
+        f"SELECT DISTINCT completion_id FROM lake.table_insertions('scores', {first}, {snapshot})",
     )
     for at, sign in ((before, -1), (snapshot, 1)):
-        if ids := _ids(lake, about):
-            places = {"low": 1, "high": 2, "ids": 3}
-            states = feedback_state(_OF_THESE.format(at=at, **places))
-            rows = lake.read(_STATES.format(states=states), [ids[0], ids[-1], ids])
+        if about:
+            states = feedback_state(_OF_THESE.format(at=at))
+            rows = lake.read(_STATES.format(states=states), [about[0], about[-1], about])
             _add_states(found, rows.to_pylist(), sign)
-        if ids := _ids(lake, scored):
-            these = "WHERE completion_id BETWEEN $1 AND $2 AND completion_id IN "
-            these += "(SELECT unnest($3::VARCHAR[]))"
-            rows = lake.read(_SCORES.format(at=at, these=these), [ids[0], ids[-1], ids])
-            _add_scores(found, rows.to_pylist(), sign)
+        if scored:
+            sql = _SCORES.format(at=at, these=_SCORES_OF_THESE)
+            _add_scores(found, lake.read(sql, [scored[0], scored[-1], scored]).to_pylist(), sign)
     found.snapshot = snapshot
     return found
 

@@ -6,11 +6,11 @@ collector keeps up by what is new, is of everything.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Depends, Request
 
@@ -27,12 +27,23 @@ from everlearn.task import Task, load_task, read_tasks, tasks_stamp
 
 __all__ = ["TEMPLATES", "Asks", "Read", "Source"]
 
-TALLY_SECONDS = 1.0
-"""So long a count serves every page."""
+Answer = TypeVar("Answer")
+
 LOOK_SECONDS = 3.0
 """Between two looks for something new."""
+SHARE, CHEAP_SECONDS = 0.02, 0.05
+"""Of a processor, for each look that is dear; seconds of it below which one is cheap."""
 DAY = timedelta(days=1)
 """What pages call lately."""
+
+
+class Kept(NamedTuple, Generic[Answer]):
+    """What was found, and when: pages say how old it is."""
+
+    at: float
+    until: float
+    """By the monotonic clock."""
+    value: Answer
 
 
 class Source:
@@ -44,10 +55,8 @@ class Source:
         """The file, for the verbs that a button runs."""
         self._lake: DuckLake | None = None
         self._state: State | None = None
-        self._tally: tuple[float, Tally] | None = None
         self._tasks: tuple[tuple[object, ...], dict[str, Task]] | None = None
-        self.asked: tuple[float, list[dict[str, Any]]] | None = None
-        """When the other processes were asked last, and what they said."""
+        self._kept: dict[Hashable, Kept[Any]] = {}
         self._seen = (float("-inf"), -1)
         self._lock, self._looking = Lock(), Lock()
 
@@ -97,19 +106,34 @@ class Source:
 
     def counts(self) -> Tally:
         """The counts of everything, all of one lake snapshot."""
-        if self._tally is None or time.monotonic() - self._tally[0] > TALLY_SECONDS:
-            self._tally = (time.monotonic(), tally(self.lake))
-        return self._tally[1]
+        return self.kept("tally", lambda: tally(self.lake)).value
 
-    def capture(self) -> dict[str, Any]:
-        """The ledger. It is told of the same snapshot as `counts` afterwards."""
+    def kept(
+        self, key: Hashable, make: Callable[[], Answer], *, seconds: float | None = None
+    ) -> "Kept[Answer]":
+        """What `make` found up to `seconds` ago; without, as long ago as keeps the looks of all who
+        watch to `SHARE` of a processor, and what is cheap is looked at anew."""
+        found, now = self._kept.get(key), time.monotonic()
+        if found is None or now >= found.until:
+            at, cpu = time.time(), time.process_time()
+            value = make()
+            cpu = time.process_time() - cpu
+            if seconds is None:
+                seconds = cpu / SHARE if cpu > CHEAP_SECONDS else 0.0
+            found = Kept(at, now + seconds, value)
+            live = {name: each for name, each in self._kept.items() if each.until > now}
+            self._kept = {**live, key: found}
+        return found
+
+    def capture(self) -> "Kept[dict[str, Any]]":
+        """The ledger, and when it was drawn up."""
 
         def counted() -> dict[str, Gateway]:
             # Counted after what the gateways say: else what came in between would be missing.
-            self._tally = (time.monotonic(), tally(self.lake))
-            return self._tally[1].gateways
+            self._kept.pop("tally", None)
+            return self.counts().gateways
 
-        return totals(ledger(self.service, self.lake, counted))
+        return self.kept("capture", lambda: totals(ledger(self.service, self.lake, counted)))
 
     def pulse(self) -> int:
         """The lake's newest snapshot, one look for all who listen; -1 while the lake is away."""

@@ -1,10 +1,12 @@
 """`GET /judges`: how far each grader agrees with experts, the label queue, and what has drifted."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 
 from console.charts import Line, lines
 from console.render import page
@@ -32,11 +34,12 @@ _VERDICTS = """
         AND completion_id IN (SELECT unnest(?::VARCHAR[]))
     GROUP BY ALL
 """
-_DAILY = f"""
-    SELECT evaluator, epoch(date_trunc('day', created_at)) / 86400 AS day, avg(value) AS mean
-    FROM scores WHERE task = ? AND value IS NOT NULL
-        AND created_at >= (SELECT max(created_at) FROM scores WHERE task = ?)
-            - INTERVAL {DAYS} DAY
+# Asked alone it is read off the files' statistics.
+_NEWEST = "SELECT max(created_at) AS at FROM scores"
+# Microseconds, since `date_trunc` with a time zone costs four times the rest.
+_DAILY = """
+    SELECT evaluator, epoch_us(created_at) // 86_400_000_000 AS day, avg(value) AS mean
+    FROM scores WHERE task = ? AND value IS NOT NULL AND created_at >= ?
     GROUP BY ALL ORDER BY day
 """
 _LOOKS = """
@@ -51,9 +54,11 @@ def judges(request: Request, source: Read, asked: Asks) -> HTMLResponse:
     task = asked.tasks.get(asked.one)
     rows = _rows(source, task) if task else []
     looks = source.rows(_LOOKS.format(tasks=marks([1])), [asked.one]) if task else []
+    means = source.kept(("means", asked.one), lambda: _means(source, asked.one))
     return page(
-        request, "judges", asked=asked, rows=rows, looks=looks, means=_means(source, asked.one)
-    )
+        request, "judges", asked=asked, rows=rows, looks=looks, means=means.value,
+        counted_at=means.at,
+    )  # fmt: skip
 
 
 def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
@@ -85,9 +90,12 @@ def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
     return rows
 
 
-def _means(source: Source, task: str) -> Any:
+def _means(source: Source, task: str) -> Markup:
+    newest = source.row(_NEWEST)["at"]
+    if newest is None:
+        return Markup("")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for row in source.rows(_DAILY, [task, task]):
+    for row in source.rows(_DAILY, [task, newest - timedelta(days=DAYS)]):
         curves.setdefault(row["evaluator"], []).append((row["day"], row["mean"]))
     last = max((x for points in curves.values() for x, _ in points), default=0.0)
     return lines(

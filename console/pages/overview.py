@@ -68,11 +68,12 @@ class Station(NamedTuple):
 def overview(request: Request, source: Read, asked: Asks) -> HTMLResponse:
     """The page."""
     where, params = asked.where()
-    lately = _lately(source, where, params)
-    traffic = source.rows(_TRAFFIC.format(where=where), [lately, *params])
+    day = source.kept((*asked.tasks, where), lambda: _day(source, asked))
+    traffic, recent = day.value
     found = source.rows(_RELEASES.format(where=where), params)
     releases = {row["task"]: row for row in found}
-    capture = source.capture()
+    ledger = source.capture()
+    capture = ledger.value
     routes = read_routes(source.service.routes_path).tasks
     tasks = [
         {
@@ -84,14 +85,14 @@ def overview(request: Request, source: Read, asked: Asks) -> HTMLResponse:
         }
         for name in asked.tasks
     ]
-    recent = _recent(source, asked, lately)
     stations = [
         _requests(asked, traffic), _lake(capture, recent), _feedback(source, asked, recent),
         _graders(source, asked, recent), _datasets(asked, recent), _released(asked, found),
     ]  # fmt: skip
     return page(
         request, "overview", tasks=tasks, stations=stations, capture=capture, asked=asked,
-        mlflow=source.service.mlflow.tracking_uri, airflow=_airflow(source),
+        counted_at=day.at, drawn_at=ledger.at, mlflow=source.service.mlflow.tracking_uri,
+        airflow=_airflow(source),
     )  # fmt: skip
 
 
@@ -101,16 +102,16 @@ def labels(asked: Asks) -> RedirectResponse:
     return RedirectResponse(f"/labels/{asked.one}" if asked.one else "/", 303)
 
 
-def _lately(source: Source, where: str, params: list[Any]) -> datetime:
-    """The beginning of the last day: of an idle service, of the last day with traffic."""
-    now = datetime.now(UTC)
+def _day(source: Source, asked: Asked) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Answers by version, and the stations, of the last day: of an idle service, of the last day
+    with traffic."""
+    where, params = asked.where()
     latest = source.row(f"SELECT max(received_at) AS at FROM completions WHERE {where}", params)
-    return min(now, latest["at"] or now) - DAY
-
-
-def _recent(source: Source, asked: Asked, lately: datetime) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    lately = min(now, latest["at"] or now) - DAY
+    traffic = source.rows(_TRAFFIC.format(where=where), [lately, *params])
     where, params = asked.where(place="$2")
-    return source.row(_STATIONS.format(where=where), [lately, *params])
+    return traffic, source.row(_STATIONS.format(where=where), [lately, *params])
 
 
 def _requests(asked: Asked, traffic: list[dict[str, Any]]) -> Station:

@@ -1,7 +1,6 @@
 """`GET /system`: whether everything arrives, who runs, room on the disk, who may what."""
 
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,10 +25,10 @@ _DEAD = "SELECT gateway_id, seq, reason, received_at FROM dead_letters ORDER BY 
 @router.get("/system", response_class=HTMLResponse)
 def system(request: Request, source: Read, asked: Asks) -> HTMLResponse:
     """The page."""
-    disk = shutil.disk_usage(source.service.data_path)
+    ledger, disk = source.capture(), shutil.disk_usage(source.service.data_path)
     keys = [] if asked.person.tasks else _keys(source)
     return page(
-        request, "system", asked=asked, capture=source.capture(), disk=disk,
+        request, "system", asked=asked, capture=ledger.value, drawn_at=ledger.at, disk=disk,
         processes=processes(source), keys=keys, audit=source.rows(_AUDIT),
         dead=source.rows(f"{_DEAD} LIMIT 20"), places=_places(source.service),
     )  # fmt: skip
@@ -37,12 +36,13 @@ def system(request: Request, source: Read, asked: Asks) -> HTMLResponse:
 
 def processes(source: Source) -> list[dict[str, Any]]:
     """Who answers, and which adapters a model server holds; looked at once in a while."""
-    if source.asked is None or time.monotonic() - source.asked[0] > KEPT_SECONDS:
+
+    def look() -> list[dict[str, Any]]:
         addresses = list(_addresses(source.service).items())
         with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
-            found = list(pool.map(lambda each: _look(*each), addresses))
-        source.asked = (time.monotonic(), found)
-    return source.asked[1]
+            return list(pool.map(lambda each: _look(*each), addresses))
+
+    return source.kept("processes", look, seconds=KEPT_SECONDS).value
 
 
 def _addresses(service: Service) -> dict[str, str]:
