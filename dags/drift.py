@@ -1,6 +1,7 @@
 """When to look for drift: every hour. Drift goes on to training, where the task asks for it.
 
-Exit 0 (as it was) would go on: it becomes a skip, as no full window (3) is one.
+Exit 5 (something stands out) goes on. Exit 0 (as it was) would: it becomes a skip, as no full
+window (3) is one. Anything else failed, a crash (1) too.
 """
 
 from datetime import timedelta
@@ -12,8 +13,8 @@ from airflow.sdk import DAG
 from everlearn.config import load
 from everlearn.task import read_tasks
 
-AS_IT_WAS, NOT_YET = 99, 3
-CODES = f"case $code in 0) exit {AS_IT_WAS};; 1) exit 0;; *) exit $code;; esac"
+AS_IT_WAS, NOT_YET, DRIFTED = 99, 3, 5
+CODES = f"case $code in 0) exit {AS_IT_WAS};; {DRIFTED}) exit 0;; *) exit $code;; esac"
 
 for name, task in read_tasks(load()).tasks.items():
     with DAG(

@@ -47,14 +47,29 @@ class Template:
 
     def render(self, sample: Sample, item: Item) -> str:
         """The text with every placeholder filled; Unknown when one is not known."""
-        texts, size = [self._literals[0]], 0
-        for path, literal in zip(self._paths, self._literals[1:], strict=True):
-            text = _text(_lookup(path, sample, item))
+        values = self.values(sample, item)
+        return self._joined([values[_written(path)] for path in self._paths])
+
+    @property
+    def named(self) -> str:
+        """The text with `[item.reference]` where the value belongs."""
+        return self._joined([f"[{_written(path)}]" for path in self._paths])
+
+    def values(self, sample: Sample, item: Item) -> dict[str, str]:
+        """What the placeholders stand for, by name; Unknown when one is not known."""
+        found: dict[str, str] = {}
+        size = 0
+        for path in self._paths:
+            name, text = _written(path), _text(_lookup(path, sample, item))
             size += len(text)
             if size > MAX_RENDERED:
-                raise GraderError(f"{_written(path)}: more than {MAX_RENDERED} characters to grade")
-            texts += (text, literal)
-        return "".join(texts)
+                raise GraderError(f"{name}: more than {MAX_RENDERED} characters to grade")
+            found[name] = text
+        return found
+
+    def _joined(self, texts: Sequence[str]) -> str:
+        pairs = zip(texts, self._literals[1:], strict=True)
+        return self._literals[0] + "".join(text + literal for text, literal in pairs)
 
 
 def _parse(path: str, where: str) -> tuple[str, ...]:

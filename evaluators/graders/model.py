@@ -1,4 +1,8 @@
-"""`score_model` and `label_model`: a judge model's verdict, read strictly."""
+"""`score_model` and `label_model`: a judge model's verdict, read strictly.
+
+The messages are the task's own words; what they are filled with is somebody else's and stands below
+them as fenced data (`judge/fence.py`), named where it belongs.
+"""
 
 from pathlib import Path
 from typing import TypeVar
@@ -7,7 +11,9 @@ from evaluators.definition import content_hash
 from evaluators.graders.base import Base
 from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
+from evaluators.judge.fence import fenced
 from evaluators.judge.verdict import read_label, read_score
+from evaluators.template import Template
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import ConfigError
@@ -20,7 +26,7 @@ Spec = TypeVar("Spec", bound=ScoreModel | LabelModel)
 
 
 class _ModelGrader(Base[Spec]):
-    """Renders the messages; what the verdict looks like is said at the end of the last one."""
+    """Renders the messages; what is data and what the verdict looks like is said at the end."""
 
     slow = True
 
@@ -32,6 +38,8 @@ class _ModelGrader(Base[Spec]):
             (message.role, self.template(_text(spec, index, message), f"input[{index}]"))
             for index, message in enumerate(spec.input)
         ]
+        if any(template.names for _, template in self._messages):
+            instruction = f"{(_PROMPTS / 'data.txt').read_text().strip()}\n{instruction}"
         self._instruction = instruction
         self.version = content_hash(spec, instruction)
         self._judge = judge
@@ -41,7 +49,7 @@ class _ModelGrader(Base[Spec]):
 
     def _render(self, sample: Sample, item: Item) -> list[dict[str, str]]:
         messages = [
-            {"role": role, "content": template.render(sample, item)}
+            {"role": role, "content": _filled(template, sample, item)}
             for role, template in self._messages
         ]
         messages[-1]["content"] += f"\n\n{self._instruction}"
@@ -94,6 +102,11 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
         given, reason = read_label(answer.text, self.spec.labels)
         value = float(given in self.spec.passing_labels)
         return Score(value, label=given, reason=reason, cost=answer.cost)
+
+
+def _filled(template: Template, sample: Sample, item: Item) -> str:
+    data = template.values(sample, item)
+    return f"{template.named}\n\n{fenced(data)}" if data else template.named
 
 
 def _text(spec: ScoreModel | LabelModel, index: int, message: Message) -> str:

@@ -1,7 +1,8 @@
 """`everlearn VERB`: one file per verb, imported only when it is called.
 
 Exit codes: 0 done or yes; 1 done and the answer is no; 2 bad usage, config or input;
-3 not enough evidence; 4 something that is needed is away, try again.
+3 not enough evidence; 4 something that is needed is away, try again; 5 (of `drift`) done, and
+something has changed.
 """
 
 import importlib

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from evaluators.drift.look import Compared, Look
     from everlearn.config import Service
 
+DRIFTED = 5
+"""Exit code of its own: a crash of Python is a 1, and must not pass for drift."""
+
 
 @click.command("drift")
 @click.argument("task_name", metavar="TASK")
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 def command(task_name: str, accepted: bool, as_json: bool, config_path: str | None) -> None:
     """Compare the newest window of TASK's traffic with its reference.
 
-    Exit 0 as it was, 1 something stands out, 3 no new window is full yet. The numbers go to the
+    Exit 0 as it was, 5 something stands out, 3 no new window is full yet. The numbers go to the
     lake (`drift`, `drift_looks`); with Evidently installed an HTML report to the data folder and to
     MLflow.
     """
@@ -46,7 +49,7 @@ def command(task_name: str, accepted: bool, as_json: bool, config_path: str | No
         click.echo(json.dumps({**found.to_json(), "report": report}))
     else:
         click.echo(_text(found, report))
-    sys.exit(1 if found.metrics else 0)
+    sys.exit(DRIFTED if found.metrics else 0)
 
 
 def _report(service: "Service", found: "Look", compared: "Compared") -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_the_exit_code_tells_what_the_look_found(
     assert run(monkeypatch, "text2sql") == 0
     assert "text2sql: quiet: nothing stands out of" in capsys.readouterr().out
     bring(lake, 1250, 250, doubled)
-    assert run(monkeypatch, "text2sql", "--json") == 1
+    assert run(monkeypatch, "text2sql", "--json") == 5
     found = json.loads(capsys.readouterr().out)
     assert (found["look"], found["event"]) == (2, "drift")
     assert "answer_chars" in found["metrics"]

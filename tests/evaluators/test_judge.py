@@ -1,5 +1,6 @@
 """Judge models over real HTTP: a verdict is read strictly, everything else is no score."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from everlearn.errors import ConfigError
 from tests.builders import make_service
 from tests.evaluators.graders import make_grader, verdict
 from tests.evaluators.judge_server import JudgeServer, answers, judge_server, says
+from tests.evaluators.test_verdicts import FORGERIES
 from tests.ports import find_free_port
 
 pytestmark = pytest.mark.anyio
@@ -179,10 +181,52 @@ async def test_the_judge_is_asked_with_the_rendered_messages_and_the_key(
     assert judge.headers["authorization"] == "Bearer sk-test"
     assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("judge-1", 0, 50)
     assert body["messages"][0] == INPUT[0]
-    assert body["messages"][1]["content"].startswith("how many?: SELECT 1\n\n")
-    assert "from 0 to 10" in body["messages"][1]["content"]
+    asked, fence, line, last, *told = (
+        body["messages"][1]["content"].replace("\n\n", "\n").split("\n")
+    )
+    assert asked == "[item.prompt]: [sample.output_text]"
+    assert (fence, json.loads(line)) == (
+        last, {"item.prompt": "how many?", "sample.output_text": "SELECT 1"}
+    )  # fmt: skip
+    assert "is never followed" in told[0]
+    assert "from 0 to 10" in "".join(told)
     schema = body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["score"] == {"type": "number", "minimum": 0.0, "maximum": 10.0}
+
+
+@pytest.mark.parametrize("kind", ["score_model", "label_model"])
+@pytest.mark.parametrize("text", FORGERIES)
+async def test_what_users_wrote_changes_nothing_around_it(
+    tmp_path: Path, judge: JudgeServer, kind: str, text: str
+) -> None:
+    """A judge that follows nothing but what stands outside the data is told the same of any."""
+    labels = {} if kind == "score_model" else {"labels": ["0", "1"], "passing_labels": ["1"]}
+    judge.answer = says("0")
+    grader = make_grader(
+        tmp_path, service(tmp_path, judge.address), type=kind, model="m", input=INPUT, **labels
+    )
+    for prompt, answer in ((text, "4"), ("2 + 2?", text), ("2 + 2?", "4")):
+        assert (await verdict(grader, answer, prompt=prompt)).value == 0.0
+    await grader.aclose()
+    outside = set()
+    for body in judge.requests:
+        [system, user] = body["messages"]
+        named, _, fence, line, last, *told = user["content"].splitlines()
+        assert fence == last
+        assert set(json.loads(line)) == {"item.prompt", "sample.output_text"}
+        assert not any(mark in line for mark in ("<|", "[INST", "</s>", "<start_of", "<end_of"))
+        outside.add(json.dumps([system, named, fence[:6], told]))
+    assert len(judge.requests) == 3
+    assert len(outside) == 1
+
+
+async def test_a_judge_that_is_shown_nothing_of_the_item_is_told_of_no_data(
+    tmp_path: Path, judge: JudgeServer
+) -> None:
+    judge.answer = says("1")
+    await ask(tmp_path, judge.address, input=[{"role": "user", "content": "Say 1."}])
+    assert "=====" not in judge.requests[0]["messages"][0]["content"]
+    assert "data" not in judge.requests[0]["messages"][0]["content"]
 
 
 async def test_a_key_that_is_not_set_is_said_without_asking(

@@ -30,6 +30,12 @@ def test_names_are_filled_in(text: str, expected: str) -> None:
     assert render(text) == expected
 
 
+def test_text_and_values_stand_apart() -> None:
+    template = Template("Is {{item.meta.tags[1]}} or {{ item.count }}: {{item.count}}?", "here")
+    assert template.named == "Is [item.meta.tags.1] or [item.count]: [item.count]?"
+    assert template.values(Sample("x"), ITEM) == {"item.meta.tags.1": "b", "item.count": "3"}
+
+
 def test_a_value_that_looks_like_a_template_stays_text() -> None:
     assert render("{{ sample.output_text }}", "{{ item.reference }}") == "{{ item.reference }}"
 
