@@ -17,7 +17,7 @@ from typing import Any
 
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
-from everlearn.errors import StateError, TrainingBusy
+from everlearn.errors import InputError, StateError, TrainingBusy
 from everlearn.ids import new_id
 from everlearn.state import State, StateConflict, open_state
 
@@ -123,6 +123,23 @@ def _acquired(state: State, task: str, wait_seconds: float, clock: Clock) -> Hel
                 f"--wait SECONDS"
             )
         clock.sleep(1.0)
+
+
+def under_way(service: Service, task: str) -> Document:
+    """The run of a training that lives on this machine; InputError where there is none."""
+    state = open_state(service)
+    try:
+        found = state.get(KIND, task)
+    finally:
+        state.close()
+    document = {} if found is None else found[0]
+    holder, run = document.get("holder"), document.get("run")
+    if holder is None or run is None or not alive(holder, document["beat"], time.time()):
+        raise InputError(f"task {task}: no training is under way")
+    if holder["host"] != _host():
+        where = holder["host"].partition("/")[0]
+        raise InputError(f"task {task}: the training runs on {where}: edit its reward there")
+    return dict(run)
 
 
 def myself() -> Document:

@@ -18,6 +18,7 @@ from trainer.evidence import answer, mean
 from trainer.generate import Answers, prompts_of
 from trainer.hacking import MIN_PROMPTS, Finding, Look, best_of, hacked
 from trainer.reward import Grading, read_by, reward_grader
+from trainer.rewarding import Rewarding
 from trainer.rows import Row
 from trainer.tracking import Metrics
 from trainer.workbench import Workbench
@@ -42,7 +43,11 @@ class Looks:
     """Of one run; `folder` keeps them."""
 
     def __init__(
-        self, folder: Path, bench: Workbench, rows: Sequence[Row], graders: tuple[Grading, Grading]
+        self,
+        folder: Path,
+        bench: Workbench,
+        rows: Sequence[Row],
+        graders: tuple[Rewarding, Grading],
     ) -> None:
         """`graders`: the reward and the held-out one."""
         self._folder, self._bench = folder, bench
@@ -66,6 +71,10 @@ class Looks:
         seen = [Look(each["step"], *map(tuple, (each["reward"], each["heldout"]))) for each in kept]
         self.looks = [look for look in seen if look.step <= step]
 
+    def _comparable(self) -> list[Look]:
+        """Looks whose reward is of the formula in force: an edit begins anew."""
+        return [look for look in self.looks if look.step >= self._reward.since]
+
     def look(self, model: Any, step: int) -> Metrics:
         """Look now; what was seen, as metrics."""
         training = model.training
@@ -79,6 +88,7 @@ class Looks:
                 tuple(self._heldout(self._rows, texts)),
             )
             self.looks.append(seen)
+            self.looks = self._comparable()
             self.finding = hacked(self.looks)
             if best_of(self.looks) is seen:
                 adapters.save(model, self._bench, self.best)

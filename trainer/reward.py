@@ -11,7 +11,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from everlearn.chat import split_thinking
 from everlearn.config import Service
@@ -181,6 +181,14 @@ def neutral(values: Sequence[float | None], groups: Sequence[str]) -> list[float
     ]
 
 
+class Graded(Protocol):
+    """What grades the answers of a run."""
+
+    def detailed(self, rows: Sequence[Row], answers: Sequence[str]) -> list[Verdict]:
+        """Values with what they are made of."""
+        ...
+
+
 RewardFunction = Callable[..., list[float]]
 STEPS_LOOKED_AT = 5
 """The latest, for the share of answers that are unscored."""
@@ -210,26 +218,30 @@ class Unscored:
 
 
 def trl_reward(
-    grading: Grading,
+    grading: Graded,
     rows: Sequence[Row],
     *,
     max_unscored: float = 1.0,
+    begin: Callable[[int], Any] | None = None,
     seen: Callable[[int, int, list[dict[str, Any]]], None] | None = None,
 ) -> RewardFunction:
-    """The reward in TRL's form: the dataset column `row` says which row a sample answers. `seen`
-    gets step, steps and the answers with their verdicts."""
+    """The reward in TRL's form: the dataset column `row` says which row a sample answers. `begin`
+    is told the step before it is graded; `seen` gets step, steps and the answers with their
+    verdicts."""
     unscored = Unscored(max_unscored)
 
     def reward(
         prompts: Any, completions: Sequence[Any], row: Sequence[int], **options: Any
     ) -> list[float]:
+        state = options.get("trainer_state")
+        if begin is not None and state is not None:
+            begin(state.global_step + 1)
         texts = [split_thinking(each)[1].strip() for each in completions]
         verdicts = grading.detailed([rows[index] for index in row], texts)
         log_metric = options.get("log_metric")
         if log_metric is not None:
             for name, value in component_means(verdicts).items():
                 log_metric(f"reward/{name}", value)
-        state = options.get("trainer_state")
         if seen is not None and state is not None:
             told = zip([rows[index] for index in row], texts, verdicts, strict=True)
             seen(state.global_step + 1, state.max_steps, [shown(*each) for each in told])

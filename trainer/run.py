@@ -37,6 +37,7 @@ from trainer.methods.auto import choose, highest, little_to_gain, over_budget
 from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_params, standing
 from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
+from trainer.rewarding import Rewarding, shown
 from trainer.rows import Row
 from trainer.settings import parameters
 from trainer.stream import Stream
@@ -210,7 +211,11 @@ class _Learning:
         self.select = plan.snapshot.side("select")
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
-        self.reward = None if rewarding is None else Grading(self.task, service, rewarding)
+        self.reward = (
+            None
+            if rewarding is None
+            else Rewarding(service, self.task, rewarding, self.place.folder, self.report)
+        )
         self.trials: dict[str, Trial] = {}
         self.spent: list[tuple[float, float]] = []
         """(cost, seconds) of every method that ran, failed ones too."""
@@ -351,6 +356,8 @@ class _Learning:
             if looks is not None:
                 self._judged(looks, trained)
             used = parameters(bench.resolved[name])
+            if name == "rft" and self.reward is not None and self.reward.edits:
+                used = {**used, "reward_edits": shown(self.reward.edits)}
             self.run.params({f"{name}.{key}": value for key, value in used.items()})
             return trained
 
@@ -384,8 +391,15 @@ class _Learning:
             self.reward,
             rows,
             max_unscored=self.task.train.max_unscored,
+            begin=self._begin,
             seen=self.stream.completions,
         )
+
+    def _begin(self, step: int) -> None:
+        """An edit of the reward is drawn on the curve, and stands in the run's record."""
+        assert self.reward is not None
+        if self.reward.begin(step) is not None:
+            self.stream.metrics([("rft/reward_edited", 1.0, step)])
 
     def _register(self, trial: Trial, reason: str, before: Exam) -> Outcome:
         """Publish the adapter and make the version; `before` is the champion's exam."""

@@ -16,7 +16,25 @@ if TYPE_CHECKING:
     from trainer.workbench import Workbench
 
 
-@click.command("train")
+class Train(click.Command):
+    """`train TASK`, and `train reward edit TASK FORMULA` for one that runs."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context of whichever it is."""
+        if args[:2] == ["reward", "edit"]:
+            from everlearn.cli.train_reward import command as edit
+
+            return edit.make_context(f"{info_name} reward edit", args[2:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("train", cls=Train)
 @click.argument("task_name", metavar="TASK")
 @click.option(
     "--method",
@@ -43,7 +61,10 @@ def command(
     as_json: bool,
     config_path: str | None,
 ) -> None:
-    """Train a candidate of TASK and register it; exit 3 when there is too little evidence."""
+    """Train a candidate of TASK and register it; exit 3 when there is too little evidence.
+
+    `everlearn train reward edit TASK FORMULA` changes the reward of an RFT that runs.
+    """
     from everlearn.config import load
     from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake

@@ -89,6 +89,9 @@ def check_evidence(shop: Shop, run_id: str) -> None:
         assert [each.step for each in found] == list(range(1, 41)), name
     logged = client.get_run(run_id).data.metrics
     assert {"rft/entropy", "rft/frac_reward_zero_std", "rft/completions/mean_length"} <= set(logged)
+    opened = client.get_metric_history(run_id, "rft/curriculum/open")
+    assert max(each.value for each in opened) > 0
+    assert 0 < logged["rft/curriculum/asked"] <= 1
     table = json.loads(Path(client.download_artifacts(run_id, "completions.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert {row["step"] for row in rows} == set(range(1, 41))

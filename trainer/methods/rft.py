@@ -8,10 +8,10 @@ a right answer is asked for only where the grader compares with one. What it ask
 from collections import defaultdict
 from typing import Any
 
-from trainer.curriculum import coverage, difficulty, schedule
+from trainer.curriculum import Curriculum, coverage, difficulty
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
-from trainer.methods.tokenised import TokenisedPrompts, tokenised
+from trainer.methods.tokenised import TokenisedPrompts, measured, telling, tokenised
 from trainer.replay import replaying
 from trainer.rows import Row
 from trainer.settings import Load
@@ -73,7 +73,7 @@ def _any(row: Row) -> bool:
 
 
 def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
-    """A GRPOTrainer over the whole run's prompts laid out in order."""
+    """A GRPOTrainer that asks, at each step, what the steps before leave open."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -84,7 +84,8 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     keys = {row.key for row in rows}
     replay, _ = encoded([row for row in data.replay if row.key not in keys], bench)
     made = bench.settings("rft", load(rows, bench))
-    order = schedule(weights, made.max_steps, per_step, train.seed)
+    kept = bench.folder / "rft-curriculum.jsonl"
+    curriculum = Curriculum(weights, per_step, train.seed, kept)
     settings = GRPOConfig(
         **bench.arguments(
             "rft",
@@ -97,13 +98,14 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
         )
     )
     pad = bench.tokenizer.pad_token_id
-    trainer_class = tokenised(GRPOTrainer, TokenisedPrompts)
+    trainer_class = measured(tokenised(GRPOTrainer, TokenisedPrompts), curriculum, texts)
     return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
         model=bench.base_model(),
-        reward_funcs=reward(rows),
+        reward_funcs=telling(reward(rows), curriculum),
         args=settings,
         train_dataset=Dataset.from_list(
-            [{"prompt": texts[index], "row": index} for index in order]
+            # Places alone: what is asked in them is drawn as the run goes.
+            [{"prompt": texts[0], "row": 0}] * (made.max_steps * per_step)
         ),
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
