@@ -2,8 +2,9 @@
 
     python -m benchmarks.breach [--trials 20]
 
-A real gateway, write-ahead log, collector, lake and controller in one process; the version has half
-of 40 requests a second, answers for two seconds and then fails every time. Ticks of a second.
+A real gateway, write-ahead log, collector, lake and controller in one process, at their defaults;
+the version has half of 40 requests a second, answers for two seconds and then fails every time.
+A first trial, in which the controller's libraries are loaded, is not counted.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,7 +31,7 @@ from everlearn.state import open_state
 from everlearn.task import load_task
 from gateway.routes import ArmRoute, read_routes
 from serving.release.book import Book
-from serving.release.controller import TaskLoop
+from serving.release.controller import run as control
 from serving.release.observations import answer_seconds
 from serving.release.states import Phase, Release, Traffic, begin, change
 from tests.gateway.backend import Backend, Call, answer, backend
@@ -65,6 +67,8 @@ class Trial:
         async with backend(self.reply) as upstream, door(folder, upstream.url) as gate:
             _ramp(gate.service)
             with _pipeline(gate.service):
+                while not _routed(gate):
+                    await asyncio.sleep(0.05)
                 return await self._live(gate, upstream)
 
     async def _live(self, gate: Door, upstream: Backend) -> float:
@@ -84,7 +88,8 @@ class Trial:
 
 
 def _routed(gate: Door) -> bool:
-    return read_routes(gate.service.routes_path).tasks[TASK].challenger is not None
+    route = read_routes(gate.service.routes_path).tasks.get(TASK)
+    return route is not None and route.challenger is not None
 
 
 def _ramp(service: Service) -> None:
@@ -111,14 +116,8 @@ def _pipeline(service: Service) -> Iterator[None]:
         with closing(open_lake(service)) as lake, closing(WalSource(service.wal_path)) as source:
             Collector(source, lake, service.collector).run(stop.is_set, lambda _: None)
 
-    loop = TaskLoop(service, load_task(service, TASK))
-    loop.tick()
-
-    def control() -> None:
-        while not stop.wait(1.0):
-            loop.tick()
-
-    threads = [threading.Thread(target=each) for each in (collect, control)]
+    controller = partial(control, service, stop)
+    threads = [threading.Thread(target=each) for each in (collect, controller)]
     for thread in threads:
         thread.start()
     try:
@@ -127,7 +126,6 @@ def _pipeline(service: Service) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join()
-        loop.close()
 
 
 def main(trials: int) -> None:
@@ -136,10 +134,12 @@ def main(trials: int) -> None:
     os.environ["EVERLEARN_MLFLOW__TRACKING_URI"] = "http://127.0.0.1:9"
     os.environ["EVERLEARN_MLFLOW__TIMEOUT_SECONDS"] = "1"
     seconds = []
-    for _ in range(trials):
+    for trial in range(trials + 1):
         with tempfile.TemporaryDirectory() as folder:
-            seconds.append(asyncio.run(Trial().run(Path(folder))))
-            print(f"{seconds[-1]:.2f} s", flush=True)
+            found = asyncio.run(Trial().run(Path(folder)))
+        if trial:
+            seconds.append(found)
+            print(f"{found:.2f} s", flush=True)
     p50, p99 = np.quantile(seconds, [0.5, 0.99])
     figure("first bad answer -> 0 %, p50", float(p50), "s", p99=round(float(p99), 2), trials=trials)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from everlearn.rules import ReleaseRules
 from serving.release.analysis import Observation, Question, Score, interval
 from serving.release.decide import Evidence, MetricEvidence
+from serving.release.failures import FAILURES, OF, Failures
 from serving.release.observations import Counted
 
 BELOW, ABOVE = Question(0.0, -1), Question(0.0, 1)
@@ -56,6 +57,7 @@ class Account:
         self.name = name
         self._score = Score(questions, paths)
         self._ratio = Score([ABOVE, BELOW], paths, fixed=(0.0, 1.0)) if ratio else None
+        self._failures = Failures(paths)
         self._counts = np.zeros((paths, 2))
         self._sums = np.zeros((paths, 2))
         self.seen: list[Observation] = []
@@ -77,9 +79,14 @@ class Account:
             self._counts[:, arm] += weight * said
             self._sums[:, arm] += weight * said * value
 
+    def fail_each(self, treated: Any, pi: Any, failed: Any = 1.0) -> None:
+        """A unit has failed, in each release where `failed`; it is still to be counted."""
+        self._failures.update(treated, pi, failed)
+
     def keep(self, paths: npt.NDArray[np.intp]) -> None:
         """Go on with these releases alone."""
         self._score.keep(paths)
+        self._failures.keep(paths)
         if self._ratio is not None:
             self._ratio.keep(paths)
         self._counts, self._sums = self._counts[paths], self._sums[paths]
@@ -91,6 +98,7 @@ class Account:
     def evidences(self) -> list[MetricEvidence]:
         """Where each release stands; a guardrail asks about harm only, or what is to be proven."""
         now = self._score.log_e()[:, 0].tolist()
+        failed = self._failures.stand()
         skewed = [0.0] * len(now)
         if self._ratio is not None:
             # Half of each side's e-value: together one e-value of a two-sided question.
@@ -114,6 +122,7 @@ class Account:
                     futility=futility,
                     ratio=skewed[place],
                     harm_now=now[place],
+                    failed=failed[place],
                 )
             )
         return found
@@ -141,7 +150,11 @@ class Accounts:
         for row in rows:
             self.rows += 1
             seen = row.observation
-            if seen is not None:
+            if seen is None:
+                continue
+            if row.metric == FAILURES:
+                self._account(OF).fail_each(float(seen.treated), seen.propensity)
+            else:
                 self._account(row.metric).add(seen)
 
     def evidence(self, problem: str | None = None) -> Evidence:
@@ -166,6 +179,9 @@ def plain(entry: MetricEvidence) -> dict[str, Any]:
     """Its numbers, for the record."""
     values = entry._asdict()
     del values["name"]
+    failed = values.pop("failed")
+    if entry.name == OF:
+        values["failures_log_e"] = round(failed.harm, 3)
     for name in ("harm", "promote", "futility", "ratio", "harm_now"):
         values[f"{name}_log_e"] = round(values.pop(name), 3)
     return values

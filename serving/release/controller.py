@@ -14,6 +14,7 @@ Each tick of a task, in this order:
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -33,7 +34,8 @@ from serving.release.accounts import Accounts
 from serving.release.adapters import keep_warm, place
 from serving.release.book import Book
 from serving.release.cost import rates
-from serving.release.decide import Decision, decide
+from serving.release.decide import Decision, Evidence, decide
+from serving.release.failures import FAILURES, OF
 from serving.release.lease import Lease, holder
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import (
@@ -55,6 +57,8 @@ WARM_SECONDS = 10.0
 REGISTRY_PAUSE_SECONDS = 15.0
 """After MLflow did not answer."""
 RESCAN_SECONDS = 5.0
+GLANCE_SECONDS = 0.5
+"""Between two looks at failures alone; a look at none costs a few milliseconds."""
 ROUNDING_SECONDS = 0.001
 """Times of the lake are microseconds, ours are floats."""
 
@@ -73,6 +77,8 @@ class TaskLoop:
         self._registry_after = 0.0
         self._warm_after = 0.0
         self._attempts = 0
+        self._counting = threading.RLock()
+        """Held while units are counted and the accounts read: a round and a glance share them."""
         self._accounts: tuple[str, Accounts | Watched] | None = None
         self._counted: dict[str, tuple[float, int]] = {}
         """When each metric of the release in `_accounts` was last counted, at which snapshot."""
@@ -100,6 +106,15 @@ class TaskLoop:
     def tick(self) -> None:
         """One round; an EverlearnError leaves everything as it is for the next round."""
         self.follow()
+        self._look()
+        self._report()
+        self._keep_warm()
+
+    def glance(self) -> None:
+        """Between two rounds: failures alone, which end a release (or a watch) at once."""
+        self._look(glance=True)
+
+    def _look(self, *, glance: bool = False) -> None:
         name = self._task.task
         found = self._book.read(name)
         if found is None:
@@ -107,17 +122,16 @@ class TaskLoop:
         traffic, revision = found
         phase = traffic.release.phase if traffic.release else None
         try:
-            if phase is Phase.LOADING:
+            if phase is Phase.LOADING and not glance:
                 self._load(traffic, revision)
             elif phase is Phase.RAMPING:
-                self._judge(traffic, revision)
-            else:
-                self._watch(traffic, revision)
+                self._judge(traffic, revision, glance=glance)
+            elif phase is not Phase.LOADING:
+                self._watch(traffic, revision, glance=glance)
         except StateConflict as conflict:
             log.info("%s: decided again next round: %s", name, conflict)
-            self._accounts = None
-        self._report()
-        self._keep_warm()
+            with self._counting:
+                self._accounts = None
 
     def _load(self, traffic: Traffic, revision: int) -> None:
         """Step 2: nothing is routed to a version that did not verify on every replica."""
@@ -175,26 +189,30 @@ class TaskLoop:
             cuts=observations.history_cuts(self._lake, name, rules.primary, before),
         )
 
-    def _judge(self, traffic: Traffic, revision: int) -> None:
+    def _judge(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
         """Step 3."""
         release = traffic.release
         assert release is not None
         rules = release.parsed_rules
         problem = None
         decision = Decision(release.phase, release.reason, release.stage)
-        for names in self._groups(release):
+        for names in self._groups(release, glance=glance):
             problem = self._stale(release, names) or problem
-            evidence = self._account(release).evidence(problem)
+            evidence = self._evidence(release, problem)
             decision = decide(release, evidence, rules, self._clock.now())
             if decision.phase is not Phase.RAMPING:
                 break
+        if glance and decision.phase is not Phase.ROLLED_BACK:
+            return  # the rest of the evidence may be stale
         if (decision.phase, decision.stage) != (release.phase, release.stage):
             self._apply(traffic, revision, decision)
 
     def _stale(self, release: Release, names: tuple[str, ...]) -> str | None:
-        """Count; why that could not be done, if so."""
+        """Score what is new and count; why that could not be done, if so."""
         try:
-            self._count(release, names)
+            now, snapshots = self._clock.now(), self._scored(release, names)
+            with self._counting:
+                self._count(release, now, snapshots)
         except StateConflict:
             raise
         except EverlearnError as error:
@@ -203,24 +221,27 @@ class TaskLoop:
             return problem
         return None
 
-    def _watch(self, traffic: Traffic, revision: int) -> None:
+    def _watch(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
         """Step 4: of a champion, against the version before it."""
         watch = watching(traffic)
         if watch is None:
             return
         found = problem = None
-        for names in self._groups(watch):
+        for names in self._groups(watch, glance=glance):
             problem = self._stale(watch, names) or problem
-            found = verdict(watch, self._account(watch).evidence(problem), self._clock.now())
+            found = verdict(watch, self._evidence(watch, problem), self._clock.now())
             if found is not None:
                 break
         now = self._clock.now()
+        if glance and (found is None or not found.harmful):
+            return
         if found is None:
             moved = at_epoch(watch, now)
             if moved is not watch:
                 self._move(msgspec.structs.replace(traffic, watch=moved), revision)
             return
-        summary = self._account(watch).summary()
+        with self._counting:
+            summary = self._account(watch).summary()
         if found.harmful:
             changed = revert(traffic, found.reason, now, evidence=summary)
             put_route(self._service.routes_path, self._task.task, render(changed))
@@ -239,9 +260,10 @@ class TaskLoop:
         if decision.phase is not Phase.RAMPING and decision.phase is not Phase.PROMOTED:
             put_route(self._service.routes_path, self._task.task, render(moved))
         final = decision.phase is not Phase.RAMPING
-        accounts = self._account(release)
-        assert isinstance(accounts, Accounts)
-        summary = accounts.summary(with_interval=final)
+        with self._counting:
+            accounts = self._account(release)
+            assert isinstance(accounts, Accounts)
+            summary = accounts.summary(with_interval=final)
         evidence = msgspec.structs.replace(moved.events[-1], evidence=summary)
         self._move(msgspec.structs.replace(moved, events=(*moved.events[:-1], evidence)), revision)
 
@@ -256,9 +278,13 @@ class TaskLoop:
                 *(name, event.version, event.event, event.percent, event.reason),
             )
 
-    def _groups(self, release: Release) -> Iterator[tuple[str, ...]]:
+    def _groups(self, release: Release, *, glance: bool) -> Iterator[tuple[str, ...]]:
         """Metrics in the order of their speed, so that a slow judge does not hide an error."""
         rules = release.parsed_rules
+        if OF in (rules.primary, *rules.metrics):
+            yield (FAILURES,)
+        if glance:
+            return
         live = tuple(name for name in rules.metrics if name in observations.LIVE)
         if live:
             yield live
@@ -267,26 +293,38 @@ class TaskLoop:
                 yield (name,)
         yield (rules.primary,)
 
-    def _count(self, release: Release, names: tuple[str, ...]) -> None:
-        """Score what is new, freeze the units that closed, fold them into the accounts."""
+    def _evidence(self, release: Release, problem: str | None) -> Evidence:
+        with self._counting:
+            return self._account(release).evidence(problem)
+
+    def _scored(self, release: Release, names: tuple[str, ...]) -> dict[str, int]:
+        """By metric, the snapshot of the lake whose answers are scored now: a judge may take
+        minutes, and nothing waits for it that need not."""
         # Imported late: the graders' libraries take a second.
         from evaluators.run import evaluate
 
-        now = self._clock.now()
+        snapshots = {}
+        for name in names:
+            snapshots[name] = self._lake.snapshot_id()
+            if name not in (*observations.LIVE, FAILURES):
+                since = datetime.fromtimestamp(release.created_at, UTC)
+                evaluate(self._service, self._task, self._lake, grader=name, since=since)
+        return snapshots
+
+    def _count(self, release: Release, now: float, snapshots: dict[str, int]) -> None:
+        """Freeze the units that closed, fold them into the accounts."""
         accounts = self._account(release)
         rows: list[observations.Counted] = []
         counted: dict[str, tuple[float, int]] = {}
-        for name in names:
-            snapshot = self._lake.snapshot_id()
-            if name not in observations.LIVE:
-                since = datetime.fromtimestamp(release.created_at, UTC)
-                evaluate(self._service, self._task, self._lake, grader=name, since=since)
+        for name, snapshot in snapshots.items():
             wanted = observations.metric(self._task, release, name)
             window = self._window(release, wanted, now, snapshot)
+            counted[name] = (now, snapshot)
+            if math.isinf(window.since):
+                continue
             due = observations.closed_units(self._lake, self._task.task, release, wanted, window)
             past = self._rewards(release) if due else {}
             rows += observations.count(due, wanted, release, accounts.rows + len(rows), past)
-            counted[name] = (now, snapshot)
         observations.freeze(self._lake, release.release_id, rows, now)
         accounts.fold(rows)
         self._counted |= counted
@@ -295,12 +333,16 @@ class TaskLoop:
         self, release: Release, wanted: observations.Metric, now: float, snapshot: int
     ) -> observations.Window:
         """Everything of the release at first, then what was not closed at the last count and what
-        has come since, however old: a count that goes on finds what one from the start would."""
+        has come since, however old: a count that goes on finds what one from the start would. Of
+        failures what has come, for none waits; infinity: nothing has."""
         since = release.created_at
         if wanted.name in self._counted:
             last, seen = self._counted[wanted.name]
-            late = observations.oldest_since(self._lake, release.release_id, seen, snapshot)
-            since = max(since, min(last - wanted.close_seconds, late))
+            failed = wanted.name == FAILURES
+            late = observations.oldest_since(
+                self._lake, release.release_id, seen, snapshot, failed=failed
+            )
+            since = max(since, late if failed else min(last - wanted.close_seconds, late))
         return observations.Window(now, since - ROUNDING_SECONDS, snapshot)
 
     def _rewards(self, release: Release) -> dict[str, float]:
@@ -415,6 +457,9 @@ def _forever(
     """Tick until `stop`; what may pass is said and tried again."""
     try:
         loop = make()
+        arguments = (loop, lease, stop, crashes)
+        glances = threading.Thread(target=_glances, args=arguments, name=f"{loop.name} failures")
+        glances.start()
         while not stop.is_set():
             try:
                 loop.reload()
@@ -422,7 +467,22 @@ def _forever(
             except (EverlearnError, OSError) as error:
                 log.error("%s: %s", loop.name, error)
             stop.wait(loop.tick_seconds)
+        glances.join()
         loop.close()
+    except Exception as error:
+        crashes.append(error)
+        stop.set()
+
+
+def _glances(loop: TaskLoop, lease: Lease, stop: threading.Event, crashes: list[Exception]) -> None:
+    """Look at failures until `stop`, whatever a round waits for: a judge, the registry."""
+    try:
+        while not stop.wait(GLANCE_SECONDS):
+            try:
+                if lease.held:
+                    loop.glance()
+            except (EverlearnError, OSError) as error:
+                log.error("%s: %s", loop.name, error)
     except Exception as error:
         crashes.append(error)
         stop.set()

@@ -13,6 +13,7 @@ import math
 from typing import NamedTuple
 
 from everlearn.rules import ReleaseRules
+from serving.release.failures import OF, Failed
 from serving.release.states import ENDED, Phase, Release
 
 RATIO_LEVEL = 0.001
@@ -48,6 +49,8 @@ class MetricEvidence(NamedTuple):
     """Of assignment against its probability, among the units that were scored."""
     harm_now: float = 0.0
     """log e-value of harm as it stands."""
+    failed: Failed = Failed()
+    """Harm by failures alone; of `error_rate`."""
 
 
 class Evidence(NamedTuple):
@@ -88,6 +91,11 @@ def harm_levels(rules: ReleaseRules, guardrails: int) -> tuple[float, float]:
     if guardrails == 0:
         return rules.harm_level, 0.0
     return rules.harm_level / 2, rules.harm_level / 2 / guardrails
+
+
+def unit_level(name: str, level: float) -> float:
+    """What closed units have of a metric's level: of error_rate's its failures alone have half."""
+    return level / 2 if name == OF else level
 
 
 def _end(
@@ -219,10 +227,23 @@ def _wanted(rules: ReleaseRules) -> str:
 def harm(evidence: Evidence, rules: ReleaseRules) -> str | None:
     """The comparison by which harm is proven, on any metric."""
     own, each = harm_levels(rules, len(evidence.guardrails))
-    line = _crossed("harm", evidence.primary.harm, own, evidence.primary)
-    for metric in evidence.guardrails:
-        line = line or _crossed("harm", metric.harm, each, metric)
-    return line
+    for metric in (evidence.primary, *evidence.guardrails):
+        level = own if metric is evidence.primary else each
+        closed = unit_level(metric.name, level)
+        line = _failing(metric, level - closed) or _crossed("harm", metric.harm, closed, metric)
+        if line is not None:
+            return line
+    return None
+
+
+def _failing(metric: MetricEvidence, level: float) -> str | None:
+    failed = metric.failed
+    if level <= 0 or failed.harm < math.log(1 / level):
+        return None
+    return (
+        f"harm e-value {_number(failed.harm)} >= {1 / level:.4g} on failures alone of "
+        f"{metric.name}: {failed.units} units failed, {failed.candidates} of them on the candidate"
+    )
 
 
 def _ramp(release: Release, evidence: Evidence, rules: ReleaseRules, now: float) -> Decision:

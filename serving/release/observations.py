@@ -11,6 +11,8 @@
 - What a unit asks for is cut off by its own time, without what it waited for answers: by the clock,
   who asks three things in a row gets fewer of them in from the slower arm, so fewer of that arm's
   units say anything, and the sample ratio breaks.
+- A unit's first failure is a row of its own at once (`failures.FAILURES`), unless the unit has
+  closed as one of `error_rate` before: what it was on is then known and no bet any more.
 - Held-back units are no part of the comparison.
 """
 
@@ -28,9 +30,10 @@ from everlearn.state import StateConflict
 from everlearn.task import Task
 from gateway.assignment import fraction
 from serving.release.analysis import Observation, propensity
+from serving.release.failures import FAILURES, OF
 from serving.release.states import Rate, Release
 
-LIVE = ("error_rate", "latency_p95", "cost", "latency")
+LIVE = (OF, "latency_p95", "cost", "latency")
 """Metrics of the completion itself: no grader scores them."""
 HISTORY_DAYS = 30
 MIN_HISTORY_UNITS = 60
@@ -38,6 +41,8 @@ MIN_HISTORY_UNITS = 60
 MIN_LATENCIES = 20
 SLOWER_SECONDS = 5.0
 LONGEST_ANSWER_SECONDS = 300.0
+CLOCK_SECONDS = 60.0
+"""By which a gateway's clock may be ahead of ours, for its failures to count at once."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Counted(NamedTuple):
 def metric(task: Task, release: Release, name: str) -> Metric:
     """The metric of that name, with the release's closing time."""
     rules = release.parsed_rules
+    if name == FAILURES:
+        return Metric(name, 0.0)
     if name in LIVE:
         return Metric(name, release.answer_seconds)
     grader = task.grader(name)
@@ -137,11 +144,11 @@ answers AS (
     SELECT *, coalesce(sum(latency_ms) OVER (
         PARTITION BY unit, stage ORDER BY received_at, completion_id
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) / 1000 AS waited
-    FROM paced
+    FROM paced WHERE {kept}
 ),
 counted AS (
-    SELECT unit, stage, CASE WHEN treated THEN 'challenger' ELSE 'champion' END AS arm
-    FROM release_units WHERE release_id = $release AND metric = $metric
+    SELECT DISTINCT unit, stage, CASE WHEN treated THEN 'challenger' ELSE 'champion' END AS arm
+    FROM release_units WHERE release_id = $release AND metric IN ($metric, $closed)
 ),
 visits AS (
     SELECT unit, stage, min(received_at) AS opened,
@@ -181,11 +188,11 @@ _HISTORY = """
         AND completions.task = $task
     GROUP BY completions.unit
 """
+_FAILED = "(failed_over OR status IN ('upstream_error', 'timeout'))"
 # Whether an answer is as good as it should be: 1 is good, so that harm is a fall.
 _VALUES = {
-    "error_rate": """CASE
-        WHEN answers.failed_over THEN 0.0 WHEN answers.status = 'ok' THEN 1.0
-        WHEN answers.status IN ('upstream_error', 'timeout') THEN 0.0 END""",
+    OF: f"CASE WHEN {_FAILED} THEN 0.0 WHEN status = 'ok' THEN 1.0 END",
+    FAILURES: "0.0",
     "latency_p95": """CASE
         WHEN answers.status = 'timeout' THEN 0.0
         WHEN answers.status = 'ok' THEN (answers.latency_ms <= $limit_ms)::DOUBLE END""",
@@ -234,9 +241,11 @@ def closed_units(
     came, not when it was asked for.
     """
     snapshot = window.snapshot
-    live = wanted.name in LIVE
+    failures = wanted.name == FAILURES
+    live = wanted.name in LIVE or failures
     sql = _DUE.format(
         answers=_ANSWERS.format(completions=_completions(release, snapshot)),
+        kept=_FAILED if failures else "true",
         scores=_NO_SCORES if live else _SCORES,
         value=_VALUES.get(wanted.name, "scored.value").replace("{cost}", _price(release.prices)),
     )
@@ -246,7 +255,8 @@ def closed_units(
         "received": window.since,
         "since": release.created_at,
         "metric": wanted.name,
-        "now": window.now,
+        "closed": OF if failures else wanted.name,
+        "now": window.now + (CLOCK_SECONDS if failures else 0.0),
         "close": wanted.close_seconds,
         "asked": wanted.asked_seconds,
         "limit_ms": release.latency_reference_ms,
@@ -274,15 +284,20 @@ def _completions(release: Release, snapshot: int | None) -> str:
     )
 
 
-def oldest_since(lake: Lake, release_id: str, after: int, until: int) -> float:
-    """When the oldest of the release's answers was received that reached the lake after one of its
-    snapshots and until another; infinity if none did, 0 where that is not known any more."""
+def oldest_since(
+    lake: Lake, release_id: str, after: int, until: int, *, failed: bool = False
+) -> float:
+    """When the oldest of the release's answers (or failures alone) was received that reached the
+    lake after one of its snapshots and until another; infinity if none did, 0 where that is not
+    known any more."""
     if after >= until:
         return math.inf
     sql = (
         "SELECT epoch(min(received_at)) AS oldest "
         f"FROM lake.table_insertions('completions', {after + 1:d}, {until:d}) WHERE release = ?"
     )
+    if failed:
+        sql += f" AND {_FAILED.replace('failed_over', 'fallback_from IS NOT NULL')}"
     try:
         oldest = lake.read(sql, [release_id])["oldest"][0].as_py()
     except LakeError:

@@ -8,7 +8,8 @@ import numpy as np
 
 from everlearn.errors import InputError
 from serving.release.budget import LIFETIME_LEVEL, Budget
-from serving.release.decide import harm_levels
+from serving.release.decide import harm_levels, unit_level
+from serving.release.failures import OF
 from serving.release.rehearse import Ends
 from serving.release.seen import DAY_SECONDS
 from serving.release.states import Phase, Release
@@ -88,7 +89,11 @@ def draw_release(path: Path, task: str, release: Release, told: Story, budget: B
     primary.set(ylabel=f"e-values: {rules.primary}")
     for place, name in enumerate(rules.metrics):
         metric = [each.guardrails[place] for each in found]
-        _path(others, seconds, [one.harm for one in metric], f"harm, {name}", share)
+        level = unit_level(name, share)
+        _path(others, seconds, [one.harm for one in metric], f"harm, {name}", level)
+        if name == OF:
+            failed = [one.failed.harm for one in metric]
+            _path(others, seconds, failed, "harm, failures alone", share - level)
         if name in (rules.beside, rules.wins):
             proven = [one.promote for one in metric]
             _path(others, seconds, proven, f"promote, {name}", release.alpha)

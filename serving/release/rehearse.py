@@ -17,6 +17,7 @@ from gateway.routes import ArmRoute
 from serving.release.accounts import Account, accounts
 from serving.release.analysis import Floats
 from serving.release.decide import Evidence, decide, last_stage
+from serving.release.failures import OF
 from serving.release.states import Phase, Release
 
 UNITS_A_LOOK = 20
@@ -234,6 +235,8 @@ def _count(account: Account, units: _Units, value: Floats, heard: npt.NDArray[np
     values, said = (np.take_along_axis(each, order, 1) for each in (value, heard))
     for k in range(most):
         pi = np.where(said[:, k], columns[1][:, k], 0.5)
+        if account.name == OF:
+            account.fail_each(columns[0][:, k], pi, said[:, k] & (values[:, k] == 0))
         account.add_each(columns[0][:, k], pi, values[:, k], 0, said[:, k])
 
 

@@ -21,6 +21,7 @@ from everlearn.rules import ReleaseRules
 from serving.release.accounts import BELOW, plain, questions
 from serving.release.analysis import Floats, Question, Score
 from serving.release.decide import Evidence, MetricEvidence, harm
+from serving.release.failures import FAILURES, OF, Failures
 from serving.release.observations import Counted
 from serving.release.states import Release
 
@@ -59,6 +60,7 @@ class _Account:
     def __init__(self, name: str, question: Question) -> None:
         self._name = name
         self._late = Late(question)
+        self._failures = Failures()
         self._values: dict[bool, list[float]] = {True: [], False: []}
 
     def add(self, row: Counted) -> None:
@@ -72,6 +74,10 @@ class _Account:
         )
         self._values[seen.treated].append(seen.value)
 
+    def fail(self, row: Counted) -> None:
+        if row.observation is not None:
+            self._failures.update(float(row.treated), row.observation.propensity)
+
     def evidence(self) -> MetricEvidence:
         means = {arm: sum(found) / len(found) if found else None
                  for arm, found in self._values.items()}  # fmt: skip
@@ -83,6 +89,7 @@ class _Account:
             mean_champion=means[False],
             harm=float(self._late.peak[0]),
             harm_now=float(self._late.log_e()[0]),
+            failed=self._failures.stand()[0],
         )
 
 
@@ -100,7 +107,10 @@ class Watched:
         """Count frozen rows, in their order."""
         for row in rows:
             self.rows += 1
-            self._accounts[row.metric].add(row)
+            if row.metric == FAILURES:
+                self._accounts[OF].fail(row)
+            else:
+                self._accounts[row.metric].add(row)
 
     def evidence(self, problem: str | None = None) -> Evidence:
         """What the verdict looks at."""

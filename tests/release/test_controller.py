@@ -77,7 +77,7 @@ def test_errors_of_the_candidate_are_harm_without_any_grader(
     world.ramp()
     world.live(60, 20, {"thumbs": 0.5}, {"thumbs": 0.5, "ok": 0.0})
     assert world.release.phase is Phase.ROLLED_BACK
-    assert "on error_rate after" in world.release.reason
+    assert "on failures alone of error_rate" in world.release.reason
 
 
 def test_a_slower_candidate_is_rolled_back_by_the_latency_guardrail(
