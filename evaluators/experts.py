@@ -7,7 +7,7 @@
 
 import hmac
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -55,16 +55,29 @@ class Label:
 
 def expert_labels(lake: Lake, task: Task, salt: str) -> list[Label]:
     """Of every answer that an expert judged; `salt`: `fill.label_salt`."""
-    said: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in lake.read(_SAID, [task.task]).to_pylist():
-        said[row["completion_id"]].append(row)
-    if not said:
-        return []
-    answers = lake.read(_ANSWERS, [min(said), max(said), list(said)]).to_pylist()
+    said = read_said(lake, task)
+    answers = read_answers(lake, said)
     keyed = [(row, key) for row in answers if (key := _key(row)) is not None]
     told = _references(keyed, said)
     found = [_label(task, row, key, said[row["completion_id"]], told, salt) for row, key in keyed]
     return [each for each in found if each is not None]
+
+
+Said = Mapping[str, list[dict[str, Any]]]
+"""What experts said, by completion, the latest last."""
+
+
+def read_said(lake: Lake, task: Task) -> Said:
+    """Of every answer."""
+    said: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in lake.read(_SAID, [task.task]).to_pylist():
+        said[row["completion_id"]].append(row)
+    return said
+
+
+def read_answers(lake: Lake, ids: Collection[str]) -> list[dict[str, Any]]:
+    """Those answers, without what was not answered."""
+    return lake.read(_ANSWERS, [min(ids), max(ids), list(ids)]).to_pylist() if ids else []
 
 
 def half(salt: str, key: str) -> Half:

@@ -17,13 +17,18 @@ from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 
+THUMBS, RATING, CRITERION = "thumbs", "rating", "rubric."
+"""Names of the feedback that labels are."""
+RATINGS, RIGHT_ABOVE, _OF_5 = ("1", "2", "3", "4", "5"), 3, " of 5"
 _PAIRS = """
 WITH human AS (
     SELECT f.completion_id, arg_max(CASE f.kind WHEN 'binary' THEN f.value_bool
+        WHEN 'scalar' THEN CASE WHEN f.value_number <> 3 THEN f.value_number > 3 END
         ELSE trim(f.value_text) = trim(c.response_text) END,
         f.given_at) AS good
     FROM feedback_joined f JOIN completions c USING (completion_id)
-    WHERE f.task = $1 AND f.author = 'expert' AND f.kind IN ('binary', 'correction')
+    WHERE f.task = $1 AND f.author = 'expert'
+        AND (f.kind IN ('binary', 'correction') OR (f.kind = 'scalar' AND f.name = 'rating'))
         AND NOT f.ambiguous
     GROUP BY f.completion_id
 ),
@@ -56,36 +61,70 @@ class Agreement:
 def label(
     completion_id: str,
     *,
-    good: bool | None,
+    verdict: bool | int | None,
+    criteria: Mapping[str, bool] | None = None,
     correction: str | None = None,
     comment: str | None = None,
     author_id: str | None = None,
-    name: str = "thumbs",
+    name: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The body of `POST /v1/feedback` for one label; InputError when it says nothing."""
+    """The body of `POST /v1/feedback` for one label; InputError when it says nothing.
+
+    `verdict`: right or wrong, or 1 to 5. What is said of a criterion is no word on the whole.
+    """
     correction, comment = (correction or "").strip() and correction, (comment or "").strip()
-    if good and correction:
+    rated = verdict is not None and not isinstance(verdict, bool)
+    if correction and verdict is not None and verdict > (RIGHT_ABOVE if rated else 0):
         raise InputError("a correction says that the answer is wrong: it is down, or has none")
-    shared = _shared(completion_id, name, author_id)
+    shared = _shared(completion_id, name or (RATING if rated else THUMBS), author_id)
     shared |= {"tags": dict(tags)} if tags else {}
     events: list[dict[str, Any]] = []
     note = {"comment": comment} if comment else {}
-    if good is not None:
-        events.append({**shared, "kind": "binary", "value": good, **note})
+    if verdict is not None:
+        kind = "scalar" if rated else "binary"
+        events.append({**shared, "kind": kind, "value": verdict, **note})
         note = {}
     if correction:
         events.append({**shared, "kind": "correction", "value": correction, **note})
     if not events:
-        raise InputError("a label is up, down or a correction")
+        raise InputError("a label is up, down, 1 to 5 or a correction")
+    for criterion, met in (criteria or {}).items():
+        told = "yes" if met else "no"
+        events.append({**shared, "name": CRITERION + criterion, "kind": "label", "value": told})
     return events
 
 
+def read_verdict(text: str) -> bool | int | None:
+    """`up`, `down` or `1` to `5`; None for anything else."""
+    if text in ("up", "down"):
+        return text == "up"
+    return int(text) if text in RATINGS else None
+
+
+def read_criteria(task: Task, told: Mapping[str, str]) -> dict[str, bool]:
+    """Yes or no by criterion, those without left out; InputError for one that the task has not."""
+    known = {each.name for each in task.criteria}
+    found = {}
+    for name, value in told.items():
+        if name not in known or value not in ("yes", "no"):
+            allowed = ", ".join(sorted(known)) or "none: labels.rubric names none"
+            raise InputError(f"criterion {name}={value}: yes or no of: {allowed}")
+        found[name] = value == "yes"
+    return found
+
+
+def names_of(task: Task, item: Item) -> list[str]:
+    """Of the feedback that the label of an item was."""
+    whole = RATING if (item.verdict or "").endswith(_OF_5) else THUMBS
+    return [whole, *(CRITERION + each.name for each in task.criteria)]
+
+
 def retraction(
-    completion_id: str, *, author_id: str | None = None, name: str = "thumbs"
+    completion_id: str, *, author_id: str | None = None, names: Iterable[str] = ("thumbs",)
 ) -> list[dict[str, Any]]:
     """The body of `POST /v1/feedback` that takes back whatever its author said of the answer."""
-    return [{**_shared(completion_id, name, author_id), "kind": "retraction"}]
+    return [{**_shared(completion_id, name, author_id), "kind": "retraction"} for name in names]
 
 
 def tags_of(item: Item) -> dict[str, str]:
@@ -100,6 +139,8 @@ def verdict_of(events: Sequence[Mapping[str, Any]]) -> str:
     kinds = {event["kind"]: event["value"] for event in events}
     if "correction" in kinds:
         return "corrected"
+    if "scalar" in kinds:
+        return f"{kinds['scalar']}{_OF_5}"
     return "right" if kinds["binary"] else "wrong"
 
 

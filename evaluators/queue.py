@@ -2,6 +2,7 @@
 
 - Two labellers never hold the same item: an item is leased by compare-and-swap, and free again when
   the lease has run out. Whoever asks again gets what he holds.
+- Of the random share `labels.overlap_percent` is labelled by two people, by chance again.
 - Half of what people are asked is the random share, in the order of a hash: what of it is labelled
   at any moment is a sample by chance. The other half is what is most worth a label.
 - The queue is bounded: what is least worth a label gives way, of the random share what would be
@@ -9,8 +10,9 @@
 - The queue never searches the lake: the next item costs the same whatever is there.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -162,13 +164,22 @@ class Queue:
 
     def label(self, completion_id: str, who: str, verdict: str) -> bool:
         """He gave a label, which is on its way to the lake; False: the item is not open."""
-        return self._decide(completion_id, who, {"state": "labelled", "verdict": verdict})
+        row = self._find(completion_id)
+        first = row is not None and row.labeller in (None, who) and not row.skips
+        # Open with a labeller whom nobody's skip stands beside: labelled once, and asked again.
+        state = "open" if first and self._overlaps(row) else "labelled"
+        return self._decide(completion_id, who, {"state": state, "verdict": verdict})
 
     def skip(self, completion_id: str, who: str, reason: str = "") -> bool:
         """He cannot tell; the item waits for others, until `SKIPS` people have said so."""
         row = self._find(completion_id)
         if row is None or row.state != "open":
             return False
+        if _labelled_once(row) and row.labeller != who:  # the label that is there will do
+            with self._state.transaction() as connection:
+                this = self._open & self._this(completion_id)
+                connection.execute(_items.update().where(this).values(state="labelled"))
+            return True
         skips = row.skips + (row.labeller != who)
         state = "open" if skips < SKIPS else "skipped"
         change = {"state": state, "skips": skips, "verdict": reason.strip() or None}
@@ -180,7 +191,10 @@ class Queue:
         query = sa.select(_items).where(mine).order_by(_c.decided_at.desc()).limit(1)
         with self._state.transaction() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _item(row)
+        if row is None:
+            return None
+        item = _item(row)
+        return replace(item, state="labelled") if _labelled_once(row) else item
 
     def undo(self, completion_id: str, who: str) -> bool:
         """Put before him again what he decided."""
@@ -278,6 +292,11 @@ class Queue:
         query = sa.select(_c.content).where((_c.task == self._task) & _c.content.in_(contents))
         return set(connection.execute(query).scalars())
 
+    def _overlaps(self, row: Any) -> bool:
+        digest = hashlib.sha256(f"overlap|{row.completion_id}".encode()).hexdigest()
+        share = int(digest[:13], 16) / 2**52
+        return row.source == "random" and share < self._rules.overlap_percent / 100
+
     def _find(self, completion_id: str) -> Any:
         with self._state.transaction() as connection:
             query = sa.select(_items).where(self._this(completion_id))
@@ -298,6 +317,11 @@ def ask(queue: Queue, lake: Lake, task: str, who: str) -> Shown | None:
             return found
         queue.drop(item.completion_id)
     return None
+
+
+def _labelled_once(row: Any) -> bool:
+    """By one of the two people who are to."""
+    return row.state == "open" and row.labeller is not None and not row.skips
 
 
 def _item(row: Any) -> Item:

@@ -14,6 +14,7 @@ from evaluators.graders import build_all
 from evaluators.graders.base import Base
 from evaluators.judge.budget import Spending, spending
 from evaluators.judges import Standing, standings_of
+from evaluators.labellers import Labellers, labellers
 from evaluators.ppi import MIN_LABELS, Labelled, Rate, Seen, alone, rate
 from everlearn.config import Service
 from everlearn.graders import FeedbackGrader, Multi
@@ -51,6 +52,7 @@ class Report(NamedTuple):
     """By grader: one of its rates, with the version."""
     spending: Spending | None
     """Of today; None without a limit."""
+    labellers: Labellers
 
 
 def report(service: Service, task: Task, lake: Lake) -> Report:
@@ -65,7 +67,8 @@ def report(service: Service, task: Task, lake: Lake) -> Report:
     with closing(open_state(service)) as state:
         _keep(state, task, rates)
         spent = spending(state, task)
-    return Report(standings_of(lake, task, graders, labels), rates, spent)
+    standings = standings_of(lake, task, graders, labels)
+    return Report(standings, rates, spent, labellers(lake, task))
 
 
 def kept(state: State, task: str) -> list[dict[str, Any]]:

@@ -28,6 +28,12 @@ class Labels(Section):
     """Answers that wait at a time, half of them by chance; the least worth a label give way."""
     lease_minutes: float = Field(10.0, gt=0)
     """How long an answer belongs to whoever has it before him."""
+    scale: Literal["thumbs", "rating"] = "thumbs"
+    """What is asked of an answer: thumbs, right or wrong; rating, 1 to 5, right above 3."""
+    rubric: str | None = None
+    """A rubric_model grader whose criteria are asked too, yes or no each."""
+    overlap_percent: float = Field(0.0, ge=0, le=100)
+    """Of what is asked by chance: two people label it, so that their agreement is known."""
 
 
 class Judges(Section):

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from everlearn.config import Section, Service
 from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.errors import ConfigError, NotFound
-from everlearn.graders import FeedbackGrader, Grader, Multi
+from everlearn.graders import Criterion, FeedbackGrader, Grader, Multi, RubricModel
 from everlearn.opinion import Scale
 from everlearn.people import Comments, FeedbackRule, Trust
 from everlearn.rules import (
@@ -118,6 +118,23 @@ class Task(Section):
                 f"release.co_primary {name!r} is no other grader that judges every answer without "
                 "a person; there are: "
                 f"{', '.join(each for each in fit if each != self.release.primary) or 'none'}"
+            )
+        return self
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """What labellers are asked beside the whole."""
+        rubrics = {each.name: each for each in self.graders if isinstance(each, RubricModel)}
+        name = self.labels.rubric
+        return () if name is None else rubrics[name].criteria
+
+    @model_validator(mode="after")
+    def _rubric(self) -> "Task":
+        known = [each.name for each in self.graders if isinstance(each, RubricModel)]
+        if self.labels.rubric is not None and self.labels.rubric not in known:
+            raise ValueError(
+                f"labels.rubric {self.labels.rubric!r} is no rubric_model grader of the task; "
+                f"there are: {', '.join(known) or 'none'}"
             )
         return self
 

@@ -21,6 +21,7 @@ from evaluators import labels
 from evaluators.queue import Queue, Taken, ask
 from evaluators.shown import Shown, shown
 from everlearn.errors import EverlearnError, InputError, NotFound
+from everlearn.task import Task
 
 router = APIRouter()
 
@@ -47,7 +48,7 @@ def next_label(request: Request, source: Read, task: str) -> HTMLResponse:
     who, declared = _labeller(request), source.task(task)
     queue = source.queue(declared)
     found = ask(queue, source.lake, task, who.session)
-    return _kept(_page(request, queue, who, task, found), who)
+    return _kept(_page(request, queue, who, declared, found), who)
 
 
 @router.post("/labels/{task}")
@@ -63,19 +64,21 @@ async def put_label(request: Request, source: Read, task: str) -> Response:
 
 
 def _put(request: Request, source: Source, task: str, who: Labeller, form: Form) -> Response:
-    queue = source.queue(source.task(task))
+    declared = source.task(task)
+    queue = source.queue(declared)
     try:
-        _act(source, queue, who, form)
+        _act(source, declared, who, form)
     except EverlearnError as error:
         found = shown(source.lake, task, form.get("completion_id", ""))
-        page = _page(request, queue, who, task, found, form=form, error=str(error))
+        page = _page(request, queue, who, declared, found, form=form, error=str(error))
         page.status_code = _status(error)
         return page
     return RedirectResponse(f"/labels/{quote(task)}", 303)
 
 
-def _act(source: Source, queue: Queue, who: Labeller, form: Form) -> None:
+def _act(source: Source, task: Task, who: Labeller, form: Form) -> None:
     """The label goes to the gateway first: what the queue takes as judged was taken for good."""
+    queue = source.queue(task)
     completion_id, action = form.get("completion_id", ""), form.get("verdict", "")
     comment, key = form.get("comment", ""), os.environ.get("EVERLEARN_API_KEY")
     if action == "undo":
@@ -83,7 +86,8 @@ def _act(source: Source, queue: Queue, who: Labeller, form: Form) -> None:
         if last is None:
             raise InputError("there is nothing of yours to undo")
         if last.state == "labelled":
-            events = labels.retraction(last.completion_id, author_id=who.name)
+            names = labels.names_of(task, last)
+            events = labels.retraction(last.completion_id, author_id=who.name, names=names)
             labels.send(source.gateway, events, key)
         queue.undo(last.completion_id, who.session)
         return
@@ -93,7 +97,15 @@ def _act(source: Source, queue: Queue, who: Labeller, form: Form) -> None:
         return
     events = labels.label(
         completion_id,
-        good={"up": True, "down": False}.get(action),
+        verdict=labels.read_verdict(action),
+        criteria=labels.read_criteria(
+            task,
+            {
+                name.removeprefix(labels.CRITERION): value
+                for name, value in form.items()
+                if name.startswith(labels.CRITERION)
+            },
+        ),
         correction=form.get("correction"),
         comment=comment,
         author_id=who.name,
@@ -113,12 +125,13 @@ def _page(
     request: Request,
     queue: Queue,
     who: Labeller,
-    task: str,
+    task: Task,
     found: Shown | None,
     **more: Any,
 ) -> HTMLResponse:
     content = {
-        "task": task, "item": found, "who": who, "form": {}, "error": None,
+        "task": task.task, "rates": task.labels.scale == "rating", "criteria": task.criteria,
+        "item": found, "who": who, "form": {}, "error": None,
         "progress": queue.progress(who.session), "last": queue.last(who.session), **more,
     }  # fmt: skip
     return TEMPLATES.TemplateResponse(request, "labels.html", content)

@@ -6,6 +6,8 @@ const press = (form, verdict) =>
 const field = (name) => document.querySelector(`#label [name="${name}"]`);
 const turns = [...document.querySelectorAll(".turn")];
 let at = turns.length - 1;
+const criteria = [...document.querySelectorAll(".criterion")];
+let asked = -1;
 let sent = false;
 
 function move(step) {
@@ -18,9 +20,27 @@ function unfold() {
   for (const each of turns[at]?.querySelectorAll("details") ?? []) each.open = !each.open;
 }
 
+function ask(step) {
+  if (!criteria.length) return;
+  asked = Math.min(asked + step, criteria.length - 1);
+  criteria[asked].focus();
+}
+
+// Answers the criterion that is before the labeller, and goes on to the next.
+function tell(value) {
+  if (asked < 0) ask(1);
+  const told = criteria[asked]?.querySelector(`input[value="${value}"]`);
+  if (told) told.checked = true;
+  ask(1);
+}
+
+const number = (key) => document.querySelector(`#label button[data-key="${key}"]`)?.click();
+
 const KEYS = {
-  1: () => press("label", "up"),
-  2: () => press("label", "down"),
+  ...Object.fromEntries([1, 2, 3, 4, 5].map((key) => [key, () => number(key)])),
+  r: () => ask(1),
+  y: () => tell("yes"),
+  x: () => tell("no"),
   s: () => press("label", "skip"),
   u: () => press("undo", "undo"),
   c: () => field("correction")?.focus(),
@@ -31,12 +51,12 @@ const KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input, textarea");
+  const typing = event.target.matches("input:not([type=radio]), textarea");
   if (typing) {
     if (event.key === "Escape") event.target.blur();
     if (event.key === "Enter" && event.ctrlKey && event.target.name === "correction") {
       event.preventDefault();
-      press("label", "down");
+      (document.querySelector('#label button[value="down"]') ?? document.querySelector('#label button[value="1"]'))?.click();
     }
     return;
   }

@@ -31,12 +31,14 @@ def command(task: str, as_json: bool, config_path: str | None) -> None:
         rows = [_json(asdict(each), each) for each in found.graders]
         rates = [{"grader": name, **rate} for name, rate in found.rates]
         spent = found.spending and asdict(found.spending)
-        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates, "spending": spent}))
+        more = {"spending": spent, "labellers": asdict(found.labellers)}
+        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates, **more}))
         return
     for each in found.graders:
         click.echo("\n".join(_lines(each)))
     for name, rate in found.rates:
         click.echo(_rate(name, rate))
+    click.echo(found.labellers)
     if found.spending is not None:
         click.echo(f"spent: {found.spending}")
 

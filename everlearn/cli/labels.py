@@ -95,10 +95,13 @@ def next_(task: str, author_id: str | None, as_json: bool, config_path: str | No
 @command.command()
 @click.argument("task")
 @click.argument("completion_id")
-@click.argument("verdict", type=click.Choice(["up", "down"]), required=False)
+@click.argument("verdict", type=click.Choice(["up", "down", *"12345"]), required=False)
+@click.option(
+    "--criterion", "criteria", multiple=True, metavar="NAME=yes|no", help="Of the rubric."
+)
 @click.option("--correction", help="The right answer.")
 @click.option("--comment", help="Why.")
-@click.option("--name", default="thumbs", show_default=True, help="Which feedback it is.")
+@click.option("--name", help="Which feedback it is; default: thumbs, or rating for 1 to 5.")
 @author_option
 @gateway_option
 @config_option
@@ -106,19 +109,28 @@ def put(
     task: str,
     completion_id: str,
     verdict: str | None,
+    criteria: tuple[str, ...],
     author_id: str | None,
     gateway: str | None,
     config_path: str | None,
-    **label: str,
+    **label: str | None,
 ) -> None:
     """Label an answer through the gateway; its key comes from $EVERLEARN_API_KEY."""
     from evaluators import labels
 
-    good = None if verdict is None else verdict == "up"
-    with _queue(task, config_path) as (service, _, queue):
+    told = dict(each.partition("=")[::2] for each in criteria)
+    with _queue(task, config_path) as (service, declared, queue):
+        met = labels.read_criteria(declared, told)
         item = queue.claim(completion_id, _who(author_id))
         tags = labels.tags_of(item) if item else None
-        events = labels.label(completion_id, good=good, author_id=author_id, tags=tags, **label)
+        events = labels.label(
+            completion_id,
+            verdict=labels.read_verdict(verdict or ""),
+            criteria=met,
+            author_id=author_id,
+            tags=tags,
+            **label,
+        )
         labels.send(gateway or _gateway(service), events, os.environ.get("EVERLEARN_API_KEY"))
         queue.label(completion_id, _who(author_id), labels.verdict_of(events))
     click.echo(f"{completion_id}: {len(events)} accepted")
@@ -142,24 +154,25 @@ def skip(
 
 @command.command()
 @click.argument("task")
-@click.option("--name", default="thumbs", show_default=True, help="Which feedback it was.")
+@click.option("--name", help="Which feedback it was; default: all that labellers give.")
 @author_option
 @gateway_option
 @config_option
 def undo(
-    task: str, name: str, author_id: str | None, gateway: str | None, config_path: str | None
+    task: str, name: str | None, author_id: str | None, gateway: str | None, config_path: str | None
 ) -> None:
     """Take back your latest label or skip; the answer is before you again."""
     from evaluators import labels
     from everlearn.errors import NotFound
 
     who = _who(author_id)
-    with _queue(task, config_path) as (service, _, queue):
+    with _queue(task, config_path) as (service, declared, queue):
         item = queue.last(who)
         if item is None:
             raise NotFound(f"task {task}: {who} has decided nothing that could be undone")
         if item.state == "labelled":
-            events = labels.retraction(item.completion_id, author_id=author_id, name=name)
+            names = [name] if name else labels.names_of(declared, item)
+            events = labels.retraction(item.completion_id, author_id=author_id, names=names)
             labels.send(gateway or _gateway(service), events, os.environ.get("EVERLEARN_API_KEY"))
         queue.undo(item.completion_id, who)
     click.echo(f"{item.completion_id}: {item.verdict or item.state} taken back")
@@ -170,14 +183,16 @@ def undo(
 @json_option
 @config_option
 def agreement(task: str, as_json: bool, config_path: str | None) -> None:
-    """How far each grader agrees with the experts."""
+    """How far each grader agrees with the experts, and they with each other."""
+    from evaluators.labellers import labellers
     from evaluators.labels import agreements
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
 
     service = load(config_path)
-    rows = agreements(open_lake(service, read_only=True), load_task(service, task))
+    declared, lake = load_task(service, task), open_lake(service, read_only=True)
+    rows = agreements(lake, declared)
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
@@ -190,6 +205,7 @@ def agreement(task: str, as_json: bool, config_path: str | None) -> None:
             f"{row.grader}: {row.agreement:.3f} [{row.lower:.3f}, {row.upper:.3f}] "
             f"over {row.labels} labels, alpha {alpha}"
         )
+    click.echo(labellers(lake, declared))
 
 
 @contextmanager

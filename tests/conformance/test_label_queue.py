@@ -137,6 +137,51 @@ def test_what_was_decided_last_is_undone_first(queue: Queue, clock: FakeClock) -
     assert queue.progress().open == 2
 
 
+def test_what_two_are_to_label_waits_for_the_second(state: State, clock: FakeClock) -> None:
+    task = make_task(Path(), CHECK, labels={"overlap_percent": 100})
+    queue = Queue(state, task, clock)
+    queue.offer([by_chance("a", 0.1), candidate("b", "disagreement", 0.2)])
+    assert queue.label("a", "ann", "right")
+    last = queue.last("ann")
+    assert last is not None
+    assert (last.completion_id, last.state, last.verdict) == ("a", "labelled", "right")
+    assert queue.label("b", "ann", "wrong")
+    assert queue.next("ann") is None, "nobody is asked the same twice"
+    assert _name(queue.next("bob")) == "a", "what worth alone chose is asked once"
+    assert queue.label("a", "bob", "wrong")
+    assert queue.next("cy") is None
+    assert queue.progress().labelled == 2
+    assert queue.undo("a", "bob")
+    assert _name(queue.next("bob")) == "a"
+
+
+def test_the_second_may_skip_and_the_first_may_change_his_mind(
+    state: State, clock: FakeClock
+) -> None:
+    task = make_task(Path(), CHECK, labels={"overlap_percent": 100})
+    queue = Queue(state, task, clock)
+    queue.offer([by_chance("a", 0.1)])
+    queue.label("a", "ann", "right")
+    assert queue.undo("a", "ann")
+    assert _name(queue.next("ann")) == "a"
+    queue.label("a", "ann", "wrong")
+    assert _name(queue.next("bob")) == "a"
+    assert queue.skip("a", "bob", "cannot tell")
+    [item] = queue.items(10, "labelled")
+    assert (item.labeller, item.verdict) == ("ann", "wrong")
+
+
+def test_overlap_is_a_share_that_chance_chooses(state: State, clock: FakeClock) -> None:
+    task = make_task(Path(), CHECK, labels={"overlap_percent": 30, "max_open": 1000})
+    queue = Queue(state, task, clock)
+    names = [f"cmpl_{number:04}" for number in range(60)]
+    queue.offer([by_chance(name, index / 1000) for index, name in enumerate(names)])
+    for name in names:
+        queue.label(name, "ann", "right")
+    assert 8 < queue.progress().open < 30
+    assert queue.progress().open + queue.progress().labelled == 60
+
+
 def test_an_item_is_offered_once_and_the_same_answer_asked_once(queue: Queue) -> None:
     first = candidate("a", "disagreement", 0.1)
     assert queue.offer([first, candidate("b", "disagreement", 0.2, content=first.content)]) == 1

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.console.browser import chromium, enter, served
-from tests.console.test_label_page import PAGE, Desk, desk
+from tests.console.test_label_page import PAGE, Desk, desk, rates_by_rubric
 
 __all__ = ["desk"]
 
@@ -82,6 +82,21 @@ def test_enter_in_a_field_gives_no_verdict_and_a_held_key_one(desk: Desk, labell
             ann.keyboard.down("1")  # the second and later ones repeat
     ann.keyboard.up("1")
     assert [event["completion_id"] for event in desk.taken.feedback] == [before]
+
+
+def test_a_rubric_and_a_rating_are_given_by_keys(desk: Desk, labeller: Enter) -> None:
+    rates_by_rubric(desk)
+    desk.fill("one")
+    ann = labeller()
+    for key in ("y", "x", "r", "x", "n"):  # yes, no, the last stays the last; no, then a note
+        ann.keyboard.press(key)
+    ann.keyboard.type("5 y x r")
+    ann.keyboard.press("Escape")
+    _press(ann, "4")
+    assert [(each["name"], each["value"]) for each in desk.taken.feedback] == [
+        ("rating", 4), ("rubric.safe", "yes"), ("rubric.kind", "no"),
+    ]  # fmt: skip
+    assert desk.taken.feedback[0]["comment"] == "5 y x r"
 
 
 def test_messages_are_walked_and_unfolded_by_keys(desk: Desk, labeller: Enter) -> None:

@@ -82,6 +82,39 @@ def test_an_answer_is_labelled_through_the_gateway(desk: Desk) -> None:
         assert 'value="ann ü"' in client.get(PAGE).text
 
 
+def test_a_rating_and_the_criteria_of_a_rubric_are_asked(desk: Desk) -> None:
+    rates_by_rubric(desk)
+    [answer] = desk.fill("a")
+    with desk.browser() as client:
+        page = client.get(PAGE).text
+        assert "harms nobody" in page
+        assert 'value="5" data-key="5"' in page
+        form = {
+            "completion_id": answer, "verdict": "2", "author_id": "ann", "rubric.safe": "no",
+        }  # fmt: skip
+        refused = client.post(PAGE, data={**form, "rubric.nobody": "no"})
+        assert (refused.status_code, desk.taken.feedback) == (422, [])
+        assert 'name="rubric.safe" value="no" checked' in refused.text
+        assert client.post(PAGE, data=form).status_code == 303
+        told = [(each["name"], each["kind"], each["value"]) for each in desk.taken.feedback]
+        assert told == [("rating", "scalar", 2), ("rubric.safe", "label", "no")]
+        client.post(PAGE, data={"verdict": "undo", "author_id": "ann"})
+        gone = [(each["name"], each["kind"]) for each in desk.taken.feedback[2:]]
+        assert gone == [(name, "retraction") for name in ("rating", "rubric.safe", "rubric.kind")]
+
+
+def rates_by_rubric(desk: Desk) -> None:
+    """From now on the task asks for 1 to 5 and two criteria."""
+    path = desk.service.tasks_path / "text2sql.yaml"
+    task = yaml.safe_load(path.read_text())
+    criteria = [{"name": "safe", "text": "harms nobody"}, {"name": "kind", "text": "is kind"}]
+    task["graders"].append(
+        {"name": "care", "type": "rubric_model", "model": "m", "criteria": criteria}
+    )
+    task["labels"] |= {"scale": "rating", "rubric": "care"}
+    path.write_text(yaml.safe_dump(task))
+
+
 def test_every_answer_is_shown_once(desk: Desk) -> None:
     answers = desk.fill(*(f"SELECT {number}" for number in range(6)))
     with desk.browser() as client:

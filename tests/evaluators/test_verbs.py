@@ -130,7 +130,7 @@ def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> 
         assert (code, out) == (0, "cmpl_1: 2 accepted\n")
         assert [event["kind"] for event in taken.feedback] == ["binary", "correction"]
         code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "--gateway", address)
-        assert (code, err) == (2, "everlearn: a label is up, down or a correction\n")
+        assert (code, err) == (2, "everlearn: a label is up, down, 1 to 5 or a correction\n")
     code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "up", "--gateway", address)
     assert (code, "no answer" in err) == (1, True)
     code, _, err = everlearn("labels", "next", "text2sql")
