@@ -12,6 +12,8 @@ from pathlib import Path
 
 from everlearn.errors import EverlearnError, InputError
 
+REFUSED = (2, 3)
+"""Exit codes of what will not be done as asked: bad input, too little evidence."""
 TIMEOUT_SECONDS = 120.0
 """MLflow's client alone takes long to load on a busy machine."""
 
@@ -36,7 +38,7 @@ def run(config: Path, *words: str) -> str:
     if done.returncode == 0:
         return done.stdout.strip()
     reason = _last(done.stderr) or f"ended with {done.returncode}"
-    raise (InputError if done.returncode == 2 else NotMoved)(reason)
+    raise (InputError if done.returncode in REFUSED else NotMoved)(reason)
 
 
 def _last(text: str) -> str:

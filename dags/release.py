@@ -18,13 +18,15 @@ for name in read_tasks(load()).tasks:
         params={
             "version": Param(type="string", pattern="^[0-9]+$"),
             "trust_raters": Param(False, type="boolean"),
+            "anyway": Param(False, type="boolean"),
         },
         tags=["everlearn", name],
     ) as dag:
         BashOperator(
             task_id="start",
             bash_command=f"everlearn release start {name} {{{{ params.version }}}}"
-            "{{ ' --trust-raters' if params.trust_raters else '' }}",
+            "{{ ' --trust-raters' if params.trust_raters else '' }}"
+            "{{ ' --anyway' if params.anyway else '' }}",
             skip_on_exit_code=[1, 3],
             execution_timeout=timedelta(minutes=10),
         )

@@ -29,6 +29,8 @@ router = APIRouter()
 BUCKETS = 150
 """Points of a curve, however many units there were."""
 RELEASES = 20
+_TOLD = ("reason", "expect", "version", "to", "trust-raters", "anyway")
+"""Of a form, what the audit keeps."""
 _EVENTS = """
     SELECT release_id, version, event, phase, stage, percent, reason, evidence, created_at
     FROM releases WHERE task = ? AND release_id = ? ORDER BY created_at
@@ -83,7 +85,7 @@ def _steer(
 ) -> Response:
     Asked(request, task)
     words = _words(task, verb, form)
-    detail = {name: form[name] for name in ("reason", "expect", "version", "to") if form.get(name)}
+    detail = {name: form[name] for name in _TOLD if form.get(name)}
     request.state.audit = {"task": task, "detail": detail}
     try:
         if form.get("confirm", "").strip() != task:
@@ -102,7 +104,8 @@ def _words(task: str, verb: str, form: Mapping[str, str]) -> list[str]:
     reason = form.get("reason", "").strip()
     if verb == "start":
         why = ["--ungated", reason] if form.get("ungated") else []
-        return ["release", "start", task, form.get("version", "").strip(), *why]
+        flags = [f"--{each}" for each in ("trust-raters", "anyway") if form.get(each)]
+        return ["release", "start", task, form.get("version", "").strip(), *why, *flags]
     told = ["--reason", reason] if reason else []
     told += ["--expect", form.get("expect", "")]
     if verb == "rollback":
@@ -125,7 +128,7 @@ def _page(
     chosen = show or latest or (history[0]["release_id"] if history else "")
     shown = traffic.release if traffic and chosen == latest else None
     events = _events(source, traffic, task, chosen)
-    units = source.rows(REMAINING, [chosen, shown.parsed_rules.primary]) if shown else []
+    units = source.rows(REMAINING, [chosen]) if shown else []
     rules = shown.parsed_rules if shown else asked.all[task].release
     return page(
         request, "release", status, asked=asked, task=task, traffic=traffic, history=history,

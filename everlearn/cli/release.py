@@ -132,7 +132,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     rows += untold(traffic, rows, release.release_id)
     arms = by_arm(lake, task, release)
     former = [arm.version for arm in chain(traffic)]
-    units = lake.read(REMAINING, [release.release_id, release.parsed_rules.primary]).to_pylist()
+    units = lake.read(REMAINING, [release.release_id]).to_pylist()
     left = remaining(release, units, time.time())
     if as_json:
         told: dict[str, Any] = {

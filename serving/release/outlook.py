@@ -13,8 +13,9 @@ from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.lake.store import Lake
 from everlearn.rules import ReleaseRules
 from everlearn.task import Task
-from serving.release.accounts import questions
+from serving.release.accounts import others, questions
 from serving.release.ahead import MEDIAN, Expected, Pace, expected, information
+from serving.release.analysis import Question
 from serving.release.decide import last_stage
 from serving.release.seen import DAY_SECONDS, Seen, Stretch, busiest, seen
 from serving.release.states import Phase, Release
@@ -160,11 +161,14 @@ def _ways(
 
 
 class Remaining(NamedTuple):
-    """Of a ramping release, if its effect is what it looks like now."""
+    """Of a ramping release, if its effects are what they look like now."""
 
     effect: float
+    """On the primary metric."""
+    metric: str
+    """Of all that must be shown what takes longest, or is not to be shown."""
     units: int | None
-    """More, in the median; None: not to be proven at this effect."""
+    """More of that metric's, in the median; None: not to be shown at what it looks like."""
     days: float | None
     days_left: float
     """Of `max_seconds`."""
@@ -174,44 +178,75 @@ class Remaining(NamedTuple):
         now = f"if it is worth {100 * self.effect:+.1f} points, as it looks now"
         end = f"max_seconds ends it in {_span(self.days_left * DAY_SECONDS)}"
         if self.units is None or self.days is None:
-            return f"{now}: not to be promoted; {end}"
+            return f"{now}: not to be promoted, by what {self.metric} looks like; {end}"
         rest = f"; {end}" if self.days > self.days_left else ""
-        return f"{now}: about {self.units} more units, {_span(self.days * DAY_SECONDS)}{rest}"
+        took = _span(self.days * DAY_SECONDS)
+        return f"{now}: about {self.units} more units of {self.metric}, {took}{rest}"
 
 
 REMAINING = """
-    SELECT propensity,
+    SELECT metric, propensity,
         count(value) FILTER (treated) AS candidates, avg(value) FILTER (treated) AS candidate,
         count(value) FILTER (NOT treated) AS champions, avg(value) FILTER (NOT treated) AS champion
     FROM release_units
-    WHERE release_id = ? AND metric = ? AND value IS NOT NULL AND propensity IS NOT NULL
-    GROUP BY propensity
+    WHERE release_id = ? AND value IS NOT NULL AND propensity IS NOT NULL
+    GROUP BY metric, propensity
 """
-"""Asked of release id and primary metric: the rows that `remaining` reads."""
+"""Asked of the release id: the rows that `remaining` reads."""
 
 
 def remaining(release: Release, rows: Sequence[Mapping[str, Any]], now: float) -> Remaining | None:
-    """Arms are compared within a propensity, as a pooled difference is wrong under a ramp; None:
-    it does not ramp, is never promoted, or one arm has nothing yet."""
-    both = [row for row in rows if row["candidates"] and row["champions"]]
-    if release.phase is not Phase.RAMPING or release.alpha <= 0 or not both:
+    """The longest way of all that a promotion must be shown; None: it does not ramp, is never
+    promoted, or one arm has nothing yet on some of it."""
+    if release.phase is not Phase.RAMPING or release.alpha <= 0:
         return None
     rules = release.parsed_rules
+    asked = {rules.primary: questions(rules)[1]}
+    asked |= {name: others(rules, name)[-1] for name in (rules.beside, rules.wins) if name}
+    ways = []
+    for name, question in asked.items():
+        way = _way(name, question, release.alpha, [row for row in rows if row["metric"] == name])
+        if way is None:
+            return None
+        ways.append(way)
+    elapsed = max(1.0, now - release.ramp_since)
+    left = max(0.0, rules.max_seconds - elapsed) / DAY_SECONDS
+    share = rules.steps[last_stage(rules)] / 100
+    # A metric that hears of half as many units takes twice as long for as many.
+    longest = max(ways, key=lambda way: way.lacks / way.units)
+    if math.isinf(longest.wanted):
+        return Remaining(ways[0].effect, longest.metric, None, None, left)
+    # Who is not promoted though it was time has a way to go: at least a tenth of it.
+    more = math.ceil(max(longest.lacks, longest.wanted / 10) / (share * (1 - share)))
+    days = more / longest.units * elapsed / DAY_SECONDS
+    return Remaining(ways[0].effect, longest.metric, more, days, left)
+
+
+class _Way(NamedTuple):
+    """To the answer of one metric's question, in information."""
+
+    metric: str
+    effect: float
+    units: int
+    wanted: float
+    lacks: float
+
+
+def _way(
+    name: str, question: Question, level: float, rows: Sequence[Mapping[str, Any]]
+) -> _Way | None:
+    """Arms are compared within a propensity, as a pooled difference is wrong under a ramp."""
+    both = [row for row in rows if row["candidates"] and row["champions"]]
+    if not both:
+        return None
     weights = [1 / (1 / row["candidates"] + 1 / row["champions"]) for row in both]
     weighed = list(zip(weights, both, strict=True))
     effect = sum(w * (row["candidate"] - row["champion"]) for w, row in weighed) / sum(weights)
     base = sum(w * row["champion"] for w, row in weighed) / sum(weights)
-    wanted = information(questions(rules)[1], base, effect, release.alpha, MEDIAN)
+    wanted = information(question, base, effect, level, MEDIAN)
     units = {row["propensity"]: row["candidates"] + row["champions"] for row in rows}
     has = sum(pi * (1 - pi) * count for pi, count in units.items())
-    elapsed = max(1.0, now - release.ramp_since)
-    left = max(0.0, rules.max_seconds - elapsed) / DAY_SECONDS
-    if math.isinf(wanted):
-        return Remaining(effect, None, None, left)
-    share = rules.steps[last_stage(rules)] / 100
-    # Who is not promoted though it was time has a way to go: at least a tenth of it.
-    more = math.ceil(max(wanted - has, wanted / 10) / (share * (1 - share)))
-    return Remaining(effect, more, more / sum(units.values()) * elapsed / DAY_SECONDS, left)
+    return _Way(name, effect, sum(units.values()), wanted, wanted - has)
 
 
 def _too_small(rules: ReleaseRules, effect: float) -> str:

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from console.app import create_app
+from console.pages.releases import _words
+from everlearn.cli.release import command as group
 from everlearn.errors import InputError
 from everlearn.lake.ducklake import open_lake
 from everlearn.state import open_state
@@ -136,3 +138,18 @@ def test_a_verb_that_is_none_is_refused(session: Browser, path: str, status: int
     answer = session.post(path, confirm="nothing")
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_what_a_start_can_be_told_the_form_and_the_schedule_can_say(session: Browser) -> None:
+    """Every flag of the verb that changes what is started."""
+    start = group.commands["start"]
+    flags = {each.name for each in start.params if getattr(each, "is_flag", False)}
+    page, schedule = session.get(PAGE).text, Path("dags/release.py").read_text()
+    asked = {name.replace("_", "-") for name in flags - {"wait", "as_json"} if name}
+    assert asked == {"trust-raters", "anyway"}
+    for flag in asked:
+        assert f'name="{flag}"' in page
+        assert f"' --{flag}' if params.{flag.replace('-', '_')} " in schedule
+        words = _words("text2sql", "start", {"version": "2", flag: "yes"})
+        assert words == ["release", "start", "text2sql", "2", f"--{flag}"]
+    assert _words("text2sql", "start", {"version": "2"}) == ["release", "start", "text2sql", "2"]

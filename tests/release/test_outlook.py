@@ -129,10 +129,11 @@ def test_what_is_left_is_told_of_the_units_that_decide(make_world: Made) -> None
     # Everybody is content with both: no chance can end it.
     world.live(20, 3, {}, {})
     release = world.release
-    rows = world.lake.read(REMAINING, [release.release_id, "thumbs"]).to_pylist()
+    rows = world.lake.read(REMAINING, [release.release_id]).to_pylist()
     counts = Accounts(release.parsed_rules, frozen(world.lake, release.release_id)).evidence()
-    assert sum(row["candidates"] for row in rows) == counts.primary.candidates > 0
-    assert sum(row["champions"] + row["candidates"] for row in rows) == counts.primary.units
+    thumbs = [row for row in rows if row["metric"] == "thumbs"]
+    assert sum(row["candidates"] for row in thumbs) == counts.primary.candidates > 0
+    assert sum(row["champions"] + row["candidates"] for row in thumbs) == counts.primary.units
     found = remaining(release, rows, world.clock.now())
     assert found is not None
     assert (found.effect, found.units) == (0.0, None)
@@ -141,16 +142,44 @@ def test_what_is_left_is_told_of_the_units_that_decide(make_world: Made) -> None
     assert remaining(release, [], world.clock.now()) is None
 
 
+def so_far(metric: str, each: int, candidate: float, champion: float) -> dict[str, Any]:
+    """So many units of each arm, half and half, with these means."""
+    counts = {"candidates": each, "champions": each, "candidate": candidate, "champion": champion}
+    return {"metric": metric, "propensity": 0.5, **counts}
+
+
+def test_what_is_left_is_the_longest_way_of_all_that_must_be_shown() -> None:
+    """Thumbs are nearly there; that every answer's grade is not worse wants hundreds."""
+    release = make_release(make_rules(co_primary="good", response_bias=1))
+    now = release.ramp_since + 3600
+    won, graded = so_far("thumbs", 60, 0.95, 0.6), so_far("good", 60, 0.9, 0.9)
+    found = remaining(release, [won, graded], now)
+    assert found is not None
+    assert found.metric == "good"
+    assert found.units is not None
+    assert found.units > 400
+    assert f"about {found.units} more units of good, " in found.line()
+    assert found.effect == pytest.approx(0.35)
+    # Graded long ago, thumbs are what is left; graded as worse than may be, nothing helps.
+    done = remaining(release, [so_far("thumbs", 60, 0.8, 0.6), so_far("good", 9000, 0.9, 0.9)], now)
+    assert done is not None
+    assert done.metric == "thumbs"
+    lost = remaining(release, [won, so_far("good", 60, 0.8, 0.9)], now)
+    assert lost is not None
+    assert (lost.metric, lost.units) == ("good", None)
+    assert "by what good looks like" in lost.line()
+    assert remaining(release, [won], now) is None
+
+
 def test_an_effect_that_is_not_to_be_proven_is_said_with_the_end() -> None:
-    rows = [
-        {"propensity": 0.5, "candidates": 50, "candidate": 0.5, "champions": 50, "champion": 0.6}
-    ]
-    release = make_release(make_rules(max_seconds=7200))
+    rows = [so_far("thumbs", 50, 0.5, 0.6)]
+    release = make_release(make_rules(max_seconds=7200, co_primary=None))
     found = remaining(release, rows, release.ramp_since + 3600)
     assert found is not None
     assert found.effect == pytest.approx(-0.1)
-    assert found == Remaining(found.effect, None, None, 3600 / DAY_SECONDS)
-    assert found.line().endswith("not to be promoted; max_seconds ends it in 1.0 hours")
+    assert found == Remaining(found.effect, "thumbs", None, None, 3600 / DAY_SECONDS)
+    end = "not to be promoted, by what thumbs looks like; max_seconds ends it in 1.0 hours"
+    assert found.line().endswith(end)
 
 
 def test_more_units_of_the_same_take_less_of_what_is_left() -> None:
@@ -158,11 +187,11 @@ def test_more_units_of_the_same_take_less_of_what_is_left() -> None:
     left: list[int] = []
     found: Remaining | None = None
     for each in (20, 40, 80):
-        row = {"candidate": 0.7, "champion": 0.6, "candidates": each, "champions": each}
-        found = remaining(release, [{"propensity": 0.5, **row}], release.ramp_since + each)
+        rows = [so_far("thumbs", each, 0.7, 0.6)]
+        found = remaining(release, rows, release.ramp_since + each)
         assert found is not None
         left.append(found.units or 0)
     assert left == sorted(left, reverse=True)
     assert left[0] - left[1] == pytest.approx(40, abs=2)
     assert found is not None
-    assert f"about {left[-1]} more units, " in found.line()
+    assert f"about {left[-1]} more units of thumbs, " in found.line()
