@@ -10,7 +10,7 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from everlearn.chat import split_thinking
@@ -223,7 +223,7 @@ def trl_reward(
     *,
     max_unscored: float = 1.0,
     begin: Callable[[int], Any] | None = None,
-    seen: Callable[[int, int, list[dict[str, Any]]], None] | None = None,
+    seen: Callable[[int, int, Iterable[dict[str, Any]]], None] | None = None,
 ) -> RewardFunction:
     """The reward in TRL's form: the dataset column `row` says which row a sample answers. `begin`
     is told the step before it is graded; `seen` gets step, steps and the answers with their
@@ -244,7 +244,7 @@ def trl_reward(
                 log_metric(f"reward/{name}", value)
         if seen is not None and state is not None:
             told = zip([rows[index] for index in row], texts, verdicts, strict=True)
-            seen(state.global_step + 1, state.max_steps, [shown(*each) for each in told])
+            seen(state.global_step + 1, state.max_steps, (shown(*each) for each in told))
         unscored.saw(verdicts)
         return neutral([each.value for each in verdicts], [str(index) for index in row])
 

@@ -8,7 +8,9 @@
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from everlearn.errors import RegistryError
@@ -16,6 +18,8 @@ from registry.erasure import TABLE
 from trainer.tracking import Metrics, TrainingRun
 
 SEND_SECONDS = 2.0
+TABLE_SECONDS = 10.0
+"""Between two versions of the table, which goes whole each time."""
 TABLE_STEPS = 60
 """Steps of which the table shows completions, at most."""
 SHOWN = 16
@@ -32,7 +36,7 @@ class Stream:
         self._run, self._report = run, report
         self._metrics: Metrics = []
         self._table: list[Shown] = []
-        self._sent = 0
+        self._sent, self._table_due = 0, 0.0
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="evidence", daemon=True)
         self._thread.start()
@@ -42,18 +46,19 @@ class Stream:
         with self._lock:
             self._metrics += values
 
-    def completions(self, step: int, steps: int, rows: Sequence[Shown]) -> None:
-        """Answers of one step of a run of `steps`."""
+    def completions(self, step: int, steps: int, rows: Iterable[Shown]) -> None:
+        """Answers of one step of a run of `steps`; no more of them are made than are shown."""
         if step % max(1, -(-steps // TABLE_STEPS)):
             return
+        shown = [{"step": step, **row} for row in islice(rows, SHOWN)]
         with self._lock:
-            self._table += [{"step": step, **row} for row in rows[:SHOWN]]
+            self._table += shown
 
     def close(self) -> None:
         """Send what is left; say so when that fails."""
         self._over.set()
         self._thread.join()
-        failure = self._send()
+        failure = self._send(last=True)
         if failure is not None:
             self._report(f"the last of the evidence could not be sent to MLflow: {failure}")
 
@@ -61,8 +66,9 @@ class Stream:
         while not self._over.wait(SEND_SECONDS):
             self._send()
 
-    def _send(self) -> str | None:
+    def _send(self, last: bool = False) -> str | None:
         """Send what is there; why not, where it fails: it is kept for the next time."""
+        due = last or time.monotonic() >= self._table_due
         with self._lock:
             values, self._metrics = self._metrics, []
             rows = list(self._table)
@@ -70,9 +76,9 @@ class Stream:
             if values:
                 self._run.metrics(values)
             values = []
-            if len(rows) > self._sent:
+            if due and len(rows) > self._sent:
                 self._run.table(TABLE, rows)
-                self._sent = len(rows)
+                self._sent, self._table_due = len(rows), time.monotonic() + TABLE_SECONDS
         except RegistryError as error:
             with self._lock:
                 self._metrics = values + self._metrics

@@ -1,7 +1,7 @@
 """Evidence while a run is under way: sent beside it, and said where it stands."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ class Server(TrainingRun):
         self.away = away
         self.values: Metrics = []
         self.rows: Sequence[Mapping[str, Any]] = []
+        self.tables = 0
 
     def _asked(self) -> None:
         if self.away:
@@ -34,6 +35,7 @@ class Server(TrainingRun):
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._asked()
         self.rows = rows
+        self.tables += 1
 
 
 def test_what_could_not_be_sent_is_sent_later_and_in_order(
@@ -70,6 +72,32 @@ def test_the_table_of_completions_is_bounded() -> None:
     assert len({row["step"] for row in server.rows}) <= TABLE_STEPS
     assert max(row["step"] for row in server.rows) > 980
     assert len(server.rows) <= SHOWN * TABLE_STEPS
+
+
+def test_the_table_goes_seldom_and_at_the_end_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SEND_SECONDS", 0.001)
+    monkeypatch.setattr(stream, "TABLE_SECONDS", 1e6)
+    server = Server()
+    sending = Stream(server, print)
+    made = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(64):
+            made.append(number)
+            yield {"completion": str(number)}
+
+    until = time.monotonic() + 60
+    for step in range(1, 61):
+        sending.completions(step, 60, rows())
+        sending.metrics([("rft/loss", 0.0, step)])
+        while len(server.values) < step:
+            assert time.monotonic() < until
+    assert server.tables == 1
+    sending.close()
+    assert server.tables == 2
+    assert len(server.rows) == 60 * SHOWN
+    # What nobody is shown is not made.
+    assert len(made) == 60 * SHOWN
 
 
 def test_a_line_every_few_seconds_says_the_time_left() -> None:
