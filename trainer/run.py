@@ -33,7 +33,7 @@ from trainer.evidence import Exam, examine, mean
 from trainer.lock import Held, holding
 from trainer.looks import Looks, looking, unwatched
 from trainer.methods import Method
-from trainer.methods.auto import choose, highest, little_to_gain, over_budget
+from trainer.methods.auto import choose, helped, highest, little_to_gain, over_budget, reserved
 from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_params, standing
 from trainer.plan import Plan, training_data
 from trainer.reward import Grading, reward_grader, trl_reward
@@ -219,6 +219,8 @@ class _Learning:
         self.trials: dict[str, Trial] = {}
         self.spent: list[tuple[float, float]] = []
         """(cost, seconds) of every method that ran, failed ones too."""
+        self.before = Exam(())
+        """The champion's."""
         self.exam_seconds = 0.0
         self.findings: dict[str, str] = {}
         """By method: why its version may not pass the gate."""
@@ -236,7 +238,7 @@ class _Learning:
         """Steps 2 to 4."""
         self.run.params(run_params(self.task, self.plan, self.champion))
         champion = self.bench.adapted(self.champion.path)
-        before = self._examine(champion)
+        before = self.before = self._examine(champion)
         prompts = probe_prompts(self.data, self.task.train.seed)
         self.parent = adapters.probes(champion, self.bench.tokenizer, prompts)
         self.exam_seconds = time.monotonic() - self.started
@@ -262,17 +264,32 @@ class _Learning:
         """Why `auto` does not try it."""
         scores = {name: each.exam.scores for name, each in self.trials.items()}
         top = highest(self.task.grader(heldout_grader(self.task)))
-        return little_to_gain(scores, top) or over_budget(method, self.spent, self._budget())
+        nothing_left = little_to_gain(scores, top)
+        if nothing_left is not None:
+            return nothing_left
+        too_long = over_budget(method, self.spent, self._budget(method))
+        if too_long is None or method.name != "rft" or self._helped() or self._left(method) <= 0:
+            return too_long
+        self.report(f"rft: nothing cheaper helped: it gets the {self._left(method):.0f} s left")
+        return None
 
-    def _budget(self) -> float:
-        return self.task.train.budget_minutes * 60
+    def _helped(self) -> bool:
+        scores = {name: each.exam.scores for name, each in self.trials.items()}
+        return helped(scores, self.before.scores)
 
-    def _deadline(self) -> float | None:
-        """When `auto` has to stop training, on the monotonic clock, so that an exam still fits."""
-        if self.plan.method != "auto":
-            return None
+    def _budget(self, method: Method) -> float:
+        """Seconds for all up to this method."""
+        budget = self.task.train.budget_minutes * 60
+        return budget - (0.0 if self._helped() else reserved(method, self.plan.methods, budget))
+
+    def _left(self, method: Method) -> float:
+        """Seconds that `auto` may train by the method, so that an exam still fits."""
         took = sum(seconds for _, seconds in self.spent)
-        return time.monotonic() + self._budget() - took - self.exam_seconds
+        return self._budget(method) - took - self.exam_seconds
+
+    def _deadline(self, method: Method) -> float | None:
+        """When `auto` has to stop training, on the monotonic clock."""
+        return time.monotonic() + self._left(method) if self.plan.method == "auto" else None
 
     def _done_before(self, method: Method) -> bool:
         """Whether the process that died had finished with it."""
@@ -339,7 +356,7 @@ class _Learning:
             seeded(self.task.train.seed)
             trainer = method.build(self.data, bench, self._rewarded)
             trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
-            trainer.add_callback(until(self._deadline(), name, self.report))
+            trainer.add_callback(until(self._deadline(method), name, self.report))
             looks = self._looks(method, bench)
             if looks is not None:
                 trainer.add_callback(looking(looks, self.stream.metrics, model_of(trainer)))

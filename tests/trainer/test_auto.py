@@ -5,12 +5,15 @@ from tests.trainer.examples import accepted, corrected, rejected
 from trainer.methods import TrainingData
 from trainer.methods.auto import (
     METHODS,
+    RFT_SHARE,
     allowed,
     choose,
+    helped,
     highest,
     little_to_gain,
     over_budget,
     paired,
+    reserved,
 )
 
 by_name = {method.name: method for method in METHODS}
@@ -51,6 +54,21 @@ def test_the_budget_is_planned_by_what_was_measured() -> None:
     assert over_budget(dpo, spent, 20.0) == (
         f"not tried: needs about {10 * dpo.cost:.0f} s, 10 s of the budget are left"
     )
+
+
+def test_rft_has_a_share_while_nothing_cheaper_helped() -> None:
+    both, alone = [by_name["sft"], by_name["rft"]], [by_name["sft"]]
+    assert reserved(by_name["sft"], both, 100.0) == 100.0 * RFT_SHARE
+    assert reserved(by_name["rft"], both, 100.0) == reserved(by_name["sft"], alone, 100.0) == 0.0
+
+
+def test_a_method_helped_when_it_beats_the_champion_by_more_than_noise() -> None:
+    champion = [0.0] * 50
+    assert not helped({}, champion)
+    assert not helped({"sft": champion}, champion)
+    assert not helped({"sft": [1.0] + [0.0] * 49}, champion)
+    assert helped({"sft": champion, "kto": [1.0] * 10 + [0.0] * 40}, champion)
+    assert not helped({"sft": [None] * 50}, champion)
 
 
 def test_a_dearer_method_must_be_better_by_more_than_noise() -> None:

@@ -17,6 +17,10 @@ METHODS: tuple[Method, ...] = tuple(
 NOISE = 1.645
 """Standard errors of the paired difference within which two methods are equal."""
 
+RFT_SHARE = 0.4
+"""Of the budget, kept for RFT until something cheaper has helped: it is the only one that learns
+what nobody ever answered right."""
+
 Scores = Sequence[float | None]
 
 
@@ -51,6 +55,18 @@ def over_budget(
     if expected <= left:
         return None
     return f"not tried: needs about {expected:.0f} s, {left:.0f} s of the budget are left"
+
+
+def helped(trials: Mapping[str, Scores], champion: Scores) -> bool:
+    """Whether any method is better than the champion by more than noise."""
+    leads = [paired(scores, champion) for scores in trials.values()]
+    return any(gap > noise for gap, noise, _ in leads)
+
+
+def reserved(method: Method, allowed: Sequence[Method], budget_seconds: float) -> float:
+    """Seconds that `method` leaves to RFT while nothing has helped."""
+    waits = method is not rft.METHOD and rft.METHOD in allowed
+    return RFT_SHARE * budget_seconds if waits else 0.0
 
 
 def highest(grader: Grader) -> float | None:
