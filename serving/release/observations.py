@@ -8,6 +8,8 @@
   and its absence would look like harm. The primary metric, and what waits for people, closes
   `unit_close_seconds` later.
 - An answer that takes longer still counts when it comes.
+- What people say of an answer counts if their first word came before the unit's closing age,
+  however late it is counted: an outage of the controller brings in no thumbs.
 - What a unit asks for is cut off by its own time, without what it waited for answers: by the clock,
   who asks three things in a row gets fewer of them in from the slower arm, so fewer of that arm's
   units say anything, and the sample ratio breaks.
@@ -57,6 +59,8 @@ class Metric:
     low: float = 0.0
     high: float = 1.0
     """Range of the grader's values; mapped to 0..1."""
+    said: tuple[str, ...] = ()
+    """Names of the feedback that it waits for."""
 
 
 class Counted(NamedTuple):
@@ -87,10 +91,11 @@ def metric(task: Task, release: Release, name: str) -> Metric:
     if name in LIVE:
         return Metric(name, release.answer_seconds)
     grader = task.grader(name)
-    waits = name == rules.primary or _asks_people(task, name)
+    said = _feedback(task, name)
+    waits = name == rules.primary or said
     low, high = grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0)
     asked = rules.unit_close_seconds if waits else 0.0
-    return Metric(name, asked + release.answer_seconds, asked, low, high)
+    return Metric(name, asked + release.answer_seconds, asked, low, high, said)
 
 
 def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
@@ -102,12 +107,13 @@ def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
     return min(LONGEST_ANSWER_SECONDS, max(SLOWER_SECONDS, usual))
 
 
-def _asks_people(task: Task, name: str) -> bool:
+def _feedback(task: Task, name: str) -> tuple[str, ...]:
+    """What people say, by name, that the grader waits for."""
     grader = task.grader(name)
+    parts = [grader]
     if isinstance(grader, Multi):
         parts = list(grader.graders.values()) or list(task.graders)
-        return any(isinstance(part, FeedbackGrader) for part in parts)
-    return isinstance(grader, FeedbackGrader)
+    return tuple(part.feedback for part in parts if isinstance(part, FeedbackGrader))
 
 
 # Arms are compared as assigned, whoever answered in the end: a failure that somebody else's answer
@@ -162,7 +168,8 @@ placed AS (
     WINDOW past AS (PARTITION BY unit ORDER BY stage)
 ),
 due AS (SELECT * FROM placed WHERE opened <= to_timestamp($now - $close)),
-scored AS ({scores})
+scored AS ({scores}),
+heard AS ({heard})
 SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
     epoch(due.opened) AS opened, avg({value}) AS value
 FROM due
@@ -171,6 +178,7 @@ JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
     AND answers.received_at - to_seconds(CASE WHEN $asked > 0 THEN waited ELSE 0 END)
         <= due.opened + to_seconds($asked)
 LEFT JOIN scored ON scored.completion_id = answers.completion_id
+LEFT JOIN heard ON heard.completion_id = answers.completion_id
 GROUP BY ALL ORDER BY opened, due.unit
 """
 _SCORES = """
@@ -178,6 +186,15 @@ _SCORES = """
     FROM scores WHERE task = $task AND evaluator = $metric AND created_at >= to_timestamp($since)
     GROUP BY completion_id
 """
+_HEARD = """
+    SELECT target AS completion_id, min(received_at) AS first FROM feedback
+    WHERE task = $task AND received_at >= to_timestamp($received)
+        AND (name IN (SELECT unnest($said::VARCHAR[])) OR kind = 'correction')
+    GROUP BY target
+"""
+_NOT_HEARD = "SELECT NULL::VARCHAR AS completion_id, NULL::TIMESTAMPTZ AS first WHERE false"
+_IN_TIME = """CASE WHEN heard.first IS NULL OR heard.first <= due.opened + to_seconds($close)
+    THEN scored.value END"""
 _NO_SCORES = "SELECT NULL::VARCHAR AS completion_id, NULL::DOUBLE AS value WHERE false"
 _HISTORY = """
     SELECT completions.unit, avg(scores.value) AS reward
@@ -247,7 +264,10 @@ def closed_units(
         answers=_ANSWERS.format(completions=_completions(release, snapshot)),
         kept=_FAILED if failures else "true",
         scores=_NO_SCORES if live else _SCORES,
-        value=_VALUES.get(wanted.name, "scored.value").replace("{cost}", _price(release.prices)),
+        heard=_HEARD if wanted.said else _NOT_HEARD,
+        value=_VALUES.get(wanted.name, _IN_TIME if wanted.said else "scored.value").replace(
+            "{cost}", _price(release.prices)
+        ),
     )
     params: dict[str, Any] = {
         "release": release.release_id,
@@ -259,6 +279,7 @@ def closed_units(
         "now": window.now + (CLOCK_SECONDS if failures else 0.0),
         "close": wanted.close_seconds,
         "asked": wanted.asked_seconds,
+        "said": list(wanted.said),
         "limit_ms": release.latency_reference_ms,
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,

@@ -250,3 +250,27 @@ def test_an_answer_that_took_long_counts_with_and_without_a_restart(
     again.close()
     rows = frozen(world.lake, world.release.release_id)
     assert {row.unit for row in rows if row.metric == "error_rate"} == set(counted)
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_what_people_said_too_late_counts_for_nothing_however_long_nobody_counted(
+    make_world: Callable[..., World], outage: bool
+) -> None:
+    """Units close after 5 s. The thumbs come after 2 and 30 s; one of each user's is enough."""
+    world = make_world(make_rules(guardrails=(), min_dwell_seconds=600))
+    world.ramp()
+    began = world.clock.now()
+    spoken = {"in time": (2.0,), "late": (30.0,), "both": (2.0, 30.0), "never": ()}
+    for unit in spoken:
+        said = {"completion_id": f"cmpl_{unit}", "response_text": "good", "messages": "[]"}
+        world.answer(unit, began, **said)
+    for second in (2.0, 5.1, 30.0, 60.0):
+        world.clock.sleep(began + second - world.clock.now())
+        for unit, seconds in spoken.items():
+            if second in seconds:
+                world.thumb(f"cmpl_{unit}")
+        if not outage or second == 60.0:
+            world.loop.tick()
+    rows = frozen(world.lake, world.release.release_id)
+    found = {row.unit: row.value for row in rows if row.metric == "thumbs"}
+    assert found == {"in time": 1.0, "late": None, "both": 1.0, "never": None}

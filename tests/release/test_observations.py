@@ -199,7 +199,7 @@ def test_the_age_follows_the_champions_answers_and_people_get_their_time_after_i
     ages = {name: metric(task, release, name) for name in ("thumbs", "error_rate", "short")}
     assert ages["error_rate"] == Metric("error_rate", 12.0)
     assert ages["short"] == Metric("short", 12.0)
-    assert ages["thumbs"] == Metric("thumbs", 42.0, 30.0)
+    assert ages["thumbs"] == Metric("thumbs", 42.0, 30.0, said=("thumbs",))
 
 
 def test_latency_is_compared_with_the_champions_mean(lake: DuckLake) -> None:

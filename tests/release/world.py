@@ -181,6 +181,12 @@ class World:
         }
         self._append([{**row, **overrides}], [])
 
+    def thumb(self, completion_id: str) -> None:
+        """Somebody liked that answer, just now."""
+        about = {"feedback_id": new_id("fb"), "completion_id": completion_id, "kind": "binary"}
+        said = {"name": "thumbs", "value_bool": True, "author": "end_user", "weight": 1.0}
+        self._append([], [{**about, **said, "received_at": self.clock.now()}])
+
     def _append(self, completions: Rows, feedback: Rows) -> None:
         def work(transaction: Transaction) -> None:
             transaction.append("completions", completions)
