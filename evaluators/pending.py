@@ -196,7 +196,7 @@ def pending(
         max_failures=MAX_FAILURES,
         retry_seconds=RETRY_SECONDS,
     )
-    return [_pending(row, known) for row in lake.read(*_numbered(sql, params)).to_pylist()]
+    return [readable(row, known) for row in lake.read(*_numbered(sql, params)).to_pylist()]
 
 
 def seed(
@@ -238,7 +238,7 @@ def _numbered(sql: str, params: Mapping[str, Any]) -> tuple[str, list[Any]]:
     return _NAME.sub(lambda found: f"${used.index(found[1]) + 1}", sql), [params[n] for n in used]
 
 
-def _pending(row: Mapping[str, Any], known: Mapping[str, Reference]) -> Pending:
+def readable(row: Mapping[str, Any], known: Mapping[str, Reference]) -> Pending:
     """One row as the graders see it; one that cannot be read stops nobody."""
     found = Pending(
         completion_id=row["completion_id"],

@@ -1,4 +1,7 @@
-"""`everlearn judges TASK`: which judge may decide, and how many answers are right."""
+"""`everlearn judges TASK`: which judge may decide, and how many answers are right.
+
+`everlearn judges probe TASK`: what moves a judge that should not.
+"""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -9,13 +12,78 @@ from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
     from evaluators.judges import Standing
+    from evaluators.probe import Probe
 
 
-@click.command("judges")
+class _Judges(click.Group):
+    """`judges TASK` is `judges show TASK`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("judges", cls=_Judges, subcommand_metavar="TASK [OPTIONS] | probe TASK [OPTIONS]")
+def command() -> None:
+    """Which judge may gate, how many answers are right; what moves a judge that should not."""
+
+
+@command.command("probe")
+@click.argument("task")
+@click.option("--grader", help="Only this judge.")
+@click.option(
+    "--limit",
+    type=click.IntRange(5, 1000),
+    default=20,
+    show_default=True,
+    help="Newest answers that it is asked about, four or more times each.",
+)
+@json_option
+@config_option
+def probe_(
+    task: str, grader: str | None, limit: int, as_json: bool, config_path: str | None
+) -> None:
+    """Ask the judges of TASK about copies that are no better and no worse.
+
+    Exit 0 when nothing stands out, 1 when a bias does, 3 without answers to ask about.
+    """
+    import sys
+    from dataclasses import asdict
+
+    from evaluators.probe import probe
+    from everlearn.config import load
+    from everlearn.lake.ducklake import open_lake
+    from everlearn.task import load_task
+
+    service = load(config_path)
+    lake = open_lake(service, read_only=True)
+    found = probe(service, load_task(service, task), lake, grader=grader, limit=limit)
+    if as_json:
+        click.echo(json.dumps([{**asdict(each), "stands_out": each.stands_out} for each in found]))
+    else:
+        for each in found:
+            click.echo(_probe(each))
+    sys.exit(1 if any(each.stands_out for each in found) else 0)
+
+
+def _probe(each: "Probe") -> str:
+    start = f"{each.judge}: {each.probe}: "
+    if each.shift is None:
+        return f"{start}not known: {each.note}"
+    flips = "" if each.flipped is None else f", {each.flipped:.0%} change sides"
+    mark = "  <-- stands out" if each.stands_out else ""
+    return (
+        f"{start}{each.shift:+.3f} [{each.lower:+.3f}, {each.upper:+.3f}] on {each.answers} "
+        f"answers{flips}: {each.note}{mark}"
+    )
+
+
+@command.command("show", hidden=True)
 @click.argument("task")
 @json_option
 @config_option
-def command(task: str, as_json: bool, config_path: str | None) -> None:
+def show(task: str, as_json: bool, config_path: str | None) -> None:
     """Hold every grader of TASK against experts' labels: may it gate, and why."""
     from dataclasses import asdict
 
