@@ -64,7 +64,7 @@ def telling(reward: RewardFunction, curriculum: Curriculum) -> RewardFunction:
     """The reward function, whose verdicts the curriculum hears of."""
 
     def told(prompts: Any, completions: Any, row: Sequence[int], **options: Any) -> list[float]:
-        values = reward(prompts, completions, row=row, **options)
+        values = reward(prompts=prompts, completions=completions, row=row, **options)
         curriculum.saw(int(options["trainer_state"].global_step) + 1, row, values)
         for name, value in curriculum.shown().items():
             options["log_metric"](name, value)
