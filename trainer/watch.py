@@ -11,6 +11,10 @@ from everlearn.errors import TrainingError
 from trainer.progress import Update
 from trainer.tracking import Metrics
 
+SILENT = ("epoch", "clip_ratio/", "rewards/")
+"""Beginnings of names that say nothing here, a quarter of what is sent: a run is one epoch, its
+answers are of the weights that learn from them, and the reward has a name of its own."""
+
 Send = Callable[[Metrics], None]
 
 
@@ -18,7 +22,7 @@ def entries(method: str, logs: Mapping[str, Any], step: int) -> Metrics:
     """What was logged at a step, as metrics; TrainingError when the loss is no number."""
     found: Metrics = []
     for name, value in logs.items():
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or name.startswith(SILENT):
             continue
         if math.isfinite(value):
             found.append((f"{method}/{name}", float(value), step))

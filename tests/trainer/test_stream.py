@@ -122,6 +122,7 @@ def test_a_run_that_is_taken_up_reckons_from_where_it_goes_on() -> None:
 
 def test_what_is_logged_is_kept_by_method_and_the_reward_by_its_own_name_too() -> None:
     logs: dict[str, Any] = {"loss": 0.5, "reward": 0.25, "kl": float("nan"), "note": "text"}
+    logs |= {"epoch": 0.1, "clip_ratio/low_min": 0.0, "rewards/told/mean": 0.25}
     assert entries("rft", logs, 3) == [
         ("rft/loss", 0.5, 3),
         ("rft/reward", 0.25, 3),
