@@ -32,6 +32,7 @@ from console.pages import (
     requests,
     runs,
     system,
+    versions,
 )
 from console.render import page, wants_page
 from console.session import Keys, Sessions
@@ -48,6 +49,7 @@ ROUTERS = (
     judges.router,
     datasets.router,
     runs.router,
+    versions.router,
     compare.router,
     releases.router,
     system.router,

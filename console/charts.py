@@ -76,7 +76,8 @@ def _axes(frame: _Frame, across: str) -> Markup:
 
 
 def _legend(curves: Sequence[Line]) -> Markup:
-    dot = '<span><svg viewBox="0 0 10 10"><circle class="d{}" cx="5" cy="5" r="4"/></svg> {}</span>'
+    dot = '<span><svg aria-hidden="true" viewBox="0 0 10 10">'
+    dot += '<circle class="d{}" cx="5" cy="5" r="4"/></svg> {}</span>'
     rows = [Markup(dot).format(index % 5, each.name) for index, each in enumerate(curves)]
     return Markup('<div class="legend chart-legend">{}</div>').format(Markup("").join(rows))
 

@@ -24,6 +24,7 @@ NAV = (
     ("judges", "/judges", "Judges"),
     ("datasets", "/datasets", "Datasets"),
     ("runs", "/runs", "Runs"),
+    ("versions", "/versions", "Versions"),
     ("compare", "/compare", "Compare"),
     ("releases", "/releases", "Releases"),
     ("system", "/system", "System"),

@@ -1,4 +1,5 @@
-"""What MLflow knows of a task's runs, over its REST API: its client would cost 200 MB and seconds.
+"""What MLflow knows of a task's runs and versions, over its REST API: its client would cost 200 MB
+and seconds.
 
 An MLflow that is away or slow costs a page a second at most, and the page says so.
 """
@@ -10,7 +11,10 @@ import httpx
 from everlearn.config import Service
 
 SECONDS = 1.0
-RUNS = 30
+RUNS, VERSIONS = 30, 1000
+PREFIX = "everlearn."
+UNUSABLE = (httpx.HTTPError, ValueError, KeyError, TypeError)
+"""What an MLflow that is away, or something else at its address, comes to."""
 
 
 class Run(NamedTuple):
@@ -33,6 +37,40 @@ class Runs(NamedTuple):
     problem: str | None = None
 
 
+class Version(NamedTuple):
+    """One version of a task's model, as it was registered and what was decided of it."""
+
+    version: str
+    run_id: str
+    made_at: float
+    tags: dict[str, str]
+    """Ours, without their prefix."""
+
+    @property
+    def snapshot(self) -> str:
+        """The dataset that it learned from."""
+        return self.tags.get("snapshot_id", "")
+
+
+class Versions(NamedTuple):
+    """The versions of a task, or why they are not known."""
+
+    rows: list[Version]
+    problem: str | None = None
+
+
+def versions(service: Service, task: str) -> Versions:
+    """The newest first."""
+    asked: dict[str, Any] = {"filter": f"name='{task}'", "max_results": VERSIONS}
+    try:
+        with _client(service) as client:
+            answer = client.get("model-versions/search", params=asked).raise_for_status().json()
+            rows = [_version(each) for each in answer.get("model_versions", [])]
+    except UNUSABLE as error:
+        return Versions([], _away(service, error))
+    return Versions(sorted(rows, key=lambda row: row.made_at, reverse=True))
+
+
 def runs(service: Service, task: str) -> Runs:
     """The newest first."""
     try:
@@ -45,8 +83,8 @@ def runs(service: Service, task: str) -> Runs:
             answer = client.post("runs/search", json=asked).raise_for_status().json()
             place = f"{service.mlflow.tracking_uri}/#/experiments/{experiment}/runs"
             return Runs([_run(each, place) for each in answer.get("runs", [])])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        return Runs([], f"MLflow at {service.mlflow.tracking_uri}: {type(error).__name__}")
+    except UNUSABLE as error:
+        return Runs([], _away(service, error))
 
 
 def history(service: Service, run_id: str, metric: str) -> list[tuple[float, float]]:
@@ -59,8 +97,22 @@ def history(service: Service, run_id: str, metric: str) -> list[tuple[float, flo
                 (float(each.get("step", 0)), float(each["value"]))
                 for each in answer.get("metrics", [])
             ]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except UNUSABLE:
         return []
+
+
+def _away(service: Service, error: Exception) -> str:
+    return f"MLflow at {service.mlflow.tracking_uri}: {type(error).__name__}"
+
+
+def _version(each: dict[str, Any]) -> Version:
+    own = {row["key"]: row["value"] for row in each.get("tags", [])}
+    return Version(
+        version=str(each["version"]),
+        run_id=each.get("run_id", ""),
+        made_at=float(each.get("creation_timestamp", 0)) / 1000,
+        tags={key.removeprefix(PREFIX): own[key] for key in own if key.startswith(PREFIX)},
+    )
 
 
 def _client(service: Service) -> httpx.Client:

@@ -6,7 +6,7 @@
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,9 +15,9 @@ from typing import Any
 from everlearn.errors import NotFound
 from everlearn.lake.store import Lake
 from registry.record import artifact
+from registry.rows import count_rows
 from registry.versions import BASE, ModelVersion, Registry, ask
 
-SIDES = ("train", "select", "gate", "dropped")
 _SETTINGS = ("seed", "replay", "batch_size", "max_steps", "epochs", "reasoning", "heldout_grader")
 _RELEASES = """
     SELECT release_id, arg_max(event, created_at) AS event, arg_max(phase, created_at) AS phase,
@@ -114,27 +114,6 @@ def account(registry: Registry, lake: Lake, task: str, version: str) -> Account:
         erased=erased,
         gate={"phase": tags.get("gate"), "reason": tags.get("gate_reason")},
         releases=lake.read(_RELEASES, [task, version]).to_pylist(),
-    )
-
-
-def count_rows(
-    lake: Lake, snapshots: Iterable[str]
-) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Rows by side and kind, and different units by side, of these snapshots."""
-    # What no person's word stands behind is told apart.
-    sql = """SELECT split, unit, count(*) AS rows, coalesce(dropped_reason, CASE
-            WHEN author IN ('grader', 'comment', 'verdict', 'best_of') THEN kind || ' by ' || author
-            ELSE kind END) AS kind
-        FROM snapshot_rows WHERE snapshot_id IN (SELECT unnest(?)) GROUP BY ALL"""
-    rows: dict[str, Counter[str]] = defaultdict(Counter)
-    units: dict[str, set[str]] = defaultdict(set)
-    for row in lake.read(sql, [list(snapshots)]).to_pylist():
-        rows[row["split"]][row["kind"]] += row["rows"]
-        units[row["split"]].add(row["unit"])
-    sides = [side for side in SIDES if side in rows]
-    return (
-        {side: dict(rows[side].most_common()) for side in sides},
-        {side: len(units[side]) for side in sides},
     )
 
 

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from console.render import page
 from console.source import Asks, Read, sees
+from console.tracking import versions
 from everlearn.errors import NotFound
 
 router = APIRouter()
@@ -47,9 +48,11 @@ def dataset(
         raise NotFound(f"no dataset {snapshot_id}")
     sees(asked.person, found[0]["task"], "dataset")
     rows = source.rows(_ROWS, [snapshot_id, split, why, why, after])
+    known = versions(source.service, found[0]["task"])
     return page(
         request, "dataset", row=found[0], counts=_counts(found[0]), rows=rows[:50], split=split,
-        why=why, after=rows[49]["completion_id"] if len(rows) > 50 else None,
+        why=why, made=[each for each in known.rows if each.snapshot == snapshot_id],
+        problem=known.problem, after=rows[49]["completion_id"] if len(rows) > 50 else None,
     )  # fmt: skip
 
 

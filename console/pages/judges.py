@@ -1,4 +1,5 @@
-"""`GET /judges`: how far each grader agrees with experts, the label queue, and what has drifted."""
+"""`GET /judges`: how far each grader agrees with experts, whether its vote counts, and what has
+drifted."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -9,9 +10,13 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from console.charts import Line, lines
+from console.drift import drift
 from console.render import page
-from console.source import Asks, Read, Source, marks
+from console.source import Asks, Read, Source
+from evaluators.fill import label_salt
+from evaluators.judges import Standing, standings
 from evaluators.labels import agreement
+from everlearn.errors import ConfigError
 from everlearn.graders import FeedbackGrader, ScoreModel
 from everlearn.task import Task
 
@@ -42,23 +47,27 @@ _DAILY = """
     FROM scores WHERE task = ? AND value IS NOT NULL AND created_at >= ?
     GROUP BY ALL ORDER BY day
 """
-_LOOKS = """
-    SELECT task, look, event, reason, window_rows, created_at FROM drift_looks
-    WHERE task IN ({tasks}) ORDER BY created_at DESC LIMIT 15
-"""
 
 
 @router.get("/judges", response_class=HTMLResponse)
-def judges(request: Request, source: Read, asked: Asks) -> HTMLResponse:
+def judges(request: Request, source: Read, asked: Asks, look: int | None = None) -> HTMLResponse:
     """The page of one task."""
     task = asked.tasks.get(asked.one)
-    rows = _rows(source, task) if task else []
-    looks = source.rows(_LOOKS.format(tasks=marks([1])), [asked.one]) if task else []
     means = source.kept(("means", asked.one), lambda: _means(source, asked.one))
     return page(
-        request, "judges", asked=asked, rows=rows, looks=looks, means=means.value,
-        counted_at=means.at,
+        request, "judges", asked=asked, rows=_rows(source, task) if task else [],
+        drift=drift(source, asked.one, look), means=means.value, counted_at=means.at,
     )  # fmt: skip
+
+
+def _votes(source: Source, task: Task) -> dict[str, Standing]:
+    """By grader: whether its word decides, and the comparison that says so."""
+    try:
+        return {
+            each.grader: each for each in standings(source.lake, task, label_salt(source.service))
+        }
+    except ConfigError:
+        return {}  # a grader that cannot be built has no say
 
 
 def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
@@ -70,6 +79,7 @@ def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
         for row in source.rows(_VERDICTS, [task.task, ids[0], ids[-1], ids]):
             found.setdefault(row["evaluator"], []).append(row)
     counts = source.counts().scores
+    votes = source.kept(("votes", task.task), lambda: _votes(source, task)).value
     rows = []
     for grader in task.graders:
         middle = sum(grader.range) / 2 if isinstance(grader, ScoreModel) else 0.5
@@ -84,6 +94,7 @@ def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
             {
                 "name": grader.name, "type": grader.type, "scored": scored, "unscored": unscored,
                 "mean": total / scored if scored else None,
+                "vote": votes.get(grader.name),
                 "agreement": None if own else agreement(grader.name, pairs),
             }
         )  # fmt: skip

@@ -49,6 +49,10 @@ _RELEASES = """
         arg_max(reason, created_at) FILTER (event IN ('rolled_back', 'error')) AS failure
     FROM releases WHERE {where} GROUP BY task
 """
+_DRIFT = """
+    SELECT task, arg_max({{event: event, reason: reason, looked_at: created_at}}, look) AS last
+    FROM drift_looks WHERE {where} GROUP BY task
+"""
 
 
 class Station(NamedTuple):
@@ -69,7 +73,7 @@ def overview(request: Request, source: Read, asked: Asks) -> HTMLResponse:
     """The page."""
     where, params = asked.where()
     day = source.kept((*asked.tasks, where), lambda: _day(source, asked))
-    traffic, recent = day.value
+    traffic, recent, drifted = day.value
     found = source.rows(_RELEASES.format(where=where), params)
     releases = {row["task"]: row for row in found}
     ledger = source.capture()
@@ -80,6 +84,7 @@ def overview(request: Request, source: Read, asked: Asks) -> HTMLResponse:
             "name": name,
             "route": routes.get(name),
             "release": releases.get(name),
+            "drift": drifted.get(name),
             "traffic": [row for row in traffic if row["task"] == name],
             "scores": _scores(source.counts(), name),
         }
@@ -102,7 +107,18 @@ def labels(asked: Asks) -> RedirectResponse:
     return RedirectResponse(f"/labels/{asked.one}" if asked.one else "/", 303)
 
 
-def _day(source: Source, asked: Asked) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+class Day(NamedTuple):
+    """What is dear to count."""
+
+    traffic: list[dict[str, Any]]
+    """By version and arm."""
+    recent: dict[str, Any]
+    """Of the stations."""
+    drift: dict[str, Any]
+    """The last look by task."""
+
+
+def _day(source: Source, asked: Asked) -> Day:
     """Answers by version, and the stations, of the last day: of an idle service, of the last day
     with traffic."""
     where, params = asked.where()
@@ -110,8 +126,10 @@ def _day(source: Source, asked: Asked) -> tuple[list[dict[str, Any]], dict[str, 
     now = datetime.now(UTC)
     lately = min(now, latest["at"] or now) - DAY
     traffic = source.rows(_TRAFFIC.format(where=where), [lately, *params])
+    looks = source.rows(_DRIFT.format(where=where), params)
     where, params = asked.where(place="$2")
-    return traffic, source.row(_STATIONS.format(where=where), [lately, *params])
+    recent = source.row(_STATIONS.format(where=where), [lately, *params])
+    return Day(traffic, recent, {row["task"]: row["last"] for row in looks})
 
 
 def _requests(asked: Asked, traffic: list[dict[str, Any]]) -> Station:

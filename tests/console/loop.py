@@ -1,4 +1,5 @@
-"""A small loop in a lake: answers of two versions, feedback, scores, a dataset and a release."""
+"""A small loop in a lake: answers of two versions, feedback, scores, a dataset, a release,
+looks for drift."""
 
 import json
 from typing import Any
@@ -19,26 +20,41 @@ def fill(rows: Rows) -> None:
         )  # fmt: skip
         for answer, value in ((first, 0.0), (second, 1.0)):
             rows.said(answer, author="expert", author_id="ann", value_bool=bool(value))
-            _add(
+            add(
                 rows, "scores", completion_id=answer, task="text2sql", evaluator="same",
                 evaluator_version="v", value=value, context="x", created_at=START.timestamp() + 99,
             )  # fmt: skip
     comment = rows.said(first, kind="comment", value_text="too <long>", author_id="bob")
     rows.said("cmpl_nobody", author_id="eve")
-    _add(
+    add(
         rows, "comments", feedback_id=comment, task="text2sql", completion_id=first, sort="rule",
         state="teaching", why="lift 0.2", created_at=START,
     )  # fmt: skip
     _dataset(rows, first)
     _release(rows)
+    _looks(rows)
+
+
+def _looks(rows: Rows) -> None:
+    for look, event, shift in ((1, "quiet", 0.01), (2, "drift", 0.4)):
+        add(
+            rows, "drift_looks", task="text2sql", look=look, event=event, window_rows=500,
+            reason="prompt_chars moved", window_until=START, created_at=START,
+        )  # fmt: skip
+        for metric in ("prompt_chars", "json"):
+            add(
+                rows, "drift", task="text2sql", look=look, metric=metric, kind="number",
+                before=20.0, now=41.5, shift=shift, p_value=1e-9, created_at=START,
+                alarm=metric == "prompt_chars" and look == 2,
+            )  # fmt: skip
 
 
 def _dataset(rows: Rows, completion_id: str) -> None:
-    _add(
+    add(
         rows, "snapshots", snapshot_id=SNAPSHOT, task="text2sql", lake_snapshot=3, query="q",
         content_hash="a" * 64, counts=json.dumps(COUNTS), created_at=START,
     )  # fmt: skip
-    _add(
+    add(
         rows, "snapshot_rows", snapshot_id=SNAPSHOT, completion_id=completion_id, unit="u1",
         split="train", kind="accepted", completion="SELECT 1", author="expert", weight=1.0,
     )  # fmt: skip
@@ -53,18 +69,19 @@ def _release(rows: Rows) -> None:
     for n, (event, phase, percent) in enumerate(
         [("started", "loading", 0.0), ("step", "ramping", 50.0), ("promoted", "promoted", 100.0)]
     ):
-        _add(
+        add(
             rows, "releases", release_id=RELEASE, task="text2sql", version="2", event=event,
             phase=phase, stage=n, percent=percent, reason="promote e-value 9 >= 2",
             evidence=json.dumps({"same": metric} if n else {}), created_at=now + 60 * n,
         )  # fmt: skip
     for position in range(20):
-        _add(
+        add(
             rows, "release_units", release_id=RELEASE, metric="same", unit=f"u{position}", stage=0,
             position=position, treated=position % 2 == 0, propensity=0.5,
             value=float(position % 3 == 0), closed_at=now + position,
         )  # fmt: skip
 
 
-def _add(rows: Rows, table: str, **row: Any) -> None:
+def add(rows: Rows, table: str, **row: Any) -> None:
+    """One row."""
     rows.lake.commit(lambda transaction: transaction.append(table, [row]))

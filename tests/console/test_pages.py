@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from console.app import create_app
 from console.pages import system
 from console.render import NAV
+from gateway.routes import ArmRoute, Routes, TaskRoute, write_routes
 from tests.console.loop import RELEASE, SNAPSHOT, fill
 from tests.console.session import Browser, browser, make_key, write_task
 from tests.evaluators.lake import Rows
@@ -18,7 +20,8 @@ PAGES = [
     *(href for _, href, _ in NAV if href != "/labels"),
     "/releases/text2sql", f"/releases/text2sql?show={RELEASE}", f"/datasets/{SNAPSHOT}",
     f"/datasets/{SNAPSHOT}?split=dropped&why=duplicate", "/feedback?kind=comment&only=comments",
-    "/feedback?only=waiting&author=expert", "/labels/text2sql", "/compare?a=1&b=2&grader=same",
+    "/feedback?only=waiting&author=expert", "/labels/text2sql", "/versions?version=2",
+    "/versions?version=base", "/compare?a=1&b=2&grader=same",
 ]  # fmt: skip
 
 
@@ -56,12 +59,17 @@ def test_every_page_opens_over_nothing_and_over_a_whole_loop(rows: Rows, session
 
 def test_pages_say_what_stands_in_the_lake(rows: Rows, session: Browser) -> None:
     fill(rows)
+    champion, challenger = ArmRoute(version="1", model="one"), ArmRoute(version="2", model="two")
+    route = TaskRoute(champion=champion, challenger=challenger, challenger_share=0.5)
+    write_routes(rows.service.routes_path, Routes(tasks={"text2sql": route}))
     for path, told in {
-        "/": ("12", "promote e-value 9 &gt;= 2", "same"),
+        "/": ("12", "promote e-value 9 &gt;= 2", "same", "prompt_chars moved"),
         "/feedback": ("too &lt;long&gt;", "teaching", "waits for"),
         f"/datasets/{SNAPSHOT}": ("accepted", "duplicate", "300"),
         "/compare?a=1&b=2": ("SELECT 1", "SELECT 2"),
-        "/judges": ("same", "100.0 %"),
+        "/judges": ("same", "100.0 %", "computed: needs no vote", "Look 2", "41.5", "polyline"),
+        "/judges?look=1": ("Look 1", "1.0 %"),
+        "/versions?version=2": ("as <b>challenger", "promote e-value 9 &gt;= 2", "ConnectError"),
         "/releases/text2sql": ("promoted", "0.075", "polyline", "log e of harm"),
         "/system": ("away: ConnectError", "operator", "missing"),
     }.items():
@@ -78,7 +86,8 @@ def test_an_mlflow_that_is_away_is_said_on_the_page(session: Browser) -> None:
     "path",
     [
         "/releases/nothing", "/releases/text2sql?show=rel_0", "/datasets/snap_0",
-        "/compare?a=77", "/judges?task=nothing", "/runs?task=nothing", "/labels/nothing",
+        "/compare?a=77", "/judges?task=nothing", "/judges?look=9", "/versions?task=nothing",
+        "/runs?task=nothing", "/labels/nothing",
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_a_page(session: Browser, path: str) -> None:
@@ -97,3 +106,16 @@ def test_evidence_of_any_shape_is_a_page(rows: Rows, session: Browser, evidence:
     rows.lake.commit(lambda transaction: transaction.append("releases", [row]))
     opened(session, f"/releases/text2sql?show={RELEASE}")
     assert json.loads(evidence) is not None
+
+
+def test_a_judge_says_on_its_page_why_its_vote_does_not_count(
+    tmp_path: Path, rows: Rows, session: Browser
+) -> None:
+    path = tmp_path / "tasks" / "text2sql.yaml"
+    task = yaml.safe_load(path.read_text())
+    message = {"role": "user", "content": "Is it right? {{ sample.output_text }}"}
+    judge = {"name": "kind", "type": "score_model", "model": "judge", "input": [message]}
+    path.write_text(yaml.safe_dump({**task, "graders": [*task["graders"], judge]}))
+    page = opened(session, "/judges")
+    assert "only advises</b>: no certified label yet" in page
+    assert "counts</b>: computed: needs no vote" in page
