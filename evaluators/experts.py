@@ -27,7 +27,8 @@ _SAID = f"""
 SELECT target AS completion_id, kind, name, value_bool, value_number, value_text, author, author_id,
     key_id, weight, given_at, tags
 FROM ({feedback_state("(SELECT * FROM feedback WHERE author = 'expert' AND task = $1)")})
-WHERE state = 'joined' AND NOT ambiguous ORDER BY given_at, feedback_id
+WHERE state = 'joined' AND NOT ambiguous AND kind IN ('binary', 'scalar', 'implicit', 'correction')
+ORDER BY given_at, feedback_id
 """
 _ANSWERS = """
 SELECT completion_id, unit, version, messages, tools, response_text, status FROM completions

@@ -1,4 +1,4 @@
-"""`everlearn labels fill|next|put|skip|undo|list|agreement TASK`: the label queue."""
+"""`everlearn labels fill|next|put|skip|undo|list|pairs|agreement TASK`: the label queue."""
 
 import json
 import os
@@ -12,9 +12,11 @@ import click
 from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
+    from evaluators.pairs import Side, Verdict
     from evaluators.queue import Queue
     from evaluators.shown import Shown, Turn
     from everlearn.config import Service
+    from everlearn.state import State
     from everlearn.task import Task
 
 author_option = click.option(
@@ -180,6 +182,70 @@ def undo(
 
 @command.command()
 @click.argument("task")
+@click.argument("pair", required=False)
+@click.argument("verdict", type=click.Choice(["A", "B", "tie", "skip"]), required=False)
+@click.option("--comment", default="", help="Why.")
+@author_option
+@gateway_option
+@json_option
+@config_option
+def pairs(
+    task: str,
+    pair: str | None,
+    verdict: "Verdict | None",
+    author_id: str | None,
+    gateway: str | None,
+    config_path: str | None,
+    *,
+    comment: str,
+    as_json: bool,
+) -> None:
+    """Show two answers to one prompt, blind; with PAIR and a VERDICT, say which is better."""
+    from evaluators import labels
+    from evaluators.pairs import Pairs, ask, find, preference
+    from everlearn.errors import InputError, NotEnoughEvidence
+    from everlearn.lake.ducklake import open_lake
+
+    who = _who(author_id)
+    with _state(task, config_path) as (service, declared, state):
+        queue = Pairs(state, declared)
+        if pair is not None:
+            if verdict is None:
+                raise InputError(f"pair {pair}: say A, B, tie or skip")
+            events = preference(
+                queue.hold(pair, who), verdict, author_id=author_id, comment=comment
+            )
+            if events:
+                key = os.environ.get("EVERLEARN_API_KEY")
+                labels.send(gateway or _gateway(service), events, key)
+            queue.judge(pair, who, verdict)
+            click.echo(f"{pair}: {verdict}")
+            return
+        lake = open_lake(service, read_only=True)
+        queue.offer(find(lake, declared))
+        found = ask(queue, lake, task, who)
+    if found is None:
+        raise NotEnoughEvidence(f"task {task}: no two answers to one prompt wait for a verdict")
+    if as_json:
+        click.echo(json.dumps(_blind(found)))
+        return
+    lines = [found.pair]
+    for turn in found.a.turns:
+        lines += _turn(turn)
+    click.echo("\n".join([*lines, *_turn(found.a.answer, "A"), *_turn(found.b.answer, "B")]))
+
+
+def _blind(found: "Side") -> dict[str, Any]:
+    """Without the ids, which tell when an answer was given."""
+    a, b = asdict(found.a), asdict(found.b)
+    return {
+        "pair": found.pair, "turns": a["turns"], "tools": a["tools"],
+        "a": a["answer"], "b": b["answer"],
+    }  # fmt: skip
+
+
+@command.command()
+@click.argument("task")
 @json_option
 @config_option
 def agreement(task: str, as_json: bool, config_path: str | None) -> None:
@@ -210,9 +276,16 @@ def agreement(task: str, as_json: bool, config_path: str | None) -> None:
 
 @contextmanager
 def _queue(task: str, config_path: str | None) -> "Iterator[tuple[Service, Task, Queue]]":
+    from evaluators.queue import Queue
+
+    with _state(task, config_path) as (service, declared, state):
+        yield service, declared, Queue(state, declared)
+
+
+@contextmanager
+def _state(task: str, config_path: str | None) -> "Iterator[tuple[Service, Task, State]]":
     from contextlib import closing
 
-    from evaluators.queue import Queue
     from everlearn.config import load
     from everlearn.state import open_state
     from everlearn.task import load_task
@@ -220,7 +293,7 @@ def _queue(task: str, config_path: str | None) -> "Iterator[tuple[Service, Task,
     service = load(config_path)
     declared = load_task(service, task)
     with closing(open_state(service)) as state:
-        yield service, declared, Queue(state, declared)
+        yield service, declared, state
 
 
 def _who(author_id: str | None) -> str:
