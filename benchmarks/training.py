@@ -81,23 +81,23 @@ def production(model: Path, thumbs: int, corrections: int, seed: int) -> dict[st
     left = corrections
     for number, (question, answer, unit) in enumerate(zip(meant, given, units, strict=False)):
         at = START + timedelta(seconds=number)
-        rows["completions"].append(_completion(question.text, answer, unit, at))
+        rows["completions"].append(completion(question.text, answer, unit, at))
         said = {"completion_id": rows["completions"][-1]["completion_id"], "received_at": at}
         right = orders.same(answer, question.sql)
         if rng.random() < people.thumbs_share:
             mistaken = rng.random() < people.wrong_thumbs
-            rows["feedback"].append(_feedback(said, author_id=unit, value_bool=right != mistaken))
+            rows["feedback"].append(feedback(said, author_id=unit, value_bool=right != mistaken))
         if rng.random() < people.review_share and left:
             left -= not right
             expert = {"author": "expert", "author_id": "analyst"}
             fixed = {"kind": "correction", "name": "correction", "value_text": question.sql}
             rows["feedback"].append(
-                _feedback(said, **expert, **({"value_bool": True} if right else fixed))
+                feedback(said, **expert, **({"value_bool": True} if right else fixed))
             )
     return rows
 
 
-def _completion(text: str, answer: str, unit: str, at: datetime) -> dict[str, Any]:
+def completion(text: str, answer: str, unit: str, at: datetime) -> dict[str, Any]:
     return {
         "completion_id": new_id("cmpl"),
         "task": "text2sql",
@@ -113,7 +113,7 @@ def _completion(text: str, answer: str, unit: str, at: datetime) -> dict[str, An
     }
 
 
-def _feedback(said: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def feedback(said: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {
         "feedback_id": new_id("fb"),
         "kind": "binary",

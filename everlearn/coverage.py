@@ -36,6 +36,15 @@ def needs_people(grader: Grader, others: Sequence[Grader]) -> bool:
     return _OF_PEOPLE.search(json.dumps(grader.model_dump(mode="json"))) is not None
 
 
+def feedback_names(grader: Grader, others: Sequence[Grader]) -> frozenset[str]:
+    """Names of the feedback that it counts."""
+    if isinstance(grader, FeedbackGrader):
+        return frozenset({grader.feedback})
+    if isinstance(grader, Multi):
+        return frozenset().union(*(feedback_names(one, others) for one in _parts(grader, others)))
+    return frozenset()
+
+
 def deterministic(grader: Grader, others: Sequence[Grader]) -> bool:
     """Whether no model's opinion is part of it."""
     if isinstance(grader, Multi):

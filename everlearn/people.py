@@ -31,7 +31,8 @@ class Trust(Section):
     """How far strangers are believed; experts, whose keys say so, are."""
 
     max_share_per_rater: float = Field(0.02, gt=0, le=1)
-    """Of the taught rows, of one rater and of one unit, where no expert stands behind them."""
+    """Of the taught rows, of one rater and of one unit, where no expert stands behind them; and of
+    a release's units in a step, of one rater."""
     min_raters: int = Field(10, ge=1)
     """Fewer different raters: users' feedback alone teaches nothing."""
     max_per_minute: int = Field(30, ge=1)

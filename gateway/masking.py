@@ -6,14 +6,16 @@
 - The pieces of a streamed text are joined first, so that no match hides in the cut between two.
 - What spells a masked text once more, token by token, goes with it.
 - What cannot be read as text cannot be searched, and is not kept; nor is what would take more than
-  time in proportion to its length: too many matches, escapes within escapes without end.
+  time in proportion to its length: too many matches, escapes within escapes without end, matches
+  that each read on to the text's end.
 - An identifier with a match is left out: masked ones would join what does not belong together.
 """
 
 import json
 import re
+import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -39,6 +41,8 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 MAX_MATCHES = 10_000
 """Of a pattern in one text: each search may read on to the text's end."""
+SEARCH_SECONDS = 0.25
+"""Of the processor, for one text: others wait meanwhile. A megabyte takes 2 ms a pattern."""
 MAX_LEVELS = 32
 """Of escapes within escapes."""
 _DECODER = json.JSONDecoder(strict=False)
@@ -53,8 +57,12 @@ class _Unsearchable(Exception):
 class Masker:
     """Masks by regular expressions."""
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(
+        self, patterns: Sequence[str], seconds: Callable[[], float] = time.thread_time
+    ) -> None:
+        """`seconds`: the processor's, spent by this thread."""
         self._patterns = [regex.compile(pattern) for pattern in patterns]
+        self._seconds = seconds
 
     def event(self, event: Event) -> Event:
         """The event without what must not be kept."""
@@ -157,34 +165,36 @@ class Masker:
 
     def _spans(self, text: str) -> list[Span]:
         """What matches cover of the text, in order, apart from each other."""
+        until = self._seconds() + SEARCH_SECONDS
         try:
-            return _merged(self._found(text, MAX_LEVELS))
+            return _merged(self._found(text, MAX_LEVELS, until))
         except _Unsearchable:
             return [(0, len(text))]
 
-    def _found(self, text: str, levels: int) -> list[Span]:
+    def _matches(self, pattern: regex.Pattern, text: str, until: float) -> Iterator[Span]:
+        for count, match in enumerate(pattern.finditer(text)):
+            if count == MAX_MATCHES or self._seconds() > until:
+                raise _Unsearchable
+            start, end = match.span()
+            if end > start:
+                yield start, end
+
+    def _found(self, text: str, levels: int, until: float) -> list[Span]:
         whole = _whole_characters(text)
-        found = [span for pattern in self._patterns for span in _matches(pattern, whole)]
+        found = [
+            span for pattern in self._patterns for span in self._matches(pattern, whole, until)
+        ]
         undone = _ESCAPES.sub(_undone, text) if "\\" in text else text
         if undone == text:
             return found
         if levels == 0:
             raise _Unsearchable
-        deeper = self._found(undone, levels - 1)
+        deeper = self._found(undone, levels - 1, until)
         if not found and not deeper:
             return found
         escapes = _Escapes(text)
         found = [escapes.whole(*span) for span in found]
         return found + [(escapes.origin(start), escapes.origin(end)) for start, end in deeper]
-
-
-def _matches(pattern: regex.Pattern, text: str) -> Iterator[Span]:
-    for count, match in enumerate(pattern.finditer(text)):
-        if count == MAX_MATCHES:
-            raise _Unsearchable
-        start, end = match.span()
-        if end > start:
-            yield start, end
 
 
 def _whole_characters(text: str) -> str:

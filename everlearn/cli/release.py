@@ -108,7 +108,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.errors import NotFound
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
-    from serving.release.history import by_arm, events, untold
+    from serving.release.history import by_arm, events, unheard, untold
     from serving.release.outlook import REMAINING, remaining
     from serving.release.states import chain
     from serving.release.verbs import Desk
@@ -121,7 +121,9 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
 
         path = fit(plot)
     service = load(config_path)
-    traffic = Desk(service, load_task(service, task)).book.traffic(task)
+    declared = load_task(service, task)
+    share = declared.trust.max_share_per_rater
+    traffic = Desk(service, declared).book.traffic(task)
     if traffic is None or traffic.release is None:
         raise NotFound(f"task {task} never had a release: its first champion answers")
     release = traffic.release
@@ -131,6 +133,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         draw_release(path, task, release, story(lake, task, release), traffic.budget)
     rows += untold(traffic, rows, release.release_id)
     arms = by_arm(lake, task, release)
+    left_out = unheard(lake, release.release_id)
     former = [arm.version for arm in chain(traffic)]
     units = lake.read(REMAINING, [release.release_id]).to_pylist()
     left = remaining(release, units, time.time())
@@ -146,6 +149,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
             "former_champions": former,
             "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
             "arms": arms,
+            "unheard": left_out,
             "release": msgspec.to_builtins(release),
             "events": rows,
         }
@@ -163,6 +167,8 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         click.echo(f"  {standing(traffic.watch, time.time())}")
     for arm, told in arms.items():
         click.echo(_arm(arm, told, release.parsed_rules.primary))
+    for row in left_out:
+        click.echo(_unheard(row, share))
     for row in rows:
         click.echo(_line(row, release.created_at))
 
@@ -262,6 +268,14 @@ def _arm(arm: str, told: dict[str, Any], primary: str) -> str:
     return (
         f"  {arm:<11}{told['answers']:6d} answers, {primary} {number(told['quality'])}, "
         f"cost per answer {number(told['cost'], '.3g')}, {number(told['seconds'])} s"
+    )
+
+
+def _unheard(row: dict[str, Any], share: float) -> str:
+    return (
+        f"  {row['metric']}: {row['words']} words left out and {row['units']} units unscored for "
+        f"it, of users who spoke for more than {100 * share:g} % of a step's units "
+        "(trust.max_share_per_rater)"
     )
 
 

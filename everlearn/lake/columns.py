@@ -287,6 +287,8 @@ RELEASE_UNITS = _table(
     ("propensity", "float", "of the candidate for this unit; null: no information"),
     ("value", "float", "mean over the unit's answers, 0 to 1; null: unscored, no information"),
     ("stratum", "int", "third of the unit's reward before the release; 0: no past"),
+    ("raters", "json", "digests of the users on whose words `value` rests; null: not on people's"),
+    ("unheard", "int", "users whose words were left out: they had their share of the step"),
     ("closed_at", "time", "when the unit's values were frozen"),
 )
 

@@ -37,6 +37,7 @@ from serving.release.cost import rates
 from serving.release.decide import Decision, Evidence, decide
 from serving.release.failures import FAILURES, OF
 from serving.release.lease import Lease, holder
+from serving.release.raters import Raters
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import (
     Phase,
@@ -80,6 +81,8 @@ class TaskLoop:
         self._counting = threading.RLock()
         """Held while units are counted and the accounts read: a round and a glance share them."""
         self._accounts: tuple[str, Accounts | Watched] | None = None
+        self._raters = Raters()
+        """Of that release too."""
         self._counted: dict[str, tuple[float, int]] = {}
         """When each metric of the release in `_accounts` was last counted, at which snapshot."""
         self._past: tuple[str, dict[str, float]] | None = None
@@ -313,7 +316,7 @@ class TaskLoop:
 
     def _count(self, release: Release, now: float, snapshots: dict[str, int]) -> None:
         """Freeze the units that closed, fold them into the accounts."""
-        accounts = self._account(release)
+        accounts, raters = self._account(release), self._raters
         rows: list[observations.Counted] = []
         counted: dict[str, tuple[float, int]] = {}
         for name, snapshot in snapshots.items():
@@ -324,9 +327,11 @@ class TaskLoop:
                 continue
             due = observations.closed_units(self._lake, self._task.task, release, wanted, window)
             past = self._rewards(release) if due else {}
-            rows += observations.count(due, wanted, release, accounts.rows + len(rows), past)
+            new = observations.count(due, wanted, release, accounts.rows + len(rows), past)
+            rows += raters.limited(self._lake, self._task, due=due, rows=new)
         observations.freeze(self._lake, release.release_id, rows, now)
         accounts.fold(rows)
+        raters.fold(rows)
         self._counted |= counted
 
     def _window(
@@ -362,6 +367,7 @@ class TaskLoop:
             self._counted = {}
             kind = Watched if release.watch else Accounts
             self._accounts = (release.release_id, kind(release.parsed_rules, rows))
+            self._raters = Raters(rows)
         return self._accounts[1]
 
     def _report(self) -> None:

@@ -35,6 +35,18 @@ def untold(
     ]
 
 
+def unheard(lake: Lake, release_id: str) -> list[dict[str, Any]]:
+    """By metric: words of users who had their share of the step (`raters.py`), and the units that
+    say nothing without them."""
+    sql = """
+        SELECT metric, sum(unheard)::BIGINT AS words,
+            count(*) FILTER (value IS NULL)::BIGINT AS units
+        FROM release_units WHERE release_id = ? AND unheard > 0 GROUP BY metric ORDER BY metric
+    """
+    rows: list[dict[str, Any]] = lake.read(sql, [release_id]).to_pylist()
+    return rows
+
+
 def by_arm(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
     """Of both arms: good answers, mean seconds, cost of one, and quality: the primary metric's
     mean over closed units. Plain means, for people."""

@@ -74,6 +74,10 @@ class Counted(NamedTuple):
     propensity: float | None
     value: float | None
     stratum: int
+    raters: str | None = None
+    """Digests of the users on whose words the value rests; None: not on people's (`raters.py`)."""
+    unheard: int | None = None
+    """Users whose words were left out."""
 
     @property
     def observation(self) -> Observation | None:
@@ -171,7 +175,8 @@ due AS (SELECT * FROM placed WHERE opened <= to_timestamp($now - $close)),
 scored AS ({scores}),
 heard AS ({heard})
 SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
-    epoch(due.opened) AS opened, avg({value}) AS value
+    epoch(due.opened) AS opened, avg({value}) AS value,
+    list(answers.completion_id) FILTER (({value}) IS NOT NULL) AS answers
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
     AND answers.received_at <= due.opened + to_seconds($close)

@@ -11,7 +11,7 @@ from evaluators.template import MAX_RENDERED, MAX_TEMPLATE, Template
 from evaluators.types import Sample
 from everlearn import regex
 from everlearn.errors import ConfigError, GraderError
-from gateway.masking import MAX_MATCHES, Masker
+from gateway.masking import MAX_MATCHES, SEARCH_SECONDS, Masker
 from tests.builders import make_completion
 from tests.security.growth import growth
 
@@ -52,6 +52,21 @@ def test_masking_takes_time_in_proportion_whatever_the_body(piece: str) -> None:
     started = time.perf_counter()
     work(100_000)
     assert time.perf_counter() - started < 10
+
+
+def test_matches_that_each_read_to_the_end_take_no_more_than_their_seconds() -> None:
+    """Each of 9,000 would read on through the rest: 14 s for a megabyte, without a limit."""
+    spent = 0
+
+    def seconds() -> float:
+        nonlocal spent
+        spent += 1
+        return spent * SEARCH_SECONDS / 100
+
+    text = "x" * 9_000 + "a" * 1_000
+    assert Masker([r"x.*y|x"], seconds).text(text) == "[masked]"
+    assert spent <= 102
+    assert Masker([r"x.*y|x"], lambda: 0.0).text(text) == "[masked]" * 9_000 + "a" * 1_000
 
 
 def test_what_cannot_be_searched_in_time_is_not_kept() -> None:
