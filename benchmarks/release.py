@@ -63,9 +63,12 @@ SCENARIOS = {
     "identical, satisfied 1.5 times, response_bias 1.5": Scenario(
         people=People(answering=0.5, satisfied=1.5), rules={"response_bias": 1.5}
     ),
-    "identical, half of the requests fail on both": Scenario(
-        rates={"error_rate": Rates(0.5, 0.5)}, promise=("rolled_back", 0.10)
-    ),
+    **{
+        f"identical, {100 * share:.0f} % of the requests fail on both": Scenario(
+            rates={"error_rate": Rates(1 - share, 1 - share)}, promise=("rolled_back", 0.10)
+        )
+        for share in (0.02, 0.2, 0.5)
+    },
     **{
         f"identical, the candidate {seconds} s slower, closed {age}": Scenario(
             pace=Pace(20, slower_seconds=seconds, answer_seconds=close),

@@ -20,7 +20,7 @@ QUICK = (
     "identical, harm, base 0.95",
     "identical, satisfied answer 1.2 times as often",
     "identical, 1.1 times and the dissatisfied 0.9 times",
-    "identical, half of the requests fail on both",
+    "identical, 20 % of the requests fail on both",
     "identical, 100 users who return, sticky",
     "identical, 100 users who return, drawn anew each day",
     "10 points worse",
