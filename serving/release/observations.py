@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from everlearn.coverage import feedback_names
 from everlearn.errors import LakeError
-from everlearn.graders import FeedbackGrader, Multi, ScoreModel
+from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake, Transaction
 from everlearn.rules import ReleaseRules
 from everlearn.state import StateConflict
@@ -95,7 +96,7 @@ def metric(task: Task, release: Release, name: str) -> Metric:
     if name in LIVE:
         return Metric(name, release.answer_seconds)
     grader = task.grader(name)
-    said = _feedback(task, name)
+    said = tuple(sorted(feedback_names(grader, task.graders)))
     waits = name == rules.primary or said
     low, high = grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0)
     asked = rules.unit_close_seconds if waits else 0.0
@@ -109,15 +110,6 @@ def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
         return rules.answer_seconds
     usual = 3 * found.latency_p95_ms / 1000 if found is not None else 0.0
     return min(LONGEST_ANSWER_SECONDS, max(SLOWER_SECONDS, usual))
-
-
-def _feedback(task: Task, name: str) -> tuple[str, ...]:
-    """What people say, by name, that the grader waits for."""
-    grader = task.grader(name)
-    parts = [grader]
-    if isinstance(grader, Multi):
-        parts = list(grader.graders.values()) or list(task.graders)
-    return tuple(part.feedback for part in parts if isinstance(part, FeedbackGrader))
 
 
 # Arms are compared as assigned, whoever answered in the end: a failure that somebody else's answer
