@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import collector.process as collector_process
 from gateway.metrics import COUNTERS, HISTOGRAMS
 from serving.local.metrics import Metrics as ModelServer
-from tests.deploy.compose import ROOT
+from tests.deploy.compose import ROOT, services
 from tests.gateway.backend import backend
 from tests.gateway.door import door
 
@@ -86,3 +86,25 @@ def test_prometheus_scrapes_where_the_processes_answer() -> None:
         assert targets[name] == [f"{name}:{port[1]}"]
     assert targets["gateway"] == ["gateway:8000"]
     assert content["rule_files"] == ["alerts.yml"]
+
+
+def test_compose_brings_what_the_dashboard_needs() -> None:
+    found = services()
+    for name in ("prometheus", "grafana"):
+        for mount in found[name]["volumes"]:
+            here = mount.split(":")[0]
+            assert not here.startswith(".") or (ROOT / here).exists(), mount
+    place = ROOT / "deploy" / "grafana"
+    sources = yaml.safe_load((place / "provisioning/datasources/prometheus.yml").read_text())
+    board = json.loads((place / "everlearn.json").read_text())
+    uids = {panel["datasource"]["uid"] for panel in board["panels"]}
+    assert uids == {source["uid"] for source in sources["datasources"]}
+    assert sources["datasources"][0]["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((place / "provisioning/dashboards/everlearn.yml").read_text())[
+        "providers"
+    ]
+    mounted = [mount.split(":")[1] for mount in found["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/everlearn.json" in mounted
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
+    hosts = {job["static_configs"][0]["targets"][0].split(":")[0] for job in scraped}
+    assert hosts <= {*found, "host.docker.internal"}

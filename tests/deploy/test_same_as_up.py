@@ -17,8 +17,9 @@ from everlearn.supervise import STOP_SECONDS
 from tests.deploy.compose import OURS, ROOT, environment, services
 
 CONFIG = "/etc/everlearn/everlearn.yaml"
-ONLY_IN_COMPOSE = {"postgres", "s3"}
-"""On one machine the lake's catalog is SQLite and its files are in a folder."""
+ONLY_IN_COMPOSE = {"postgres", "s3", "prometheus", "grafana"}
+"""On one machine the lake's catalog is SQLite, its files are in a folder, and the console is what
+people look at."""
 ONLY_IN_UP = {"releases", "console", "airflow", "airflow-scheduler", "airflow-dags"}
 """They act for an operator, where the demo and the quickstart run."""
 PLACES = {
