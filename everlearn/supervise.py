@@ -13,6 +13,7 @@ import configparser
 import ctypes
 import fcntl
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ TOLD_EVERY_SECONDS = 5.0
 MAX_STARTS = 4
 """Of a process that does not answer yet."""
 STOP_SECONDS = 40
+DAEMON_SECONDS = 60.0
+"""Until supervisord itself listens: it is quick, a busy machine is not."""
 
 
 def render(rows: Sequence[Process], folder: Path, socket: Path) -> configparser.RawConfigParser:
@@ -97,7 +100,12 @@ class Supervisor:
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
-        _wait(self._socket.exists, 20.0, "supervisord did not start")
+        try:
+            _wait(self._socket.exists, DAEMON_SECONDS, "supervisord did not start")
+        except EverlearnError:
+            self._daemon.kill()
+            self._forget()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,7 +151,11 @@ class Supervisor:
             self._daemon.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._daemon.kill()
+        self._forget()
+
+    def _forget(self) -> None:
         self._daemon = None
+        shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     def _stop_one(self, name: str) -> None:
         try:

@@ -1,6 +1,7 @@
 """Ordered start, restart of what dies, a stop that leaves nothing behind: on real processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,12 +33,16 @@ def test_processes_start_in_waves_and_none_is_left_after_stop(
 ) -> None:
     rows = [web("first", free_port(), 0), web("second", free_port(), 1)]
     answered: list[str] = []
+    config = tmp_path / "run" / "supervisord.conf"
     with Supervisor(rows, tmp_path) as supervisor:
         supervisor.start(lambda process: answered.append(process.name))
         pids = [info["pid"] for info in supervisor.states().values()]
         assert all(url_answers(row.ready or "") for row in rows)
+        own = Path(re.findall(r"^file = (.*)$", config.read_text(), re.M)[0]).parent
+        assert own.exists()
     assert answered == ["first", "second"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not own.exists()
 
 
 def test_a_killed_process_is_started_again(tmp_path: Path, free_port: Callable[[], int]) -> None:
