@@ -17,12 +17,14 @@ from serving.release.accounts import others, questions
 from serving.release.ahead import MEDIAN, Expected, Pace, expected, information
 from serving.release.analysis import Question
 from serving.release.decide import last_stage
-from serving.release.seen import DAY_SECONDS, Seen, Stretch, busiest, seen
+from serving.release.seen import DAY_SECONDS, Seen, Stretch, audible, busiest, seen
 from serving.release.states import Phase, Release
 
 EFFECTS = {"better": (0.05, 0.10, 0.20), "not_worse": (0.0, 0.05, 0.20)}
 KNOWN_SECONDS, KNOWN_REQUESTS = 3600.0, 300
 """Less traffic says nothing of a day."""
+LOUD = 0.8
+"""Where less than this is left of what users say, it is told."""
 
 
 class Outlook(NamedTuple):
@@ -38,6 +40,8 @@ class Outlook(NamedTuple):
     units_a_day: float = 0.0
     heard_a_day: float = 0.0
     """Units that the primary metric hears of."""
+    audible: float = 1.0
+    """Share of the units that users spoke of that is so many, of one user's share."""
     expected: tuple[Expected, ...] = ()
     refusal: str | None = None
     """Why it cannot decide in its time."""
@@ -58,7 +62,16 @@ class Outlook(NamedTuple):
             f"lately {self.units_a_day:.0f} units a day, {self.metric} heard of "
             f"{self.heard_a_day:.0f} a day"
         )
-        rows = [head, f"until it is promoted, at level {self.level:.4g}, if the true gain is"]
+        few = (
+            f"({self.audible:.0%} of what users say: of one user who speaks for many units only "
+            "trust.max_share_per_rater of them are heard; a key that passes on its users' names "
+            "wants --may-speak-for users)"
+        )
+        rows = [
+            head,
+            *([few] if self.audible < LOUD else []),
+            f"until it is promoted, at level {self.level:.4g}, if the true gain is",
+        ]
         return rows + [
             f"  {_points(each.effect)}: {_row(each, self.metric, rules)}" for each in self.expected
         ]
@@ -85,7 +98,8 @@ def outlook(lake: Lake, task: Task, release: Release) -> Outlook:
     """At the rules and the level of this release."""
     rules = release.parsed_rules
     stretch = busiest(lake, task.task, rules)
-    return foresee(task, release, stretch, seen(lake, task.task, rules))
+    known = seen(lake, task.task, rules)._replace(audible=audible(lake, task))
+    return foresee(task, release, stretch, known)
 
 
 def foresee(task: Task, release: Release, stretch: Stretch, known: Seen) -> Outlook:
@@ -105,6 +119,7 @@ def foresee(task: Task, release: Release, stretch: Stretch, known: Seen) -> Outl
         seconds=stretch.seconds,
         units_a_day=pace.a_second * DAY_SECONDS,
         heard_a_day=pace.heard * DAY_SECONDS,
+        audible=known.audible,
         expected=rows,
     )
     best = rows[-1]
@@ -118,7 +133,8 @@ def _pace(task: Task, rules: ReleaseRules, stretch: Stretch, known: Seen) -> Pac
     """A grader that waits for nobody hears of every unit, once a release runs."""
     a_second = stretch.units / stretch.seconds
     asks = needs_people(task.grader(rules.primary), task.graders)
-    return Pace(a_second, stretch.heard / stretch.seconds if asks else a_second, known.means)
+    heard = known.audible * stretch.heard / stretch.seconds
+    return Pace(a_second, heard if asks else a_second, known.means)
 
 
 def _refusal(found: Outlook, best: Expected, rules: ReleaseRules) -> str:

@@ -4,8 +4,10 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from everlearn.coverage import feedback_names
 from everlearn.lake.store import Lake
 from everlearn.rules import ReleaseRules
+from everlearn.task import Task
 
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0
@@ -31,6 +33,9 @@ class Seen(NamedTuple):
     """By metric."""
     heard: Mapping[str, float] = {}
     """By grader: share of the requests that it scored."""
+    audible: float = 1.0
+    """Of the units that users spoke of to the primary metric, the share that a release would hear
+    of (`audible`)."""
 
     @property
     def a_day(self) -> float:
@@ -81,6 +86,32 @@ def seen(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -
         means={**means, "error_rate": float(row["ok"])},
         heard={each["evaluator"]: each["scored"] / row["requests"] for each in scores},
     )
+
+
+# As `raters.py` counts with both arms alike: the smaller arm has half of the units.
+_AUDIBLE = """
+    WITH said AS (
+        SELECT coalesce(f.author_id, c.unit) AS rater, count(DISTINCT c.unit) AS units
+        FROM feedback f JOIN completions c ON c.completion_id = f.target
+        WHERE c.task = ? AND c.received_at >= to_timestamp(?) AND c.unit IS NOT NULL
+            AND f.author = 'end_user' AND f.name IN (SELECT unnest(?::VARCHAR[]))
+        GROUP BY ALL
+    )
+    SELECT sum(least(units, greatest(1, floor(? * total / 2)))) / sum(units) AS share
+    FROM said, (SELECT sum(units) AS total FROM said)
+"""
+
+
+def audible(lake: Lake, task: Task, now: float | None = None) -> float:
+    """Of the units that users spoke of in the last `RECENT_DAYS`, the share that is left where
+    each user stands behind `trust.max_share_per_rater` of them at most."""
+    names = feedback_names(task.grader(task.release_rules.primary), task.graders)
+    if not names:
+        return 1.0
+    since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
+    asked = [task.task, since, sorted(names), task.trust.max_share_per_rater]
+    share = lake.read(_AUDIBLE, asked).to_pylist()[0]["share"]
+    return 1.0 if share is None else float(share)
 
 
 class Stretch(NamedTuple):

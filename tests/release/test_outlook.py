@@ -11,7 +11,7 @@ from everlearn.task import Task
 from serving.release.accounts import Accounts
 from serving.release.observations import frozen
 from serving.release.outlook import REMAINING, Outlook, Remaining, foresee, remaining
-from serving.release.seen import DAY_SECONDS, Seen, Stretch, busiest
+from serving.release.seen import DAY_SECONDS, Seen, Stretch, audible, busiest
 from serving.release.states import Phase
 from tests.release.world import World, history, make_release, make_rules
 
@@ -121,6 +121,36 @@ def test_the_busiest_stretch_counts_a_user_once_and_thumbs_in_time(make_world: M
     assert found.seconds == 1000
     assert found.history_seconds == pytest.approx(1550)
     assert found.history_requests == 24
+
+
+def test_where_one_key_speaks_for_everybody_hardly_anything_is_heard_and_it_is_said(
+    make_world: Made,
+) -> None:
+    world = make_world()
+    asked = [(time.time() - 2000 + n, f"u{n}", True) for n in range(200)]
+    assert audible(world.lake, world.task) == 1
+    history(world.lake, "text2sql", asked)
+    answers = world.lake.read("SELECT completion_id, unit FROM completions").to_pylist()
+    # Half of the users by their own names, one with none; the others through one key.
+    said = [
+        {
+            **{"feedback_id": f"fb_{n}", "completion_id": each["completion_id"]},
+            **{"kind": "binary", "name": "thumbs", "value_bool": True, "author": "end_user"},
+            **{"author_id": each["unit"] if n % 2 else "the key", "received_at": time.time()},
+        }
+        for n, each in enumerate(answers)
+    ]
+    said[1]["author_id"] = None
+    world.lake.commit(lambda transaction: transaction.append("feedback", said))
+    # One key: 2 % of 100 of either arm.
+    assert audible(world.lake, world.task) == pytest.approx((100 + 2) / 200)
+    quiet = ahead(world.task, LARGE).lines(world.task.release_rules)
+    half = ahead(world.task, LARGE, KNOWN._replace(audible=0.5))
+    assert half.heard_a_day == ahead(world.task, LARGE).heard_a_day / 2
+    lines = half.lines(world.task.release_rules)
+    assert lines[1].startswith("(50% of what users say")
+    assert "--may-speak-for users" in lines[1]
+    assert not any("may-speak-for" in line for line in quiet)
 
 
 def test_what_is_left_is_told_of_the_units_that_decide(make_world: Made) -> None:
