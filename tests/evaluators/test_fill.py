@@ -143,7 +143,7 @@ def test_a_labeller_sees_the_whole_conversation_and_not_who_answered(rows: Rows)
         {"role": "tool", "content": "rain", "tool_call_id": "1"},
     ]  # fmt: skip
     name = rows.answered(
-        "", "It rains.", version="v7", arm="challenger", messages=json.dumps(messages),
+        "", "It rains.", version="the version", arm="challenger", messages=json.dumps(messages),
         tools=json.dumps([{"type": "function", "function": {"name": "weather"}}]),
         answer=json.dumps({"content": "<think>rain, so</think>It rains.", "reasoning": None}),
     )  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_labeller_sees_the_whole_conversation_and_not_who_answered(rows: Rows)
     ]
     assert found.tools == ["weather: "]
     assert found.answer == Turn("assistant", "It rains.", thinking="rain, so")
-    assert "v7" not in repr(found)
+    assert "the version" not in repr(found)
     assert "challenger" not in repr(found)
 
 
