@@ -69,7 +69,7 @@ class World:
         self.lake: DuckLake = open_lake(self.service)
         self.book = Book(open_state(self.service))
         self.dice = random.Random(seed)
-        self.asked = 0
+        self.asked = self.releases = 0
         self.loop = TaskLoop(self.service, self.task, self.clock)
 
     def close(self) -> None:
@@ -80,7 +80,11 @@ class World:
         """Put a release at its first step, as the controller does once it is loaded."""
         now = self.clock.now()
         rules = self.task.release_rules
-        release = make_release(rules, phase=Phase.LOADING, created_at=now, **overrides)
+        self.releases += 1
+        # Who is assigned to which arm follows from the id: a new one each run is a new draw.
+        name = {"release_id": f"rel_world_{self.releases}"}
+        fields = {"phase": Phase.LOADING, "created_at": now, **name, **overrides}
+        release = make_release(rules, **fields)
         begun = begin(Traffic(champion=BASE), release)
         traffic = change(begun, Phase.RAMPING, "loaded", now)
         self.book.write("text2sql", msgspec.structs.replace(traffic, notes=()))
