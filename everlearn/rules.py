@@ -143,7 +143,8 @@ class GateRules(Section):
     max_regression: float = Field(0.02, ge=0)
     """Loss on the regression suite that is tolerated, as a share."""
     max_latency_ratio: float = Field(1.2, gt=0)
-    """Median time of an answer in the exam against the champion's, each where it is served."""
+    """Median time of an answer in the exam against the champion's, each where it is served; in a
+    release, what a candidate's answer may take beside the champion's."""
     max_length_ratio: float = Field(1.5, gt=0)
     """Mean completion tokens against the champion's: the cost of an answer."""
 

@@ -184,7 +184,8 @@ class TaskLoop:
         return msgspec.structs.replace(
             release,
             rules={**release.rules, "guardrails": guardrails},
-            latency_reference_ms=found and found.latency_p95_ms * self._task.gate.max_latency_ratio,
+            latency_reference_ms=found and found.latency_p95_ms,
+            latency_ratio=self._task.gate.max_latency_ratio,
             latency_mean_ms=found and found.latency_mean_ms,
             cost_mean=found and found.cost_mean,
             prices=prices,

@@ -203,13 +203,16 @@ _HISTORY = """
     GROUP BY completions.unit
 """
 _FAILED = "(failed_over OR status IN ('upstream_error', 'timeout'))"
-# Whether an answer is as good as it should be: 1 is good, so that harm is a fall.
+# Whether an answer is as good as it should be: 1 is good, so that harm is a fall. What a candidate
+# may take longer is added to its limit alone: were it to both, a busy hour that pushes everybody
+# over it would accuse each candidate that is a little slower, however much is allowed.
 _VALUES = {
     OF: f"CASE WHEN {_FAILED} THEN 0.0 WHEN status = 'ok' THEN 1.0 END",
     FAILURES: "0.0",
     "latency_p95": """CASE
         WHEN answers.status = 'timeout' THEN 0.0
-        WHEN answers.status = 'ok' THEN (answers.latency_ms <= $limit_ms)::DOUBLE END""",
+        WHEN answers.status = 'ok' THEN (answers.latency_ms <= $limit_ms
+            * CASE answers.arm WHEN 'challenger' THEN $latency_ratio ELSE 1 END)::DOUBLE END""",
     # As good as the champion's mean is 0.5, for nothing 1, twice as much or more 0.
     "latency": """CASE WHEN answers.status = 'ok' AND NOT answers.failed_over
         THEN 1 - least(1.0, answers.latency_ms / (2 * $latency_mean)) END""",
@@ -278,6 +281,7 @@ def closed_units(
         "asked": wanted.asked_seconds,
         "said": list(wanted.said),
         "limit_ms": release.latency_reference_ms,
+        "latency_ratio": release.latency_ratio,
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,
     }

@@ -90,6 +90,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """An operator asked for a release that rests on those alone who answer."""
     latency_reference_ms: float | None = None
     """What an answer must not exceed: from the champion's answers before the start."""
+    latency_ratio: float = 1.0
+    """Times which a candidate's answer may take."""
     cuts: tuple[float, float] | None = None
     """Thirds of the units' mean reward before the start: the strata."""
     latency_mean_ms: float | None = None

@@ -30,6 +30,8 @@ RELEASE = make_release(
     prices={"champion": DEAR, "challenger": CHEAP},
     cost_mean=0.01,
     latency_mean_ms=100.0,
+    latency_reference_ms=100.0,
+    latency_ratio=1.5,
 )
 
 
@@ -200,6 +202,21 @@ def test_the_age_follows_the_champions_answers_and_people_get_their_time_after_i
     assert ages["error_rate"] == Metric("error_rate", 12.0)
     assert ages["short"] == Metric("short", 12.0)
     assert ages["thumbs"] == Metric("thumbs", 42.0, 30.0, said=("thumbs",))
+
+
+@pytest.mark.parametrize("load", [1.0, 1.4, 3.0])
+def test_a_candidate_within_the_tolerated_ratio_is_as_good_as_the_champion_under_any_load(
+    lake: DuckLake, load: float
+) -> None:
+    champion = [50.0 * load, 80.0 * load, 100.0 * load]
+    rows = [row(f"champion {i}", "champion", latency_ms=ms) for i, ms in enumerate(champion)]
+    rows += [row(f"within {i}", "challenger", latency_ms=1.5 * ms) for i, ms in enumerate(champion)]
+    rows += [row(f"slower {i}", "challenger", latency_ms=2.5 * ms) for i, ms in enumerate(champion)]
+    found = units(lake, "latency_p95", rows)
+    arms = [[found[f"{arm} {i}"][2] for i in range(3)] for arm in ("champion", "within", "slower")]
+    assert arms[0] == arms[1]
+    assert sum(arms[2]) <= sum(arms[0])
+    assert load == 3.0 or sum(arms[2]) < sum(arms[0])
 
 
 def test_latency_is_compared_with_the_champions_mean(lake: DuckLake) -> None:
