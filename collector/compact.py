@@ -5,6 +5,7 @@ compacted every 50 commits (0.1 s of work) it stays at 10-25 ms.
 """
 
 import logging
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from collector.tally import keep
@@ -27,6 +28,8 @@ GRACE_HOURS = 25
 SQLite compares the days alone: there it is an hour at least."""
 
 
+PATIENCE_TO_ERASE_SECONDS = 30.0
+"""How long an erasure waits for the reads of others, which holds new ones back."""
 PATIENCE_SECONDS = 0.25
 """How long a flush waits for the reads of others at first, which holds new ones back; twice as long
 each time that it did not get its turn."""
@@ -99,17 +102,46 @@ def maintain(lake: DuckLake, keep_hours: float) -> dict[str, Any]:
     count(lake)
     compact(lake, LARGE_BYTES)
     frozen = lake.read("SELECT DISTINCT lake_snapshot FROM snapshots").column(0).to_pylist()
+    expired = _expire(lake, keep_hours, set(frozen))
+    deleted = _clean(lake, at_once=not keep_hours)
+    return {"snapshots_expired": expired, "files_deleted": deleted}
+
+
+def expunge(lake: DuckLake, tables: Iterable[str], *, at_once: bool) -> dict[str, Any]:
+    """What was deleted of these tables leaves the lake's files and its history.
+
+    Every former snapshot expires, those that frozen datasets name too: what they froze stands in
+    `snapshot_rows`. Files that nothing names any more stand `GRACE_HOURS`, or go `at_once`, when
+    nothing may be reading. LakeError where reads keep a table from its turn.
+    """
+    for table in tables:
+        if not lake.flush(table, PATIENCE_TO_ERASE_SECONDS):
+            raise LakeError(f"{table}: reads kept it from being rewritten: try again")
+        lake.call(f"CALL ducklake_rewrite_data_files('lake', '{table}', delete_threshold => 0)")
+    expired = _expire(lake, 0.0, set())
+    deleted = _clean(lake, at_once=at_once)
+    lake.vacuum()
+    left = lake.waiting_files()
+    return {"snapshots_expired": expired, "files_deleted": deleted, "files_waiting": left}
+
+
+def _expire(lake: DuckLake, keep_hours: float, kept: Collection[int]) -> int:
+    """Snapshots older than that expire, but for the newest and those that are `kept`; how many."""
     rows = lake.read(
         "SELECT snapshot_id FROM ducklake_snapshots('lake') WHERE snapshot_time < "
         "now() - to_seconds(?) AND snapshot_id < (FROM (SELECT id FROM "
         "ducklake_current_snapshot('lake')))",
         [keep_hours * 3600],
     )
-    old = sorted(set(rows.column(0).to_pylist()) - set(frozen))
+    old = sorted(set(rows.column(0).to_pylist()) - set(kept))
     if old:
         lake.call(f"CALL ducklake_expire_snapshots('lake', versions => {old})")
+    return len(old)
+
+
+def _clean(lake: DuckLake, *, at_once: bool) -> int:
+    """Delete files that nothing names any more; how many."""
     which = f"older_than => now() - INTERVAL {GRACE_HOURS} HOURS"
-    if not keep_hours:
+    if at_once:
         which = "cleanup_all => true"
-    deleted = lake.call(f"CALL ducklake_cleanup_old_files('lake', {which})")
-    return {"snapshots_expired": len(old), "files_deleted": deleted}
+    return lake.call(f"CALL ducklake_cleanup_old_files('lake', {which})")

@@ -218,6 +218,12 @@ def _read(path: Path, offset: int, size: int = -1) -> tuple[bytes, float]:
         return b"", 0.0
 
 
+def holding(root: Path, mark: bytes) -> list[Path]:
+    """Segments with these bytes in them, whether they were collected or not."""
+    found = [path for folder in worker_folders(root) for _, path in segments(folder)]
+    return [path for path in found if mark in _read(path, 0)[0]]
+
+
 def free(folder: Path, position: int) -> None:
     """Delete the segments of which all records lie before `position`, but never the newest."""
     found = segments(folder)

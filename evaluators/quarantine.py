@@ -19,11 +19,20 @@ def released(service: Service, task: str) -> frozenset[str]:
 
 def release(service: Service, task: str, rater: str) -> bool:
     """Believe this rater as one nobody knows; False if he was released before."""
-    # A rater's name may be longer than a key of the store.
-    key = hashlib.sha256(f"{task}\x1f{rater}".encode(errors="surrogatepass")).hexdigest()
     with closing(open_state(service)) as state:
         try:
-            state.put(KIND, key, {"task": task, "rater": rater})
+            state.put(KIND, _key(task, rater), {"task": task, "rater": rater})
         except StateConflict:
             return False
     return True
+
+
+def forget(service: Service, task: str, rater: str) -> bool:
+    """Nothing is known of the rater any more; whether anything was."""
+    with closing(open_state(service)) as state:
+        return state.drop(KIND, _key(task, rater))
+
+
+def _key(task: str, rater: str) -> str:
+    """A rater's name may be longer than a key of the store."""
+    return hashlib.sha256(f"{task}\x1f{rater}".encode(errors="surrogatepass")).hexdigest()

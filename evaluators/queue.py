@@ -309,6 +309,17 @@ class Queue:
         return self._clock.now() + 60 * self._rules.lease_minutes
 
 
+def forget(state: State, completion_ids: Collection[str]) -> int:
+    """Take these answers out of every task's queue, what was said of them too; how many."""
+    state.add_tables(_metadata)
+    with state.transaction() as connection:
+        if connection.dialect.name == "sqlite":
+            # Bytes of deleted rows are overwritten, not only marked as free.
+            connection.execute(sa.text("PRAGMA secure_delete = ON"))
+        gone = _c.completion_id.in_(list(completion_ids))
+        return connection.execute(_items.delete().where(gone)).rowcount
+
+
 def ask(queue: Queue, lake: Lake, task: str, who: str) -> Shown | None:
     """The next item with its conversation; what is no longer in the lake leaves the queue."""
     while (item := queue.next(who)) is not None:

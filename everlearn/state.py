@@ -90,6 +90,12 @@ class State:
                 raise StateConflict(f"{kind} {key} is no longer at revision {revision}")
         return revision + 1
 
+    def drop(self, kind: str, key: str) -> bool:
+        """Take the document out, whatever its revision; whether there was one."""
+        where = (_documents.c.kind == kind) & (_documents.c.key == key)
+        with self.transaction() as connection:
+            return connection.execute(_documents.delete().where(where)).rowcount == 1
+
     def all(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """Every document of a kind with its key, in the order of the keys."""
         query = sa.select(_documents).where(_documents.c.kind == kind).order_by(_documents.c.key)

@@ -6,7 +6,6 @@
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,10 +82,10 @@ def account(registry: Registry, lake: Lake, task: str, version: str) -> Account:
     found = registry.get(task, version)
     made = _lineage(registry, found)
     tags = {} if version == BASE else registry.tags(task, version)
-    manifest = _manifest(registry, found)
+    made_of = manifest(registry, found)
     rows, units = count_rows(lake, made.snapshots)
     counted = sum(sum(kinds.values()) for kinds in rows.values())
-    erased = max(0, len(manifest) - counted)
+    erased = max(0, len(made_of) - counted)
     params = made.params
     return Account(
         task=task,
@@ -177,13 +176,12 @@ def lines(told: Account) -> list[str]:
     return shown
 
 
-def manifest_units(registry: Registry, version: ModelVersion) -> Counter[tuple[str, str, str]]:
-    """Rows of the version's manifest by (unit, side, kind): known for ever, whatever the lake
-    has lost."""
-    return Counter(
-        (str(row["unit"]), str(row["split"]), str(row.get("dropped_reason") or row["kind"]))
-        for row in _manifest(registry, version)
-    )
+def manifest(registry: Registry, version: ModelVersion) -> list[dict[str, Any]]:
+    """What the version's run wrote down of every row: it stays, whatever the lake has lost."""
+    try:
+        return list(json.loads(artifact(registry, version, "manifest.json"))["rows"])
+    except (NotFound, ValueError, KeyError):
+        return []
 
 
 def _lineage(registry: Registry, found: ModelVersion) -> Lineage:
@@ -195,13 +193,6 @@ def _lineage(registry: Registry, found: ModelVersion) -> Lineage:
     return Lineage(
         found.task, found.version, found.digest, found.run_id, snapshots, dict(run.data.params)
     )
-
-
-def _manifest(registry: Registry, version: ModelVersion) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(artifact(registry, version, "manifest.json"))["rows"])
-    except (NotFound, ValueError, KeyError):
-        return []
 
 
 def _snapshots(lake: Lake, ids: Iterable[str]) -> list[dict[str, Any]]:

@@ -4,12 +4,13 @@ A unit that was erased from the lake is looked for in the manifests of the versi
 lake has lost in part: what they learned, they know.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from everlearn.lake.store import Lake
-from registry.lineage import manifest_units
+from registry.lineage import manifest
 from registry.states import VersionState
 from registry.versions import ModelVersion, Registry
 
@@ -32,8 +33,11 @@ class Use:
     """version, state, aliases, learned (it was taught rows of the unit), served."""
 
 
-def uses(registry: Registry, lake: Lake, unit: str, tasks: Iterable[str]) -> list[Use]:
-    """Every snapshot with rows of the unit, oldest first, of these tasks."""
+def uses(
+    registry: Registry, lake: Lake, name: str, tasks: Iterable[str], *, column: str = "unit"
+) -> list[Use]:
+    """Every snapshot with rows of the unit, oldest first, of these tasks; by another column of the
+    rows, such as `completion_id`, where that is said."""
     wanted = list(tasks)
     made: dict[str, list[ModelVersion]] = {}
     for task in wanted:
@@ -41,7 +45,7 @@ def uses(registry: Registry, lake: Lake, unit: str, tasks: Iterable[str]) -> lis
             if version.snapshot_id:
                 made.setdefault(version.snapshot_id, []).append(version)
     aliases = {task: registry.aliases(task) for task in wanted}
-    there = _in_lake(lake, unit, wanted)
+    there = _in_lake(lake, (column, name), wanted)
     lost = {snapshot: versions[0] for snapshot, versions in made.items() if snapshot not in there}
     found = [
         _use(task, snapshot, rows, made.get(snapshot, []), aliases[task])
@@ -49,7 +53,7 @@ def uses(registry: Registry, lake: Lake, unit: str, tasks: Iterable[str]) -> lis
     ]
     for snapshot in thinned(lake, lost):
         version = lost[snapshot]
-        rows = _in_manifest(registry, version, unit)
+        rows = _in_manifest(registry, version, (column, name))
         if rows:
             versions = made[snapshot]
             found.append(
@@ -58,13 +62,18 @@ def uses(registry: Registry, lake: Lake, unit: str, tasks: Iterable[str]) -> lis
     return sorted(found, key=lambda use: use.snapshot_id)
 
 
-def _in_lake(lake: Lake, unit: str, tasks: list[str]) -> dict[str, tuple[str, dict[str, int]]]:
+Named = tuple[str, str]
+"""(column of the rows, what stands there)"""
+
+
+def _in_lake(lake: Lake, wanted: Named, tasks: list[str]) -> dict[str, tuple[str, dict[str, int]]]:
     """Task and rows by side, by snapshot."""
-    sql = """SELECT s.task, s.snapshot_id, r.split, count(*) AS rows
+    column, name = wanted
+    sql = f"""SELECT s.task, s.snapshot_id, r.split, count(*) AS rows
         FROM snapshot_rows r JOIN snapshots s USING (snapshot_id)
-        WHERE r.unit = ? AND s.task IN (SELECT unnest(?)) GROUP BY ALL"""
+        WHERE r.{column} = ? AND s.task IN (SELECT unnest(?)) GROUP BY ALL"""
     found: dict[str, tuple[str, dict[str, int]]] = {}
-    for row in lake.read(sql, [unit, tasks]).to_pylist():
+    for row in lake.read(sql, [name, tasks]).to_pylist():
         found.setdefault(row["snapshot_id"], (row["task"], {}))[1][row["split"]] = row["rows"]
     return found
 
@@ -92,12 +101,10 @@ def _frozen(record: Mapping[str, Any]) -> int:
     return sum(sum(kinds.values()) for kinds in sides.values())
 
 
-def _in_manifest(registry: Registry, version: ModelVersion, unit: str) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for (who, side, _), number in manifest_units(registry, version).items():
-        if who == unit:
-            rows[side] = rows.get(side, 0) + number
-    return rows
+def _in_manifest(registry: Registry, version: ModelVersion, wanted: Named) -> Counter[str]:
+    column, name = wanted
+    rows = manifest(registry, version)
+    return Counter(str(row["split"]) for row in rows if str(row.get(column)) == name)
 
 
 def _use(

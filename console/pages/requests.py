@@ -31,7 +31,7 @@ _STEPS = (timedelta(hours=6), timedelta(days=7), timedelta(days=90))
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 STATUSES = (
     "ok", "incomplete", "filtered", "refused", "upstream_error", "client_abort", "timeout",
-    "rejected", "shadow", "passed", "imported",
+    "rejected", "shadow", "passed", "imported", "erased",
 )  # fmt: skip
 ARMS = ("champion", "challenger", "holdback")
 VERDICTS = {

@@ -31,6 +31,7 @@ VERBS = (
     ("snapshot", "Freeze a dataset."),
     ("train", "Train a candidate version."),
     ("lineage", "What a version was made of; where a unit's rows went."),
+    ("erase", "A user's rows out of everything, with a receipt."),
     ("gate", "The offline gate, with the comparison that decided."),
     ("release", "Start, show or abort a release."),
     ("rollback", "Move all traffic back to the champion before."),

@@ -59,7 +59,8 @@ COMPLETIONS = _table(
         "text",
         "the verdict, read off the answer: ok; incomplete (cut short), filtered, refused, "
         "upstream_error (also inside HTTP 200), client_abort, timeout, rejected (by the gateway), "
-        "shadow (asked beside), passed (a route that is only passed on), imported",
+        "shadow (asked beside), passed (a route that is only passed on), imported; erased (nothing "
+        "else is kept)",
     ),
     ("http_status", "int", "what the client was answered"),
     ("stream", "bool", "server-sent events were asked for"),
@@ -109,7 +110,7 @@ FEEDBACK = _table(
     (
         "kind",
         "text",
-        "binary, scalar, label, correction, comment, preference, implicit, retraction",
+        "binary, scalar, label, correction, comment, preference, implicit, retraction; erased",
     ),
     ("name", "text", "which feedback: thumbs by default"),
     ("value_bool", "bool", "of kind binary"),
@@ -378,6 +379,18 @@ AUDIT = _table(
     ("status", "int", "what the browser was answered"),
 )
 
+ERASURES = _table(
+    "erasures",
+    "The receipt of an erasure; it names nobody.",
+    ("erasure_id", "text", "ours"),
+    ("subject", "text", "sha256 of the name, salted with the installation's secret"),
+    ("kind", "text", "unit or completion_id"),
+    ("removed", "json", "rows by table, and by place outside the lake"),
+    ("versions", "json", "those that were taught rows of it: task, version, state, served"),
+    ("outcome", "text", "done, or what is left to do and why"),
+    ("created_at", "time", "when it ended"),
+)
+
 TABLES = (
     COMPLETIONS,
     FEEDBACK,
@@ -396,4 +409,5 @@ TABLES = (
     OFFSETS,
     PROGRESS,
     AUDIT,
+    ERASURES,
 )

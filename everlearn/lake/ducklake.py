@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import random
+import sqlite3
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,6 +130,27 @@ class DuckLake:
             if alone:
                 self.call(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')")
         return alone
+
+    def vacuum(self) -> None:
+        """Bytes of deleted rows leave a catalog in SQLite; Postgres does so by itself."""
+        if self._gate is None:
+            return
+        deadline = time.monotonic() + RETRY_SECONDS
+        catalog = str(self._gate.with_suffix(""))
+        with self._lock, self._alone(deadline):
+            connection = sqlite3.connect(catalog, timeout=RETRY_SECONDS, isolation_level=None)
+            try:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise LakeError(f"{self._shown}: not vacuumed: {error}; try again") from error
+            finally:
+                connection.close()
+
+    def waiting_files(self) -> int:
+        """Files that nothing names any more and that are not deleted yet."""
+        sql = "CALL ducklake_cleanup_old_files('lake', cleanup_all => true, dry_run => true)"
+        return self.call(sql)
 
     def find_targets(self) -> int:
         """Look in everything for what waits for its completion, so much of it as one transaction

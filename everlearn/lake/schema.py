@@ -28,6 +28,7 @@ SQL_TYPES: dict[Kind, str] = {
 # - Of one rater, one name and one slot (value, correction, comment, preference) about one answer
 #   the latest counts; a retraction takes back what the rater gave before it, or as late.
 # - A key speaks of its own tasks only: what it says of another is kept and not allowed.
+# - What was erased is no feedback any more.
 # - A name that more than one completion bears joins the latest before it, and is `ambiguous`:
 #   whatever learns or judges leaves it out (`targets.py` finds them).
 # That `target` and `task` part every window lets a query of one of them skip the others' rows.
@@ -45,6 +46,7 @@ WITH named AS (
         CASE WHEN f.kind IN ('correction', 'comment', 'preference') THEN f.kind ELSE 'value' END
             AS slot
     FROM /* these */ feedback f
+    WHERE f.kind IS DISTINCT FROM 'erased'
 ), told AS (
     SELECT *, idempotency_key IS NOT NULL AND content IS NOT DISTINCT FROM lag(content) OVER (
             PARTITION BY target, task, idempotency_key, key_id, author, author_id, completion_id,
