@@ -3,6 +3,7 @@
 - In it: the interpreter, its standard library, the system's shared libraries, named packages, our
   own programs for children and the named files, all read-only. No other file, no folder to write
   to, no /proc, no /sys, no /etc, no environment, no network, no other process.
+- For what starts programs besides: /usr read-only, and a /tmp in memory, which ends with it.
 - Own user, process, network, IPC and host-name namespaces, no capability; ends with its parent.
 - What children refuse beyond that by system call stands in `children/seccomp.py`.
 """
@@ -69,12 +70,15 @@ def plain(program: str) -> list[str]:
     return [sys.executable, "-I", "-X", "utf8", "-c", start]
 
 
-def isolated(program: str, packages: Sequence[str], files: Mapping[str, str]) -> list[str]:
+def isolated(
+    program: str, packages: Sequence[str], files: Mapping[str, str], *, scratch_mb: int = 0
+) -> list[str]:
     """The child in bubblewrap; `files` are paths of this machine by their path inside."""
     start = _START.format(paths=["/everlearn", PACKAGES], program=program)
     binds = [word for inside, path in files.items() for word in ("--ro-bind", path, inside)]
     return [
-        *_namespaces(), *_mounts(tuple(packages)), *binds, "--remount-ro", "/", "--",
+        *_namespaces(), *(_programs(scratch_mb) if scratch_mb else ()),
+        *_mounts(tuple(packages)), *binds, "--remount-ro", "/", "--",
         _interpreter(), "-I", "-S", "-X", "utf8", "-c", start,
     ]  # fmt: skip
 
@@ -85,6 +89,16 @@ def _namespaces() -> list[str]:
         "--gid", "65534", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv",
         "--die-with-parent", "--new-session", "--chdir", "/",
     ]  # fmt: skip
+
+
+def _programs(scratch_mb: int) -> Iterator[str]:
+    """What installed programs need, and a folder to write to."""
+    yield from ("--ro-bind", "/usr", "/usr", "--size", str(scratch_mb * 2**20), "--tmpfs", "/tmp")
+    for name in ("/bin", "/sbin"):
+        link = os.path.islink(name)
+        yield from ("--symlink" if link else "--ro-bind", os.readlink(name) if link else name, name)
+    for name in ("/etc/alternatives", "/etc/ld.so.cache"):
+        yield from ("--ro-bind-try", name, name)
 
 
 @functools.cache

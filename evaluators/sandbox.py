@@ -74,10 +74,15 @@ class Spec:
     files: Mapping[str, str] = field(default_factory=dict)
     """Read-only files it sees: paths of this machine by the path inside."""
     rules: Rules = field(default_factory=Rules)
+    scratch_mb: int = 0
+    """It may start the programs of /usr and write so much into /tmp, which ends with it."""
+    calls: int = CALLS_PER_CHILD
+    """After so many it is replaced."""
 
     @functools.cached_property
     def key(self) -> bytes:
-        content = [self.program, self.settings, self.files, self.rules.model_dump(mode="json")]
+        rules = self.rules.model_dump(mode="json")
+        content = [self.program, self.settings, self.files, rules, self.scratch_mb]
         return msgspec.json.encode(content, order="sorted")
 
     @property
@@ -91,6 +96,8 @@ class Spec:
         reason = problem()
         if reason is not None:
             raise GraderError(reason)
+        if self.scratch_mb:
+            return isolated(self.program, (), self.files, scratch_mb=self.scratch_mb)
         packages = SQL_PACKAGES if self.program == "sql" else self.rules.packages
         return isolated(self.program, packages, self.files)
 
@@ -244,7 +251,7 @@ class Sandbox:
         except BaseException:
             child.kill()
             raise
-        if child.calls < CALLS_PER_CHILD:
+        if child.calls < spec.calls:
             self._give(spec.key, child)
         else:
             child.kill()

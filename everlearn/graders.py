@@ -1,5 +1,6 @@
 """How a grader is declared: the OpenAI grader format, and execution, json_schema and feedback."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -249,6 +250,56 @@ class PythonExecution(Section):
     """A score from here on is labelled pass, any other fail."""
 
 
+class CommandExecution(Section):
+    """Runs a program on the answer: a linter, a compiler, a checker of yours.
+
+    1 when it exits with 0, 0 when it exits with one of `fails`, or the number that it prints;
+    unscored when it ends in any other way.
+    """
+
+    type: Literal["execution"]
+    name: str
+    language: Literal["command"]
+    command: tuple[str, ...] = Field(min_length=1)
+    """Program and arguments, no shell between: an absolute path, a path with a slash relative to
+    the task file, or a name in /usr/local/bin or /usr/bin."""
+    input: str = "{{sample.output_text}}"
+    """What it reads from its standard input."""
+    input_file: str | None = None
+    """Name of a file in its working folder that holds the same."""
+    fenced: bool = False
+    """Of the input only the first fenced block, where it has one."""
+    files: dict[str, str] = {}
+    """Further files in its working folder by name: {cases.json: "{{item.metadata.cases}}"}."""
+    reads: tuple[str, ...] = ()
+    """Files and folders beside /usr that it can read, at their own paths; relative to the task
+    file."""
+    result: Literal["exit_code", "number"] = "exit_code"
+    """number: the last line that it prints is the score."""
+    range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest number; one outside is unscored."""
+    fails: tuple[int, ...] = (1,)
+    """Exit codes that mean 0."""
+    runs_answer: bool = False
+    """It runs the answer: a limit met or a crash is the answer's 0, not unscored."""
+    timeout_seconds: float = Field(2.0, gt=0)
+    """Of CPU time, of each of its processes."""
+    max_memory_mb: int = Field(512, ge=16)
+    """That each of its processes may write to, and of all files together."""
+    max_processes: int = Field(64, ge=1)
+    """Threads and processes at one time; not kept where everlearn runs as root."""
+    pass_threshold: float | None = None
+    """A score from here on is labelled pass, any other fail."""
+
+    @field_validator("input_file", "files")
+    @classmethod
+    def _plain_names(cls, names: Any) -> Any:
+        for name in [names] if isinstance(names, str) else names or ():
+            if not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+                raise ValueError(f"{name!r}: a plain file name, without folders")
+        return names
+
+
 class FeedbackGrader(Section):
     """What people said: the joined feedback of that name, from 0 to 1; unscored if none.
 
@@ -318,7 +369,9 @@ class Multi(Section):
         return graders
 
 
-AnyExecution = Annotated[Execution | PythonExecution, Field(discriminator="language")]
+AnyExecution = Annotated[
+    Execution | PythonExecution | CommandExecution, Field(discriminator="language")
+]
 
 Grader = Annotated[
     StringCheck | TextSimilarity | ScoreModel | LabelModel | PairwiseModel | RubricModel

@@ -1,8 +1,8 @@
 """The grader routes of the OpenAI format.
 
 What comes over the network is less trusted than a task file: what runs code runs in isolation
-only, whatever the config says, an execution grader on the databases that the tasks name, and an
-endpoint is asked only where a task names it.
+only, whatever the config says, an execution grader on the databases and with the commands that
+the tasks name, and an endpoint is asked only where a task names it.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,20 @@ from console.source import Read, Source
 from evaluators.bulk import in_background
 from evaluators.definition import parse, standalone
 from evaluators.graders import build
+from evaluators.graders.command import tool
 from evaluators.route import run_grader
 from evaluators.sandbox import require
 from everlearn.config import Sandbox
 from everlearn.errors import InputError
-from everlearn.graders import Endpoint, Execution, Grader, Multi, PythonExecution, PythonGrader
+from everlearn.graders import (
+    CommandExecution,
+    Endpoint,
+    Execution,
+    Grader,
+    Multi,
+    PythonExecution,
+    PythonGrader,
+)
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
 
@@ -67,12 +76,16 @@ def _admitted(spec: Grader, source: Source) -> Grader:
     }
     addresses = [(e.url, e.headers_env) for _, e in declared if isinstance(e, Endpoint)]
     for part in _parts(spec):
-        if isinstance(part, PythonGrader | PythonExecution | Execution):
+        if isinstance(part, PythonGrader | PythonExecution | Execution | CommandExecution):
             require(_RULES)
         if isinstance(part, Execution):
             path = (source.service.tasks_path / part.database).resolve()
             if path not in databases:
                 raise InputError(f"database {part.database!r}: not named by any task")
+        if isinstance(part, CommandExecution):
+            tools = [tool(each, f) for f, each in declared if isinstance(each, CommandExecution)]
+            if tool(part, source.service.tasks_path) not in tools:
+                raise InputError(f"command {list(part.command)!r}: no task names it and its reads")
         if isinstance(part, Endpoint) and (part.url, part.headers_env) not in addresses:
             raise InputError(f"url {part.url!r}: no task names it with these headers_env")
     return spec

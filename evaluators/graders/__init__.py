@@ -5,6 +5,7 @@ from typing import Any
 from evaluators.formula import Formula
 from evaluators.graders import (
     code,
+    command,
     endpoint,
     execution,
     feedback,
@@ -21,6 +22,7 @@ from evaluators.judge.budget import budget_of
 from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
 from everlearn.graders import (
+    CommandExecution,
     Endpoint,
     Execution,
     FeedbackGrader,
@@ -83,6 +85,8 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
             return execution.ExecutionGrader(spec, task.folder, _rules(service))
         case PythonExecution():
             return code.CodeGrader(spec, _rules(service))
+        case CommandExecution():
+            return command.CommandGrader(spec, task.folder, _rules(service))
         case FeedbackGrader():
             # The scale is part of the definition: another one gives other verdicts.
             scale = spec.scale or task.scales.get(spec.feedback)

@@ -49,6 +49,13 @@ def code_of(text: str) -> tuple[str, bool | None]:
     return python[0], len(blocks) == 1
 
 
+def block_of(text: str) -> str:
+    """The first fenced block of an answer in any language, without one what it says."""
+    spoken = text.rpartition(_THOUGHT)[2] if text.lstrip().startswith("<think>") else text
+    found = _FENCE.search(spoken)
+    return found[2] if found else spoken
+
+
 def take_apart(source: str, where: str) -> Tests:
     """The tests of a file; ConfigError when it does not compile or has none."""
     if len(source.encode(errors="replace")) > MAX_SOURCE_BYTES:

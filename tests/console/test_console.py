@@ -23,6 +23,7 @@ CHECK = {
     "name": "same", "type": "string_check", "operation": "eq",
     "input": "{{ sample.output_text }}", "reference": "{{ item.reference }}",
 }  # fmt: skip
+CAT = {"name": "cat", "type": "execution", "language": "command", "command": ["cat"]}
 RUN = "/v1/fine_tuning/alpha/graders/run"
 
 
@@ -31,7 +32,8 @@ def rows(tmp_path: Path) -> Iterator[Rows]:
     made = Rows(tmp_path)
     make_database(tmp_path / "tasks")
     task = {
-        "task": "text2sql", "base_model": "base", "upstream": "local", "graders": [EXECUTES],
+        "task": "text2sql", "base_model": "base", "upstream": "local",
+        "graders": [EXECUTES, {**CAT, "command": ["true"]}],
         "release": {"primary": "executes"},
     }  # fmt: skip
     (tmp_path / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
@@ -81,6 +83,8 @@ def test_a_grader_runs_in_the_openai_format(client: TestClient) -> None:
     found = client.post(RUN, json={**body, "item": {}}).json()
     assert found["reward"] is None
     assert found["metadata"]["errors"]["invalid_variable_error"] is True
+    tool = {**CAT, "command": ["true"]}
+    assert client.post(RUN, json={**body, "grader": tool}).json()["reward"] == 1.0
     executed = client.post(RUN, json={"grader": EXECUTES, "model_sample": "SELECT 1"}).json()
     assert executed["reward"] == 1.0
 
@@ -92,6 +96,7 @@ def test_a_grader_runs_in_the_openai_format(client: TestClient) -> None:
         ({**CHECK, "operation": "near"}, "operation"),
         ({**CHECK, "input": "{{ x }}"}, "is not item.NAME"),
         ({**EXECUTES, "database": "../../etc/passwd"}, "not named by any task"),
+        (CAT, "command ['cat']: no task names it"),
         ({"name": "e", "type": "endpoint", "url": "http://169.254.169.254/"}, "no task names it"),
         ({"name": "m", "type": "multi", "calculate_output": "a"}, "no grader 'a'"),
     ],
