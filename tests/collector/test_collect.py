@@ -91,7 +91,7 @@ def test_batches_are_closed_their_seconds_apart_whatever_a_commit_takes(
     thread.join()
     wal.close()
     assert all(batch.records > 1 for batch in batches[1:])
-    assert all(0.0 < batch.oldest_seconds < 0.3 for batch in batches[1:])
+    assert all(0.0 < batch.oldest_seconds < 0.45 for batch in batches[1:])
     assert closed[-1] - closed[0] > 3 * 0.4
 
 

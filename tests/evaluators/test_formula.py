@@ -64,7 +64,7 @@ def test_numbers_do_not_grow(text: str) -> None:
     started = time.perf_counter()
     with pytest.raises(GraderError):
         value(text, a=1.0)
-    assert time.perf_counter() - started < 0.1
+    assert time.perf_counter() - started < 2, "a number that grows takes minutes"
 
 
 @pytest.mark.parametrize("text", ["a" + "+a" * 2000, "(" * 100 + "a" + ")" * 100 + "^2" * 60])

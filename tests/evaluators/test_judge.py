@@ -148,7 +148,7 @@ async def test_a_server_that_is_too_slow_is_unscored_in_time(
     tmp_path: Path, judge: JudgeServer
 ) -> None:
     def slow(body: dict[str, Any]) -> Any:
-        time.sleep(1.5)
+        time.sleep(3)
         return says("1")(body)
 
     judge.answer = slow
@@ -156,7 +156,7 @@ async def test_a_server_that_is_too_slow_is_unscored_in_time(
     found = await ask(tmp_path, judge.address, timeout_seconds=0.3)
     assert found.value is None
     assert "in 0.3 s" in (found.error or "")
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 2.7
 
 
 async def test_nobody_at_the_address_is_unscored(tmp_path: Path) -> None:

