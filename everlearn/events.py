@@ -61,6 +61,8 @@ class Completion(msgspec.Struct, kw_only=True, tag="completion", omit_defaults=T
     stage: int | None = None
     """Index of the release step that was in force at assignment."""
     unit: str | None = None
+    draw: str | None = None
+    """The number by which a release drew this arm, for whom it draws: its unit there."""
     conversation_id: str | None = None
     key_id: str | None = None
     upstream: str | None = None

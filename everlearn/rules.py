@@ -7,6 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from everlearn.config import Section
 
+Unit = Literal["auto", "user", "conversation", "request"]
+"""Who is drawn in a release."""
+
 
 class Heldout(Section):
     """The side that is never trained on."""
@@ -159,6 +162,12 @@ class ReleaseRules(Section):
     """not_worse: loss of the primary metric that is tolerated, as a share (0.03 is 3 points)."""
     wins: Literal["cost", "latency"] | None = None
     """not_worse: what the version must be proven to win instead."""
+    unit: Unit = "auto"
+    """Who is drawn, and so counts: each user, each conversation (a request that names none is one
+    of its own), or each request. auto: the conversation where one is named, else the user."""
+    epoch_seconds: float = Field(86_400.0, ge=0)
+    """Users and conversations that return after it are drawn anew and count again; 0: they stay
+    where they are for the whole release."""
     steps: tuple[float, ...] = (1, 5, 25, 50, 100)
     """Percent of traffic."""
     min_dwell_seconds: float = Field(60.0, ge=0)

@@ -1,15 +1,18 @@
-"""Which arm answers a unit. Pure: the same route, task and unit give the same arm anywhere.
+"""Which arm answers whom. Pure: the same route, task and asker give the same arm anywhere.
 
-- Held back or not is a hash of (task, unit) that no release changes.
+- Held back or not is a hash of (task, user) that no release changes.
+- Who else is drawn is the route's choice: the user, his conversation, or the request. What is drawn
+  anew is a new unit, and its number (`draw`) is kept with the completion, so that evidence counts
+  the very units that were assigned.
+- Champion or challenger is a hash of (release, epoch, unit): a unit stays on the challenger as its
+  share grows, and is drawn anew in the next epoch and by the next release.
 - While a promotion is watched, more are held back by a hash of (release, stage, unit).
-- Champion or challenger is a hash of (release, unit): a unit stays on the challenger as its share
-  grows, and is drawn anew by the next release.
 """
 
 from hashlib import blake2b
 from typing import NamedTuple
 
-from everlearn.events import Arm
+from everlearn.events import Arm, Completion
 from gateway.routes import TaskRoute
 
 
@@ -23,25 +26,59 @@ class Assignment(NamedTuple):
 
 def fraction(*parts: str) -> float:
     """A hash of the parts, uniform in [0, 1)."""
-    digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return _place(_number(*parts))
 
 
 _ALONE = Assignment("champion", 1.0)
 
 
-def assign(route: TaskRoute, task: str, unit: str) -> Assignment:
-    """The arm of `unit` under `route`."""
+def assign(route: TaskRoute, task: str, unit: str, drawn: str | None = None) -> Assignment:
+    """The arm of `unit`, a user, under `route`; `drawn`: what `draw` says, by default of him alone
+    in the first epoch."""
     if route.challenger is None and route.holdback is None:
         return _ALONE
     if route.holdback is not None:
         held = route.holdback_share
         if held > 0 and fraction("holdback", task, unit) < held:
             return Assignment("holdback", held)
-        watched = route.watch_share
-        if watched > 0 and fraction("watch", route.release or "", f"{route.stage}", unit) < watched:
-            return Assignment("holdback", watched)
-    share = route.challenger_share if route.challenger is not None else 0.0
-    if share > 0 and fraction("release", route.release or task, unit) < share:
+    place = _place(drawn or _number(*_salt(route, task), unit))
+    if route.holdback is not None and place < route.watch_share:
+        return Assignment("holdback", route.watch_share)
+    share = 0.0 if route.challenger is None or route.watch_share > 0 else route.challenger_share
+    if place < share:
         return Assignment("challenger", share)
     return Assignment("champion", 1.0 - share)
+
+
+def draw(route: TaskRoute, draft: Completion) -> str | None:
+    """The number of the unit that is drawn, its identity in the release; None: nobody is."""
+    if route.unit is None or (route.challenger is None and route.watch_share <= 0):
+        return None
+    return _number(*_salt(route, draft.task or "", draft.received_at), _who(route, draft))
+
+
+def _salt(route: TaskRoute, task: str, at: float | None = None) -> tuple[str, ...]:
+    if route.watch_share > 0:
+        return "watch", route.release or "", f"{route.stage}"
+    epoch = 0
+    if at is not None and route.epoch_seconds > 0:
+        epoch = max(0, int((at - route.since) // route.epoch_seconds))
+    # The first epoch's is the release's alone.
+    return ("release", route.release or task, *((f"{epoch}",) if epoch else ()))
+
+
+def _who(route: TaskRoute, draft: Completion) -> str:
+    """A conversation is its user's: two users may name theirs alike."""
+    user, conversation = draft.unit or draft.completion_id, draft.conversation_id
+    if conversation is not None and route.unit in ("auto", "conversation"):
+        return f"{user}\x1e{conversation}"
+    return user if route.unit in ("auto", "user") else draft.completion_id
+
+
+def _number(*parts: str) -> str:
+    """64 bits of a hash, in hexadecimal."""
+    return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _place(number: str) -> float:
+    return int(number, 16) / 2**64

@@ -16,7 +16,7 @@ from everlearn.events import Arm, Completion, Status
 from everlearn.ids import marked, new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
-from gateway.assignment import assign
+from gateway.assignment import assign, draw
 from gateway.caller import Caller, request_id
 from gateway.dialect import Undo, tokens_of
 from gateway.http.body import Body, names_one_model, read_body, with_model
@@ -325,7 +325,8 @@ class Exchange:
         arm: Arm | None = None
         if route is not None:
             draft.task, draft.release, draft.stage = model, route.release, route.stage
-            arm, draft.probability = assign(route, model, unit)
+            draft.draw = draw(route, draft)
+            arm, draft.probability = assign(route, model, unit, draft.draw)
         targets = self._hot.targets.of(model, route, arm)
         if holder is not None:
             parts.keyring.enter(holder, draft.task)

@@ -18,6 +18,8 @@ from typing import Annotated
 
 import msgspec
 
+from everlearn.rules import Unit
+
 KIND = "traffic"
 """Of the documents in the state store, by task."""
 MAX_BYTES = 4 * 2**20
@@ -50,6 +52,12 @@ class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     release: _Name | None = None
     """Salt of the assignment hash: units are reshuffled by the next release."""
     stage: int | None = None
+    unit: Unit | None = None
+    """Who is drawn; None: the user, and the draw is not kept (releases of older versions)."""
+    epoch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """After which a unit that returns is drawn anew; 0: never."""
+    since: float = 0.0
+    """Unix seconds from which epochs are counted."""
     challenger_share: _Share = 0.0
     """Of the units not held back, 0 to 1. As it grows, a unit on the challenger stays there."""
     holdback_share: _Share = 0.0

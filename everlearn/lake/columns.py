@@ -46,7 +46,13 @@ COMPLETIONS = _table(
     ("probability", "float", "of this arm for this unit at the moment of assignment"),
     ("release", "text", "the release in force at assignment"),
     ("stage", "int", "index of the release step in force at assignment"),
-    ("unit", "text", "who is assigned: user, else conversation, else request"),
+    ("unit", "text", "who asks: user, else conversation, else request"),
+    (
+        "draw",
+        "text",
+        "the number by which a release drew the arm, so of one unit (`release.unit`, in an epoch) "
+        "the same; null: nobody was drawn",
+    ),
     ("conversation_id", "text", "from x-everlearn-conversation"),
     ("key_id", "text", "which key asked (never the key)"),
     ("upstream", "text", "name of the upstream in the config"),
@@ -281,7 +287,7 @@ RELEASE_UNITS = _table(
     "What a closed unit counted for in a release: the frozen evidence of every decision.",
     ("release_id", "text", "of the release"),
     ("metric", "text", "grader name, error_rate or latency_p95"),
-    ("unit", "text", "who was assigned; counts once per stage"),
+    ("unit", "text", "who was assigned, by the number of its draw; counts once per stage"),
     ("stage", "int", "index of the step"),
     ("position", "int", "order in which units were counted, per release"),
     ("treated", "bool", "true on the candidate"),

@@ -113,6 +113,7 @@ def _erase(transaction: Transaction, subject: Subject, alias: str) -> dict[str, 
     if subject.unit is None:
         # A conversation has other answers, which stay, and so do words on it.
         names = sorted({row[key] for row in theirs for key in _OWN_NAMES if row[key]})
+    drawn = transaction.query(_DRAWN, [subject.unit])
     said = transaction.query(_SAID, [ids, names, subject.unit])
     words = [row["feedback_id"] for row in said]
     done = {
@@ -126,11 +127,14 @@ def _erase(transaction: Transaction, subject: Subject, alias: str) -> dict[str, 
         params = [wanted[name] for name in columns]
         done[table] = _changed(transaction.query(f"DELETE FROM {table} WHERE {where}", params))
     if subject.unit is not None:
-        renamed = "UPDATE release_units SET unit = ? WHERE unit = ?"
-        done["release_units"] = _changed(transaction.query(renamed, [alias, subject.unit]))
+        units = [subject.unit, *(row["draw"] for row in drawn)]
+        renamed = "UPDATE release_units SET unit = ? WHERE unit IN (SELECT unnest(?::VARCHAR[]))"
+        done["release_units"] = _changed(transaction.query(renamed, [alias, units]))
     return {table: number for table, number in done.items() if number}
 
 
+# A hash of the name: who knows the name could look whether it is there.
+_DRAWN = "SELECT DISTINCT draw FROM completions WHERE unit = ? AND draw IS NOT NULL"
 _OWN_NAMES = ("completion_id", "upstream_id", "request_id")
 
 

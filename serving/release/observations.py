@@ -1,6 +1,7 @@
 """Closed units of a release, read from the lake and frozen there in `release_units`.
 
-- A unit counts once per stage and metric, some seconds after its first request of the stage, with
+- A unit is who was drawn: a user, a conversation or a request, in an epoch (`release.unit`).
+- It counts once per stage and metric, some seconds after its first request of the stage, with
   what is known then; later scores change nothing. So every decision can be made again from the
   frozen rows, and a controller that was killed goes on from them.
 - A metric closes the units of both arms at one age, counted from the request, when even a slow
@@ -115,13 +116,16 @@ def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
 # Arms are compared as assigned, whoever answered in the end: a failure that somebody else's answer
 # hid is an error of the arm that failed, the champion's and the challenger's alike. A challenger's
 # failure has an event of its own beside the user's answer: of the two the user's counts.
+# The unit is what was drawn, as the gateway kept it: nothing that one draw put on its arm counts
+# twice, and nothing that was drawn anew is left out.
 _ANSWERS = """
-    SELECT completion_id, unit, stage, received_at, status, latency_ms, assigned AS arm,
+    SELECT completion_id, unit, person, stage, received_at, status, latency_ms, assigned AS arm,
         prompt_tokens, completion_tokens, fallback_from IS NOT NULL AS failed_over,
         CASE assigned WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
     FROM (
-        SELECT *, CASE WHEN fallback_from IN ('champion', 'challenger', 'holdback')
-            THEN fallback_from ELSE arm END AS assigned
+        SELECT * REPLACE (coalesce(draw, unit) AS unit), unit AS person,
+            CASE WHEN fallback_from IN ('champion', 'challenger', 'holdback')
+                THEN fallback_from ELSE arm END AS assigned
         FROM {completions}
     )
     WHERE release = $release AND task = $task AND received_at >= to_timestamp($received)
@@ -167,7 +171,7 @@ due AS (SELECT * FROM placed WHERE opened <= to_timestamp($now - $close)),
 scored AS ({scores}),
 heard AS ({heard})
 SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
-    epoch(due.opened) AS opened, avg({value}) AS value,
+    epoch(due.opened) AS opened, min(answers.person) AS person, avg({value}) AS value,
     list(answers.completion_id) FILTER (({value}) IS NOT NULL) AS answers
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
@@ -289,7 +293,7 @@ def closed_units(
     if release.watch:
         # Those held back for good are drawn no more.
         share = release.parsed_rules.holdback_percent / 100
-        due = [row for row in due if fraction("holdback", task, row["unit"]) >= share]
+        due = [row for row in due if fraction("holdback", task, row["person"]) >= share]
     return due
 
 
@@ -370,7 +374,7 @@ def count(
                 treated=row["arm"] == "challenger",
                 propensity=propensity(row["share"], former_arm, former_share),
                 value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
-                stratum=_stratum(past.get(row["unit"]), release.cuts),
+                stratum=_stratum(past.get(row["person"]), release.cuts),
             )
         )
     return counted

@@ -7,7 +7,8 @@
 - Whether he is heard depends on what was counted before, never on the arm of the unit at hand: so
   what is left out leaves both arms alike, and the bets on what is heard hold.
 - A user is the name that came with his word, which is his key's where that may name nobody else. A
-  word without a name is its unit's own: only who may speak for users leaves it out.
+  word without a name is that of who asked: only who may speak for users leaves it out. So a user
+  has one share, whether he, his conversations or his requests are the units.
 - An expert outranks users: where one has spoken, no user decides. Judges and code are not users.
 - All of it is told from the frozen rows, so that a controller that was killed goes on.
 """
@@ -125,7 +126,7 @@ class Words:
     """What was said of the answers of one unit."""
 
     def __init__(self, unit: Row, told: Told, names: Collection[str], scales: Scales) -> None:
-        self._unit, self._names, self._scales = unit["unit"], names, scales
+        self._unit, self._names, self._scales = unit["person"], names, scales
         self._answers = [told[answer] for answer in unit["answers"] or () if answer in told]
 
     @property

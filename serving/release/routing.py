@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gateway.routes import TaskRoute, alone, swap
-from serving.release.states import Phase, Traffic, watching
+from serving.release.states import Phase, Release, Traffic, watching
 
 
 def render(traffic: Traffic) -> TaskRoute:
@@ -21,11 +22,22 @@ def render(traffic: Traffic) -> TaskRoute:
         challenger=release.candidate if ramping and release else None,
         release=asked.release_id if asked else None,
         stage=asked.stage if asked else None,
+        **_drawing(asked),
         challenger_share=release.percent / 100 if ramping and release else 0.0,
         holdback=holdback,
         holdback_share=traffic.holdback_percent / 100 if holdback else 0.0,
         watch_share=watched / 100,
     )
+
+
+def _drawing(asked: Release | None) -> dict[str, Any]:
+    """Who is drawn, and how often. What began before this could be chosen goes on by user; a watch
+    has epochs of its own."""
+    if asked is None or "unit" not in asked.rules:
+        return {}
+    rules = asked.parsed_rules
+    epochs = {"epoch_seconds": rules.epoch_seconds, "since": asked.created_at}
+    return {"unit": rules.unit, **({} if asked.watch else epochs)}
 
 
 def put_route(path: Path, task: str, route: TaskRoute) -> bool:

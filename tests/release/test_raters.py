@@ -31,7 +31,7 @@ def word(value: bool, author_id: str | None = None, **fields: Any) -> dict[str, 
 
 def unit(name: str, *words: dict[str, Any]) -> Words:
     """One with an answer of which all of it was said."""
-    return Words({"unit": name, "answers": [name]}, {name: words}, NAMES, {})
+    return Words({"person": name, "answers": [name]}, {name: words}, NAMES, {})
 
 
 def row(place: int, name: str, treated: bool, value: float | None, **fields: Any) -> Counted:
@@ -169,7 +169,7 @@ def test_one_user_who_speaks_for_all_neither_promotes_nor_stops_a_release(
         world.loop.tick()
     assert world.release.phase is Phase.RAMPING
     rows = [each for each in frozen(world.lake, world.release.release_id) if each.raters]
-    assert len(rows) > 300
+    assert len(rows) >= 300
     heard = [each for each in rows if each.value == 0.5 or not each.unheard]
     assert len(heard) <= max(1, SHARE * len(rows))
     assert all(each.value is not None for each in rows)
