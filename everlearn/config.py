@@ -292,6 +292,7 @@ class Collector(Section):
     max_batch_seconds: float = Field(0.5, gt=0)
     """A row is queryable within about twice this."""
     metrics_port: int = Field(0, ge=0, le=65535)
+    """Prometheus port of the collector; 0 = off."""
 
 
 class LakeConfig(Section):
@@ -366,6 +367,8 @@ class Releases(Section):
 
     tick_seconds: float = Field(2.0, gt=0)
     """How often live scores are read and the decision is made."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Prometheus port of the controller; 0 = off."""
 
 
 class Console(Section):

@@ -19,6 +19,8 @@ def run(config_path: str | None) -> None:
     import signal
     import threading
 
+    from prometheus_client import start_http_server
+
     from everlearn.config import load
     from everlearn.errors import InputError
     from serving.release.controller import run as run_all
@@ -35,4 +37,6 @@ def run(config_path: str | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        if service.releases.metrics_port:
+            start_http_server(service.releases.metrics_port)
         run_all(service, stop)

@@ -37,6 +37,7 @@ from serving.release.cost import rates
 from serving.release.decide import Decision, Evidence, decide
 from serving.release.failures import FAILURES, OF
 from serving.release.lease import Lease, holder
+from serving.release.metrics import FAILED, LEADS, ROUND
 from serving.release.raters import Raters
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import (
@@ -438,6 +439,7 @@ def run(service: Service, stop: threading.Event) -> None:
     while not stop.is_set():
         if not lease.try_renew():
             log.info("%s leads", lease.leader)
+        LEADS.set(lease.held)
         stamp = tasks_stamp(service)
         if stamp != seen:
             seen = stamp
@@ -471,7 +473,9 @@ def _forever(
             try:
                 loop.reload()
                 loop.tick() if lease.held else loop.follow()
+                ROUND.labels(loop.name).set_to_current_time()
             except (EverlearnError, OSError) as error:
+                FAILED.labels(loop.name).inc()
                 log.error("%s: %s", loop.name, error)
             stop.wait(loop.tick_seconds)
         glances.join()

@@ -13,9 +13,10 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import collector.process as collector_process
+from everlearn.config import load
 from gateway.metrics import COUNTERS, HISTOGRAMS
 from serving.local.metrics import Metrics as ModelServer
-from tests.deploy.compose import ROOT, services
+from tests.deploy.compose import CONFIG, ROOT, services
 from tests.gateway.backend import backend
 from tests.gateway.door import door
 
@@ -79,11 +80,15 @@ def test_prometheus_scrapes_where_the_processes_answer() -> None:
     targets = {
         job["job_name"]: job["static_configs"][0]["targets"] for job in content["scrape_configs"]
     }
-    compose = (ROOT / "docker-compose.yml").read_text()
-    for name, variable in (("shipper", "BUS"), ("collector", "COLLECTOR")):
-        port = re.search(rf'EVERLEARN_{variable}__METRICS_PORT: "(\d+)"', compose)
-        assert port is not None
-        assert targets[name] == [f"{name}:{port[1]}"]
+    service = load(CONFIG)
+    ports = {
+        "shipper": service.bus.metrics_port,
+        "collector": service.collector.metrics_port,
+        "releases": service.releases.metrics_port,
+    }
+    for name, port in ports.items():
+        assert targets[name] == [f"{name}:{port}"]
+    assert targets["model server"] == [f"model-server:{service.model_server.port}"]
     assert targets["gateway"] == ["gateway:8000"]
     assert content["rule_files"] == ["alerts.yml"]
 
@@ -107,4 +112,4 @@ def test_compose_brings_what_the_dashboard_needs() -> None:
     assert f"{provider['options']['path']}/everlearn.json" in mounted
     scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
     hosts = {job["static_configs"][0]["targets"][0].split(":")[0] for job in scraped}
-    assert hosts <= {*found, "host.docker.internal"}
+    assert hosts <= {*found}
