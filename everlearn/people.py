@@ -53,9 +53,11 @@ class Comments(Section):
 
     judge: CommentJudge
     """The model that sorts comments: rule, correction, displeasure or nothing."""
-    method: Literal["revise"] = "revise"
+    method: Literal["revise", "hindsight"] = "revise"
     """revise: the served model answers again with the rules in its prompt; what is better is
-    taught for the prompt without them."""
+    taught for the prompt without them. hindsight: the logged answers themselves are weighed token
+    by token, by how much likelier the rules make them; nothing is answered again and no judge is
+    asked of the answers."""
     authors: Literal["experts", "trusted"] = "experts"
     """trusted: users too whose weight is `min_weight`."""
     min_weight: float = Field(0.8, gt=0, le=1)

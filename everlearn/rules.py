@@ -78,7 +78,7 @@ class BestOf(Section):
 class Train(Section):
     """How a candidate is made."""
 
-    method: Literal["auto", "sft", "dpo", "kto", "rft"] = "auto"
+    method: Literal["auto", "sft", "dpo", "kto", "rft", "hindsight"] = "auto"
     """auto tries what the data allows, cheapest first, and lets held-out rows choose."""
     min_new_scores: int = Field(200, ge=1)
     """Judged rows that training wants at least."""

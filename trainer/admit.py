@@ -16,6 +16,8 @@ from trainer.rows import LEARNED, OWN_WORD, UNJUDGED, Row, fold
 
 Rule = Callable[[Sequence[Row]], list[Row]]
 
+_ORDER = ("correction", "preference", "hindsight", "accepted", "rejected", "replay", "prompt")
+"""Kinds, the strongest first."""
 BELIEVING = Trust(max_share_per_rater=1.0, min_raters=1)
 """Asks nothing of strangers."""
 
@@ -79,10 +81,12 @@ def _no_example(row: Row, must_pass: Sequence[str]) -> str | None:
     """Why the row's answer is none to learn from, whatever people said; None: it is one."""
     if not row.answer.strip():
         return "no_answer"
-    if row.kind not in ("accepted", "replay"):
+    if row.kind not in ("accepted", "replay", "hindsight"):
         return None
     if row.finish_reason == "length":
         return "cut_off"
+    if row.kind == "hindsight":
+        return None
     failed = [name for name in must_pass if row.verdicts.get(name) == 0]
     return f"fails_{failed[0]}" if failed and row.author != "expert" else None
 
@@ -159,14 +163,13 @@ def _once(rows: Sequence[Row]) -> list[Row]:
 def _identity(row: Row) -> tuple[str, ...]:
     if row.kind in UNJUDGED:
         return row.kind, row.key
-    if row.kind == "rejected":
-        return "rejected", row.key, fold(row.completion)
+    if row.kind in ("rejected", "hindsight"):
+        return row.kind, row.key, fold(row.completion)
     return "learned", row.key, fold(row.answer)
 
 
 def _strongest_first(row: Row) -> tuple[int, int, float, str]:
-    order = ("correction", "preference", "accepted", "rejected", "replay", "prompt")
-    return row.author != "expert", order.index(row.kind), -row.weight, row.completion_id
+    return row.author != "expert", _ORDER.index(row.kind), -row.weight, row.completion_id
 
 
 def _capped(rows: Iterable[Row], max_per_unit: int) -> list[Row]:

@@ -7,6 +7,8 @@
   model gave both and the reward tells them apart.
 - `rejected`: somebody said the answer is wrong, nobody said what is right.
 - `replay`: an ordinary answer of the champion that nobody complained about.
+- `hindsight`: a logged answer that is weighed token by token, by how much likelier `rules` in its
+  prompt make it; nothing is its target.
 - `prompt`: only what was asked is of use, for the answer was cut off or a grader gave it 0.
 
 A conversation is data, not text: the row keeps messages, tools and answers as messages beside the
@@ -23,7 +25,7 @@ from typing import Any, Literal
 from everlearn.prompts import prompt_key
 from trainer.render import Captured, Conversation
 
-Kind = Literal["accepted", "rejected", "correction", "preference", "replay", "prompt"]
+Kind = Literal["accepted", "rejected", "correction", "preference", "hindsight", "replay", "prompt"]
 Side = Literal["train", "select", "gate", "dropped"]
 Message = Mapping[str, Any]
 Messages = Sequence[Message]
@@ -70,7 +72,11 @@ class Row:
     prompt_token_ids: Sequence[int] | None = None
     completion_token_ids: Sequence[int] | None = None
     """Of the completion, as production sampled it."""
+    logprobs: Sequence[float] | None = None
+    """Of those tokens, as production's server reported them."""
     template_hash: str | None = None
+    rules: Sequence[str] = ()
+    """Of kind `hindsight`: what stands in the prompt of the teacher."""
     verdicts: Mapping[str, float] = field(default_factory=dict)
     """Latest scores of the completion by grader name."""
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +112,7 @@ class Row:
 
     def captured(self, template: str) -> Captured | None:
         """Production's own tokens of what is taught, where it is production's own answer."""
-        own = self.kind in ("accepted", "replay") and self.answer == self.completion
+        own = self.kind in ("accepted", "replay", "hindsight") and self.answer == self.completion
         if not own or not self.prompt_token_ids or not self.completion_token_ids:
             return None
         return Captured(
@@ -124,6 +130,8 @@ class Row:
             content += [self.tools, dict(self.options)]
         if self.context.get("metadata"):
             content.append({"metadata": self.context["metadata"]})
+        if self.rules:
+            content.append({"rules": list(self.rules)})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -181,6 +189,8 @@ def to_lake(row: Row, snapshot_id: str) -> dict[str, Any]:
         "target_message": row.target_message if kept else None,
         "prompt_token_ids": row.prompt_token_ids if kept else None,
         "completion_token_ids": row.completion_token_ids if kept else None,
+        "logprobs": row.logprobs if kept and row.kind == "hindsight" else None,
+        "rules": list(row.rules) if kept and row.rules else None,
         "template_hash": row.template_hash,
         "author": row.author,
         "weight": row.weight,
@@ -204,6 +214,8 @@ def from_lake(record: Mapping[str, Any]) -> Row:
         target_message=parsed(record["target_message"]),
         prompt_token_ids=record["prompt_token_ids"],
         completion_token_ids=record["completion_token_ids"],
+        logprobs=record["logprobs"],
+        rules=tuple(parsed(record["rules"]) or ()),
         template_hash=record["template_hash"],
         author=record["author"],
         weight=record["weight"],

@@ -19,7 +19,7 @@ from everlearn.rules import Train
 BASE_RATE, LORA_FACTOR, HIDDEN = 5e-5, 10.0, 2000
 EXPONENT = {"llama": 0.781, "qwen": 0.0775}
 """By family; of the flatter kind where nothing is known."""
-OF_SUPERVISED = {"sft": 1.0, "kto": 0.1, "dpo": 0.1, "rft": 0.15}
+OF_SUPERVISED = {"sft": 1.0, "kto": 0.1, "dpo": 0.1, "rft": 0.15, "hindsight": 0.5}
 """The rate of a method against SFT's, where it is `auto`."""
 PINNED = {"kto": 0.5}
 """The same of a pinned rate, as measured on the text-to-SQL example."""

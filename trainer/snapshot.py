@@ -39,7 +39,7 @@ _ANSWERS = """
     SELECT c.completion_id, c.unit, c.messages, c.tools, c.answer, c.response_text, c.sampling,
         c.forced, c.finish_reason, c.trainable, c.version, c.upstream, c.model_served,
         c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at, c.metadata,
-        c.arm
+        c.arm, c.logprobs
     FROM completions c WHERE c.task = ? AND c.status IN ('ok', 'imported')
 """
 _FEEDBACK = """
@@ -315,6 +315,7 @@ def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]])
         forced=record["forced"],
         prompt_token_ids=record["prompt_token_ids"],
         completion_token_ids=record["completion_token_ids"],
+        logprobs=record["logprobs"],
         template_hash=record["template_hash"],
         trainable=record["trainable"] is not False,
         finish_reason=record["finish_reason"],

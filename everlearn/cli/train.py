@@ -38,7 +38,7 @@ class Train(click.Command):
 @click.argument("task_name", metavar="TASK")
 @click.option(
     "--method",
-    type=click.Choice(["auto", "sft", "dpo", "kto", "rft"]),
+    type=click.Choice(["auto", "sft", "dpo", "kto", "rft", "hindsight"]),
     help="Default: the task's train.method.",
 )
 @click.option("--snapshot", "snapshot_id", help="Train on this one instead of a new one.")

@@ -192,7 +192,7 @@ SNAPSHOT_ROWS = _table(
     ("unit", "text", "who asked; decides the split"),
     ("split", "text", "train, select (the trainer chooses by them), gate (the exam) or dropped"),
     ("dropped_reason", "text", "why it is not used"),
-    ("kind", "text", "accepted, rejected, correction, preference, replay or prompt"),
+    ("kind", "text", "accepted, rejected, correction, preference, hindsight, replay or prompt"),
     ("messages", "json", "the prompt"),
     ("tools", "json", "the tools that the request offered"),
     ("options", "json", "variables of the chat template that the request named"),
@@ -203,6 +203,8 @@ SNAPSHOT_ROWS = _table(
     ("target_message", "json", "the right answer, as an assistant message; null: a plain text"),
     ("prompt_token_ids", "ints", "of the prompt, as production rendered it"),
     ("completion_token_ids", "ints", "of the answer given, as production sampled it"),
+    ("logprobs", "floats", "of kind hindsight: of those tokens, where the upstream returned them"),
+    ("rules", "json", "of kind hindsight: what stands in the prompt of the teacher"),
     ("template_hash", "text", "of the chat template that rendered the prompt"),
     (
         "author",
@@ -240,9 +242,13 @@ LESSONS = _table(
     ("comments", "json", "feedback_ids of the comments that stood in the prompt"),
     ("teacher", "text", "version that answered"),
     ("original", "text", "its answer without them; of a correction the logged one"),
-    ("revised", "text", "its answer with them"),
-    ("verdict", "text", "better (taught), kept (stays replay), or why it is left out"),
-    ("scores", "json", "keeps to them and held-out grader, of both answers"),
+    ("revised", "text", "its answer with them; null by hindsight"),
+    ("verdict", "text", "better, hindsight (taught), kept (stays replay), or why it is left out"),
+    (
+        "scores",
+        "json",
+        "keeps to them, held-out grader, of both answers; by hindsight rules, signal",
+    ),
     ("created_at", "time", "when"),
 )
 

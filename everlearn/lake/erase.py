@@ -41,6 +41,11 @@ _SAID = """SELECT feedback_id FROM feedback WHERE kind IS DISTINCT FROM 'erased'
     OR author_id = $3
     OR target IS NULL AND list_has_any([completion_id, request_id, conversation_id], $2::VARCHAR[])
 )"""
+_TOLD = """SELECT DISTINCT rule AS text FROM comments WHERE rule IS NOT NULL AND (
+    feedback_id IN (SELECT unnest(?::VARCHAR[])) OR completion_id IN (SELECT unnest(?::VARCHAR[])))
+"""
+_SAYS = """SELECT DISTINCT unnest([value_text, comment]) AS text FROM feedback
+    WHERE feedback_id IN (SELECT unnest(?::VARCHAR[])) AND coalesce(value_text, comment) <> ''"""
 _DELETED = {
     "feedback_open": ("feedback_id",),
     "scores": ("completion_id",),
@@ -116,11 +121,13 @@ def _erase(transaction: Transaction, subject: Subject, alias: str) -> dict[str, 
     drawn = transaction.query(_DRAWN, [subject.unit])
     said = transaction.query(_SAID, [ids, names, subject.unit])
     words = [row["feedback_id"] for row in said]
+    told = [*transaction.query(_TOLD, [words, ids]), *transaction.query(_SAYS, [words])]
     done = {
         "completions": _blank(transaction, COMPLETIONS, "status", (subject.column, [subject.name])),
         "feedback": _blank(transaction, FEEDBACK, "kind", ("feedback_id", words)),
         "dead_letters": _dead(transaction, subject),
     }
+    done["rules"] = _rules(transaction, words, sorted({row["text"] for row in told if row["text"]}))
     wanted = {"completion_id": ids, "feedback_id": words, "unit": [subject.unit]}
     for table, columns in _DELETED.items():
         where = " OR ".join(f"{name} IN (SELECT unnest(?::VARCHAR[]))" for name in columns)
@@ -151,6 +158,18 @@ def _blank(
     sql = f"""UPDATE {table.name} SET {changes}
         WHERE {column} IN (SELECT unnest(?::VARCHAR[])) AND {says} IS DISTINCT FROM '{ERASED}'"""
     return _changed(transaction.query(sql, [names]))
+
+
+def _rules(transaction: Transaction, words: list[str], texts: list[str]) -> int:
+    """Others' rows that were to learn by these comments lose them; how many."""
+    if not words:
+        return 0
+    named = "list_has_any(CAST(json(comments) AS VARCHAR[]), ?::VARCHAR[])"
+    gone = _changed(transaction.query(f"DELETE FROM lessons WHERE {named}", [words]))
+    held = "list_has_any(CAST(json(rules) AS VARCHAR[]), ?::VARCHAR[])"
+    return gone + _changed(
+        transaction.query(f"UPDATE snapshot_rows SET rules = NULL WHERE {held}", [texts])
+    )
 
 
 def _dead(transaction: Transaction, subject: Subject) -> int:

@@ -90,6 +90,11 @@ def filled(lake: DuckLake) -> dict[str, str]:
             transaction.append("best_of", [{**row, "best": text}])
             counted = {"release_id": "rel_1", "metric": "thumbs", "unit": unit, "stage": 0}
             transaction.append("release_units", [{**counted, "position": 1, "value": 1.0}])
+        # Another's answer that was to learn by her comment.
+        lesson = {"completion_id": other, "unit": BOB, "task": "text2sql", "comments": ["fb_1"]}
+        transaction.append("lessons", [{**lesson, "scores": {"rules": [f"Never say {SECRET}"]}}])
+        weighed = {"snapshot_id": "snap_1", "completion_id": other, "unit": BOB}
+        transaction.append("snapshot_rows", [{**weighed, "rules": [f"Never say {SECRET}"]}])
         ruled = {"feedback_id": "fb_1", "completion_id": first, "task": "text2sql"}
         transaction.append("comments", [{**ruled, "rule": f"Never say {SECRET}"}])
         torn = encode(make_completion(unit=ANN, error=SECRET))[:-3]
@@ -133,6 +138,7 @@ def test_what_others_asked_and_said_stays(lake: DuckLake) -> None:
         "lessons": 1,
         "best_of": 1,
         "release_units": 1,
+        "rules": 2,
     }
     assert column(lake, "SELECT count(*) FROM completions WHERE unit = 'bob'") == [30]
     assert column(lake, "SELECT completion_id FROM feedback_joined") == [ids["other"]]
@@ -141,8 +147,8 @@ def test_what_others_asked_and_said_stays(lake: DuckLake) -> None:
         {"state": "joined", "n": 1},
         {"state": "orphan", "n": 1},
     ]
-    for table in ("scores", "snapshot_rows", "lessons", "best_of"):
-        assert column(lake, f"SELECT completion_id FROM {table}") == [ids["other"]], table
+    for table, rows in (("scores", 1), ("snapshot_rows", 2), ("lessons", 1), ("best_of", 1)):
+        assert column(lake, f"SELECT completion_id FROM {table}") == [ids["other"]] * rows, table
     # The evidence of a release keeps its numbers, under a name that leads to nobody.
     names = column(lake, "SELECT unit FROM release_units ORDER BY unit")
     assert names[0] == BOB

@@ -8,6 +8,7 @@ import pytest
 from evaluators.sandbox import sandbox
 from tests.mlflow_server import mlflow_server
 from tests.ports import find_free_port
+from tests.trainer.commenting import RULE
 from tests.trainer.tiny import build_model
 
 
@@ -18,6 +19,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return build_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def follower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is right about shades when the rule stands in its prompt, and only then."""
+    import torch
+
+    torch.set_num_threads(1)
+    return build_model(tmp_path_factory.mktemp("follower"), rules=[RULE])
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 from everlearn.ids import new_id
@@ -19,12 +20,16 @@ from trainer.lessons.board import CORRECTIONS, Standing
 from trainer.lessons.comments import Known
 from trainer.lessons.keeping import Keeping
 from trainer.lessons.lift import Lift, Pair, decide, verdict
-from trainer.lessons.rows import Lesson, Round, documents, latest
+from trainer.lessons.rows import HINDSIGHT, Lesson, Round, documents, latest
 from trainer.lessons.sorting import Desk, Report, declared
 from trainer.lessons.teacher import Teacher
 from trainer.reward import Grading
 from trainer.rows import Row
 from trainer.snapshot import answers_of
+
+LEAST_SIGNAL = 0.1
+"""Nats by which a token must change in the mean, either way; else the rules leave the answer as it
+is."""
 
 Both = tuple[Sequence[str], Sequence[str]]
 """Answers without and with the comment."""
@@ -76,9 +81,7 @@ def learn(
     teaching = [each for each in found if each.teaches]
     rounds, before = [], latest(lake, task.task)
     if teaching and before.comments != {each.comment.feedback_id for each in teaching}:
-        rounds = revise(school, teaching, answers, before)
-        better = sum(each["verdict"] == "better" for each in rounds)
-        report(f"{better} of {len(rounds)} prompts answered again are lessons")
+        rounds = made_by(school, teaching, answers, before, report)
     _write(lake, changed(found, desk, task.task), rounds)
     return found
 
@@ -117,6 +120,53 @@ def measure(
     return lifts
 
 
+def made_by(
+    school: School,
+    teaching: Sequence[Standing],
+    answers: Mapping[str, Row],
+    before: Round,
+    report: Report,
+) -> list[dict[str, Any]]:
+    """A round of lessons by the task's method."""
+    if declared(school.task).method == HINDSIGHT:
+        rounds = hindsight(school, teaching, answers)
+        better = sum(each["verdict"] == HINDSIGHT for each in rounds)
+        report(f"{better} of {len(rounds)} logged answers are lessons in hindsight")
+        return rounds
+    rounds = revise(school, teaching, answers, before)
+    better = sum(each["verdict"] == "better" for each in rounds)
+    report(f"{better} of {len(rounds)} prompts answered again are lessons")
+    return rounds
+
+
+def hindsight(
+    school: School, teaching: Sequence[Standing], answers: Mapping[str, Row]
+) -> list[dict[str, Any]]:
+    """The logged answers of the training side that the rules make likelier or less likely, and
+    those that they leave as they are; a correction stands beside its own answer alone."""
+    rules = tuple(dict.fromkeys(each.rule for each in teaching if each.rule is not None))
+    about: dict[str, tuple[str, ...]] = {}
+    logged = {row.completion_id: row for row in school.train} if rules else {}
+    for each in teaching:
+        name = each.comment.completion_id
+        if each.sort == "correction" and name in answers:
+            logged[name] = answers[name]
+            about[name] = (*about.get(name, ()), each.comment.text)
+    asked = [
+        replace(row, kind=HINDSIGHT, target=None, rules=(*rules, *about.get(name, ())))
+        for name, row in logged.items()
+        if school.trains(row) and row.completion.strip()
+    ]
+    found: list[tuple[Row, Lesson, dict[str, Any]]] = []
+    for made in school.teacher.weighed(asked):
+        signal, size = fmean(made.signal), fmean(map(abs, made.signal))
+        verdict = HINDSIGHT if size >= LEAST_SIGNAL else "kept"
+        lesson = Lesson(made.row.completion_id, made.row.completion, None, verdict)
+        scores = {"rules": list(made.row.rules), "signal": signal, "size": size}
+        found.append((made.row, lesson, scores))
+    return documents(found, _head(school, teaching))
+
+
 def revise(
     school: School, teaching: Sequence[Standing], answers: Mapping[str, Row], before: Round
 ) -> list[dict[str, Any]]:
@@ -145,14 +195,18 @@ def revise(
                 lesson = replace(earlier, revised=old)
             scores = {"keeps": pair.keeps, "quality": pair.quality}
             found[row.completion_id] = (row, lesson, scores)
-    head = {
+    return documents(list(found.values()), _head(school, teaching))
+
+
+def _head(school: School, teaching: Sequence[Standing]) -> dict[str, Any]:
+    """What all lessons of a round share."""
+    return {
         "round_id": new_id("round"),
         "task": school.task.task,
         "comments": sorted(each.comment.feedback_id for each in teaching),
         "teacher": school.champion,
         "created_at": datetime.now(UTC),
     }
-    return documents(list(found.values()), head)
 
 
 def changed(found: Sequence[Standing], desk: Desk, task: str) -> list[dict[str, Any]]:

@@ -12,13 +12,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from everlearn.lake.store import Lake
 from trainer.judge import Judgement
-from trainer.rows import Row
+from trainer.rows import Row, parsed
 
 AUTHOR = "comment"
+HINDSIGHT: Final = "hindsight"
+"""Verdict on a logged answer that the rules make likelier or less likely."""
 
 _ROUND = """
     SELECT * FROM lessons WHERE round_id = (
@@ -48,12 +50,17 @@ class Lesson:
 
     completion_id: str
     original: str
-    revised: str
+    revised: str | None
     verdict: str
+    rules: tuple[str, ...] = ()
+    """By hindsight: what stands in the prompt of the teacher."""
+    signal: float | None = None
+    """By hindsight: mean log-ratio of a token, told against untold."""
 
     @property
     def better(self) -> bool:
-        return self.verdict == "better"
+        """It is taught."""
+        return self.verdict in ("better", HINDSIGHT)
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,15 @@ def latest(lake: Lake, task: str) -> Round:
     if not records or named - there:
         return Round()
     fields = ("completion_id", "original", "revised", "verdict")
-    lessons = tuple(Lesson(**{name: record[name] for name in fields}) for record in records)
+    lessons = tuple(
+        Lesson(**{name: record[name] for name in fields}, **_weighed(record)) for record in records
+    )
     return Round(lessons, frozenset(named), records[0]["teacher"])
+
+
+def _weighed(record: Mapping[str, Any]) -> dict[str, Any]:
+    scores = parsed(record["scores"]) or {}
+    return {"rules": tuple(scores.get("rules", ())), "signal": scores.get("signal")}
 
 
 def displeased(lake: Lake, task: str, name: str) -> list[Judgement]:
@@ -91,7 +105,11 @@ def taught(rows: Sequence[Row], answers: Mapping[str, Row], made: Round) -> list
         return list(rows)
     there = [each for each in made.lessons if each.completion_id in answers]
     lessons = [_row(answers[each.completion_id], each) for each in there if each.better]
-    replaced = {row.key for row in lessons}
+    replaced = {
+        answers[each.completion_id].key
+        for each in there
+        if each.better and (each.signal is None or each.signal < 0)
+    }
     untouched = {answers[each.completion_id].key for each in there if each.verdict == "kept"}
 
     def left(row: Row) -> Row:
@@ -106,6 +124,10 @@ def taught(rows: Sequence[Row], answers: Mapping[str, Row], made: Round) -> list
 
 
 def _row(answer: Row, lesson: Lesson) -> Row:
+    if lesson.verdict == HINDSIGHT:
+        return replace(
+            answer, kind=HINDSIGHT, author=AUTHOR, weight=1.0, raters=(), rules=lesson.rules
+        )
     return replace(
         answer,
         kind="correction",

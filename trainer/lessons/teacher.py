@@ -5,13 +5,16 @@ The rules stand in the system message; in the user's last one where a template h
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everlearn.chat import Unsupported
 from trainer.generate import answer_all
 from trainer.render import Conversation
 from trainer.rows import Message, Messages, Row
 from trainer.workbench import Workbench
+
+if TYPE_CHECKING:
+    from trainer.methods.hindsight import Weighed
 
 RULES = "Keep to these rules:"
 AGAIN = (
@@ -38,6 +41,12 @@ class Teacher:
         return self._answers(
             [corrected(row, comment) for row, comment in zip(rows, comments, strict=True)]
         )
+
+    def weighed(self, rows: Sequence[Row]) -> "list[Weighed]":
+        """The rows' logged answers with their rules in the prompt and as production gave them."""
+        from trainer.methods.hindsight import weighed
+
+        return weighed(rows, self._bench, self._model)
 
     def _answers(self, asked: Sequence[Conversation]) -> list[str]:
         longest = self._bench.task.train.max_completion_tokens

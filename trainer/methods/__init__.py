@@ -31,6 +31,11 @@ class TrainingData:
         return [row for row in self.rows if row.kind in ("rejected", "correction")]
 
     @cached_property
+    def hindsight(self) -> list[Row]:
+        """Logged answers that comments are about, with the rules."""
+        return [row for row in self.rows if row.kind == "hindsight" and row.rules]
+
+    @cached_property
     def replay(self) -> list[Row]:
         """Ordinary answers of the champion."""
         return [row for row in self.rows if row.kind == "replay"]

@@ -9,10 +9,13 @@ from math import sqrt
 from statistics import fmean
 
 from everlearn.graders import Grader, Multi, ScoreModel
-from trainer.methods import Method, TrainingData, dpo, kto, rft, sft
+from trainer.methods import Method, TrainingData, dpo, hindsight, kto, rft, sft
 
 METHODS: tuple[Method, ...] = tuple(
-    sorted((sft.METHOD, kto.METHOD, dpo.METHOD, rft.METHOD), key=lambda method: method.cost)
+    sorted(
+        (sft.METHOD, hindsight.METHOD, kto.METHOD, dpo.METHOD, rft.METHOD),
+        key=lambda method: method.cost,
+    )
 )
 NOISE = 1.645
 """Standard errors of the paired difference within which two methods are equal."""
@@ -33,6 +36,9 @@ def allowed(
     """Methods the data allows, cheapest first, and why the others are left out; `unrewarded`: why
     there is no reward."""
     methods = [method for method in METHODS if only in ("auto", method.name)]
+    if only == "auto" and not data.hindsight:
+        # Only a task whose comments teach so has anything for it.
+        methods.remove(hindsight.METHOD)
     missing = {}
     for method in methods:
         reason = method.lacking(data)
