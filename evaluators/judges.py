@@ -6,8 +6,9 @@
 - Agreeing by always saying the same is no agreement: kappa must be above 0.
 - A verdict that saw the label, or the same expert's right answer to the prompt, does not count: it
   would be his own word on both sides.
-- Graders that compute need no vote, and people's own words neither. `judges.trusted` names judges
-  that may decide unproven, and the report says so.
+- A grader that a model wrote (`judges.drafted`) is held to that like a judge.
+- Other graders that compute need no vote, and people's own words neither. `judges.trusted` names
+  judges that may decide unproven, and the report says so.
 """
 
 from collections import defaultdict
@@ -94,7 +95,7 @@ def unproven(
 ) -> list[Standing]:
     """The judges that `graders` ask and that may not decide. Neither lake nor salt is asked for
     where no judge is."""
-    asked = {each.name: each for spec in graders for each in judges_of(build(spec, task))}
+    asked = {each.name: each for spec in graders for each in judges_of(build(spec, task), task)}
     asked = {name: each for name, each in asked.items() if name not in task.judges.trusted}
     if not asked:
         return []
@@ -131,18 +132,19 @@ def refusal(task: Task, found: Sequence[Standing]) -> str:
     )
 
 
-def judges_of(grader: Base[Any]) -> list[Base[Any]]:
+def judges_of(grader: Base[Any], task: Task) -> list[Base[Any]]:
     """The judges that a grader asks: itself, or those in its formula."""
     if isinstance(grader, MultiGrader):
-        return [each for part in grader.parts.values() for each in judges_of(part)]
-    return [grader] if isinstance(grader.spec, Judging) else []
+        return [each for part in grader.parts.values() for each in judges_of(part, task)]
+    asks = isinstance(grader.spec, Judging) or grader.name in task.judges.drafted
+    return [grader] if asks else []
 
 
 def _by_parts(
     task: Task, grader: Base[Any], standing: Standing, known: Mapping[str, Standing]
 ) -> Standing:
     """A formula may decide as far as every judge in it may."""
-    asked = [each.name for each in judges_of(grader)]
+    asked = [each.name for each in judges_of(grader, task)]
     if not asked:
         return standing
     missing = [
@@ -171,7 +173,7 @@ def _verdicts(lake: Lake, task: Task, labels: Sequence[Label]) -> Verdicts:
 def _standing(
     task: Task, grader: Base[Any], labels: Sequence[Label], verdicts: Verdicts, tune: int
 ) -> Standing:
-    kind = _kind(grader)
+    kind = _kind(grader, task)
     pairs: list[tuple[Label, bool]] = []
     circular = 0
     for label in labels if kind != "people" else ():
@@ -234,8 +236,8 @@ def middle(grader: Base[Any]) -> float:
     return sum(scale(grader)) / 2 if threshold is None else float(threshold)
 
 
-def _kind(grader: Base[Any]) -> Kind:
-    if judges_of(grader):
+def _kind(grader: Base[Any], task: Task) -> Kind:
+    if judges_of(grader, task):
         return "judge"
     return "people" if isinstance(grader.spec, FeedbackGrader) else "computed"
 

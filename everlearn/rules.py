@@ -46,6 +46,9 @@ class Judges(Section):
     """What its agreement with experts is at least, at 95 %, on labels it was not tuned on."""
     trusted: tuple[str, ...] = ()
     """Judges that decide without that proof: you answer for them."""
+    drafted: tuple[str, ...] = ()
+    """Graders that a model wrote (`everlearn grader draft`): like judges they decide only once
+    experts were seen to agree with them."""
     max_cost_per_day: float | None = Field(None, gt=0)
     """What the task's judges may cost in a day (UTC), in the currency of `upstreams.*.price`, over
     all processes; then what is new stays unscored until the next. Empty: no limit."""

@@ -98,7 +98,8 @@ class Task(Section):
         name = self.release.co_primary
         if name == "auto":
             asked = needs_people(self.grader(self.release.primary), self.graders)
-            name = first_on_every_answer(self.graders) if asked else None
+            written = [each for each in self.graders if each.name not in self.judges.drafted]
+            name = first_on_every_answer(written) if asked else None
         return self.release.model_copy(update={"co_primary": name})
 
     @property
@@ -158,6 +159,7 @@ class Task(Section):
             ("comments.grader", self.comments and self.comments.grader, known),
             *(("release.guardrails", name, known | live) for name in self.release.guardrails),
             *(("judges.trusted", name, known | parts) for name in self.judges.trusted),
+            *(("judges.drafted", name, known) for name in self.judges.drafted),
         ):
             if value is not None and value not in allowed:
                 raise ValueError(

@@ -161,7 +161,11 @@ def reward_grader(task: Task) -> Multi | None:
     """The task's reward; by default the mean of its deterministic graders; None without any."""
     if task.reward is not None:
         return task.reward
-    names = [grader.name for grader in task.graders if isinstance(grader, _DETERMINISTIC)]
+    names = [
+        grader.name
+        for grader in task.graders
+        if isinstance(grader, _DETERMINISTIC) and grader.name not in task.judges.drafted
+    ]
     if not names:
         return None
     formula = f"({' + '.join(names)}) / {len(names)}"

@@ -32,7 +32,9 @@ def heard(lake: Lake, task: Task) -> dict[str, str | None]:
         grader = task.grader(name)
         if isinstance(grader, FeedbackGrader):
             found[name] = "is people's own word, which is taught already"
-        elif isinstance(grader, Judging | Multi) and name not in trusted:
+        elif name not in trusted and (
+            isinstance(grader, Judging | Multi) or name in task.judges.drafted
+        ):
             each = agreed.get(name)
             lower = 0.0 if each is None else each.lower
             if lower < least:

@@ -28,6 +28,7 @@ VERBS = (
     ("evaluate", "Score what is not yet scored."),
     ("drift", "Has what is asked and answered changed?"),
     ("grade", "Run or check one grader."),
+    ("grader", "Have a grader written from plain language."),
     ("snapshot", "Freeze a dataset."),
     ("train", "Train a candidate version."),
     ("lineage", "What a version was made of; where a unit's rows went."),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.responses import Response
 
+from evaluators.definition import standalone
 from evaluators.judge.fence import fenced
 from evaluators.judges import judges_of
 from evaluators.types import Score
@@ -204,5 +205,5 @@ async def test_a_rubric_that_decides_nothing_is_refused(criteria: Any, reason: s
 )
 async def test_they_are_judges_that_must_earn_their_vote(spec: dict[str, Any]) -> None:
     grader = make_grader(model="m", **spec)
-    assert judges_of(grader) == [grader]
+    assert judges_of(grader, standalone(grader.spec, Path())) == [grader]
     assert grader.slow
