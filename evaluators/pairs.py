@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,6 +40,7 @@ _pairs = sa.Table(
     sa.Column("b", sa.String(256), nullable=False),
     sa.Column("place", sa.Integer, nullable=False),
     sa.Column("holder", sa.String(256)),
+    # Of a pair that was judged: when.
     sa.Column("leased_until", sa.Float, nullable=False),
     sa.Column("labeller", sa.String(256)),
     sa.Column("verdict", sa.String(16)),
@@ -73,6 +74,14 @@ class Side:
     pair: str
     a: Shown
     b: Shown
+
+
+class Progress(NamedTuple):
+    """How many pairs wait, were judged, and were judged by the one who asks."""
+
+    open: int
+    judged: int
+    mine: int
 
 
 class Pairs:
@@ -113,18 +122,61 @@ class Pairs:
         """Make sure that the pair is his to judge; Taken or NotFound with the reason."""
         until = self._clock.now() + self._seconds
         held = self._change(pair, who, {"holder": who, "leased_until": until})
-        query = sa.select(_pairs).where((_c.task == self._task) & (_c.pair == pair))
-        with self._state.transaction() as connection:
-            row = connection.execute(query).one_or_none()
+        row = self._row(pair)
         if row is None:
             raise NotFound(f"task {self._task}: {pair} is not among the pairs")
         if not held:
             raise Taken(f"{pair} was judged meanwhile" if row.verdict else f"{pair} is taken")
         return Pair(row.pair, row.a, row.b)
 
+    def find(self, pair: str) -> Pair | None:
+        """The pair of that name."""
+        row = self._row(pair)
+        return None if row is None else Pair(row.pair, row.a, row.b)
+
     def judge(self, pair: str, who: str, verdict: Verdict) -> bool:
         """He said so; False: the pair is somebody else's, or was judged."""
-        return self._change(pair, who, {"verdict": verdict, "labeller": who})
+        change = {"verdict": verdict, "labeller": who, "leased_until": self._clock.now()}
+        return self._change(pair, who, change)
+
+    def last(self, who: str) -> tuple[Pair, Verdict] | None:
+        """What he said last: the one that can be undone."""
+        mine = (_c.task == self._task) & (_c.labeller == who) & _c.verdict.is_not(None)
+        query = sa.select(_pairs).where(mine).order_by(_c.leased_until.desc(), _c.pair).limit(1)
+        with self._state.transaction() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else (Pair(row.pair, row.a, row.b), row.verdict)
+
+    def undo(self, pair: str, who: str) -> bool:
+        """Put before him again what he judged; False: it is not his."""
+        mine = (_c.task == self._task) & (_c.pair == pair) & (_c.labeller == who)
+        until = self._clock.now() + self._seconds
+        change = {"verdict": None, "labeller": None, "holder": who, "leased_until": until}
+        with self._state.transaction() as connection:
+            return connection.execute(_pairs.update().where(mine).values(change)).rowcount == 1
+
+    def drop(self, pair: str) -> None:
+        """An answer of it is no longer there."""
+        this = (_c.task == self._task) & (_c.pair == pair)
+        with self._state.transaction() as connection:
+            connection.execute(_pairs.delete().where(this))
+
+    def progress(self, who: str) -> Progress:
+        """Counts."""
+        judged, mine = _c.verdict.is_not(None), _c.labeller == who
+        query = sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(sa.case((judged, 1), else_=0)), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((judged & mine, 1), else_=0)), 0),
+        ).where(_c.task == self._task)
+        with self._state.transaction() as connection:
+            pairs, done, his = connection.execute(query).one()
+        return Progress(open=pairs - done, judged=done, mine=his)
+
+    def _row(self, pair: str) -> Any:
+        query = sa.select(_pairs).where((_c.task == self._task) & (_c.pair == pair))
+        with self._state.transaction() as connection:
+            return connection.execute(query).one_or_none()
 
     @property
     def _open(self) -> sa.ColumnElement[bool]:
@@ -163,11 +215,17 @@ def find(lake: Lake, task: Task) -> list[tuple[str, str, bool]]:
 def ask(pairs: Pairs, lake: Lake, task: str, who: str) -> Side | None:
     """The next pair with its conversation; one whose answer is gone is passed over."""
     while (pair := pairs.next(who)) is not None:
-        a, b = shown(lake, task, pair.a), shown(lake, task, pair.b)
-        if a is not None and b is not None:
-            return Side(pair.pair, a, b)
-        pairs.judge(pair.pair, who, "skip")
+        found = sides(lake, task, pair)
+        if found is not None:
+            return found
+        pairs.drop(pair.pair)
     return None
+
+
+def sides(lake: Lake, task: str, pair: Pair) -> Side | None:
+    """A pair with its conversation; None where an answer of it is gone."""
+    a, b = shown(lake, task, pair.a), shown(lake, task, pair.b)
+    return None if a is None or b is None else Side(pair.pair, a, b)
 
 
 def preference(
@@ -186,3 +244,14 @@ def preference(
     better, worse = (pair.a, pair.b) if verdict == "A" else (pair.b, pair.a)
     tags = {"asked": "pair", "side": verdict}
     return [{**shared, "preferred": better, "other": worse, "tags": tags}]
+
+
+def retraction(
+    pair: Pair, verdict: Verdict, *, author_id: str | None = None
+) -> list[dict[str, Any]]:
+    """The body of `POST /v1/feedback` that takes `preference` back; nothing after a skip."""
+    if verdict == "skip":
+        return []
+    about = pair.b if verdict == "B" else pair.a
+    event = {"completion_id": about, "name": NAME, "author": "expert", "kind": "retraction"}
+    return [event | ({"author_id": author_id} if author_id else {})]

@@ -7,48 +7,31 @@
 """
 
 import os
-import secrets
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, quote, unquote
+from typing import Any
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from console.labeller import Form, Labeller, labeller, remembered, status_of
 from console.source import TEMPLATES, Read, Source
 from evaluators import labels
-from evaluators.queue import Queue, Taken, ask
+from evaluators.queue import Queue, ask
 from evaluators.shown import Shown, shown
-from everlearn.errors import EverlearnError, InputError, NotFound
+from everlearn.errors import EverlearnError, InputError
 from everlearn.task import Task
 
 router = APIRouter()
-
-NAME, SESSION = "everlearn_labeller", "everlearn_labeller_session"
-KEPT_SECONDS = 365 * 86_400
-MAX_NAME = 256
-
-Form = Mapping[str, str]
-Answer = TypeVar("Answer", bound=Response)
-
-
-class Labeller(NamedTuple):
-    """Who sits before the page."""
-
-    session: str
-    """Of the browser: holds the answer that is shown."""
-    name: str
-    """As he wrote it."""
 
 
 @router.get("/labels/{task}", response_class=HTMLResponse)
 def next_label(request: Request, source: Read, task: str) -> HTMLResponse:
     """The page."""
-    who, declared = _labeller(request), source.task(task)
+    who, declared = labeller(request), source.task(task)
     queue = source.queue(declared)
     found = ask(queue, source.lake, task, who.session)
-    return _kept(_page(request, queue, who, declared, found), who)
+    return remembered(_page(request, queue, who, declared, found), who)
 
 
 @router.post("/labels/{task}")
@@ -59,8 +42,8 @@ async def put_label(request: Request, source: Read, task: str) -> Response:
     the gateway's reason, each with the form.
     """
     form = dict(parse_qsl((await request.body()).decode(errors="replace")))
-    who = _labeller(request, form)
-    return _kept(await run_in_threadpool(_put, request, source, task, who, form), who)
+    who = labeller(request, form)
+    return remembered(await run_in_threadpool(_put, request, source, task, who, form), who)
 
 
 def _put(request: Request, source: Source, task: str, who: Labeller, form: Form) -> Response:
@@ -71,7 +54,7 @@ def _put(request: Request, source: Source, task: str, who: Labeller, form: Form)
     except EverlearnError as error:
         found = shown(source.lake, task, form.get("completion_id", ""))
         page = _page(request, queue, who, declared, found, form=form, error=str(error))
-        page.status_code = _status(error)
+        page.status_code = status_of(error)
         return page
     return RedirectResponse(f"/labels/{quote(task)}", 303)
 
@@ -115,12 +98,6 @@ def _act(source: Source, task: Task, who: Labeller, form: Form) -> None:
     queue.label(completion_id, who.session, labels.verdict_of(events))
 
 
-def _status(error: EverlearnError) -> int:
-    if isinstance(error, Taken | NotFound):
-        return 409
-    return 422 if isinstance(error, InputError) else 502
-
-
 def _page(
     request: Request,
     queue: Queue,
@@ -135,18 +112,3 @@ def _page(
         "progress": queue.progress(who.session), "last": queue.last(who.session), **more,
     }  # fmt: skip
     return TEMPLATES.TemplateResponse(request, "labels.html", content)
-
-
-def _labeller(request: Request, form: Form | None = None) -> Labeller:
-    session = request.cookies.get(SESSION, "")[:64] or secrets.token_urlsafe(12)
-    name = unquote(request.cookies.get(NAME, "")) if form is None else form.get("author_id", "")
-    return Labeller(session, name.strip()[:MAX_NAME])
-
-
-def _kept(answer: Answer, who: Labeller) -> Answer:
-    for key, value in ((SESSION, who.session), (NAME, who.name)):
-        if value:
-            answer.set_cookie(
-                key, quote(value), max_age=KEPT_SECONDS, httponly=True, samesite="strict"
-            )
-    return answer

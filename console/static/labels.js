@@ -42,6 +42,7 @@ const KEYS = {
   y: () => tell("yes"),
   x: () => tell("no"),
   s: () => press("label", "skip"),
+  t: () => press("label", "tie"),
   u: () => press("undo", "undo"),
   c: () => field("correction")?.focus(),
   n: () => field("comment")?.focus(),

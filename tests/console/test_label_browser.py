@@ -108,6 +108,29 @@ def test_messages_are_walked_and_unfolded_by_keys(desk: Desk, labeller: Enter) -
     assert "one" in ann.locator(".answer .turn:focus").inner_text()
 
 
+def test_pairs_are_judged_by_keys(desk: Desk, labeller: Enter) -> None:
+    for number in range(3):
+        for text in ("one", "two"):
+            desk.rows.answered(f"q{number}", f"{text} {number}", version=text)
+    ann = labeller()
+    ann.goto(ann.url + "/pairs")
+    seen = []
+    for key in ("1", "2", "t"):
+        seen.append(ann.locator("#label [name=pair]").get_attribute("value"))
+        _press(ann, key)
+    assert len(set(seen)) == 3
+    assert [each.get("tags", {}).get("side") for each in desk.taken.feedback] == ["A", "B", None]
+    assert ann.locator("#label").count() == 0
+    _press(ann, "u")
+    assert ann.locator("#label [name=pair]").get_attribute("value") == seen[2]
+    ann.keyboard.press("n")
+    ann.keyboard.type("1 2 t u")
+    ann.keyboard.press("Enter")
+    ann.keyboard.press("Escape")
+    _press(ann, "s")
+    assert [each.get("kind") for each in desk.taken.feedback[2:]] == ["label", "retraction"]
+
+
 def _press(page: Page, key: str) -> None:
     with page.expect_navigation():
         page.keyboard.press(key)

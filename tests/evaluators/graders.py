@@ -13,6 +13,12 @@ from evaluators.types import Sample, Score
 from everlearn.config import Service
 from everlearn.task import Task
 
+CHECK = {
+    "name": "check", "type": "string_check", "operation": "eq",
+    "input": "{{ sample.output_text }}", "reference": "yes",
+}  # fmt: skip
+"""Says whether the answer is yes."""
+
 
 def make_grader(folder: Path = Path(), service: Service | None = None, **spec: Any) -> Base[Any]:
     """The evaluator of a definition; its relative paths start at `folder`."""

@@ -1,25 +1,10 @@
 """How far people agree with each other: known tables, and what stands in a lake."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from evaluators.labellers import agreement_of, labellers
-from tests.evaluators.graders import make_task
+from tests.evaluators.graders import CHECK, make_task
 from tests.evaluators.lake import Rows
-
-CHECK = {
-    "name": "check", "type": "string_check", "operation": "eq",
-    "input": "{{ sample.output_text }}", "reference": "yes",
-}  # fmt: skip
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Iterator[Rows]:
-    made = Rows(tmp_path)
-    yield made
-    made.lake.close()
 
 
 def test_a_known_table_of_two() -> None:

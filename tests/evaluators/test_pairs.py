@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-from evaluators.pairs import Pair, Pairs, ask, find, pair_id, preference
+from evaluators.pairs import Pair, Pairs, ask, find, pair_id, preference, retraction
 from evaluators.queue import Taken
 from everlearn.cli.labels import command
 from everlearn.errors import NotFound
@@ -18,20 +17,8 @@ from everlearn.state import State, open_state
 from gateway.feedback import FeedbackIn
 from tests.builders import FakeClock
 from tests.console.gateway import gateway
-from tests.evaluators.graders import make_task
+from tests.evaluators.graders import CHECK, make_task
 from tests.evaluators.lake import Rows
-
-CHECK = {
-    "name": "check", "type": "string_check", "operation": "eq",
-    "input": "{{ sample.output_text }}", "reference": "yes",
-}  # fmt: skip
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Iterator[Rows]:
-    made = Rows(tmp_path)
-    yield made
-    made.lake.close()
 
 
 @pytest.fixture
@@ -105,6 +92,42 @@ def test_an_answer_that_is_gone_is_passed_over(state: State, rows: Rows) -> None
     pairs.offer([("gone", "too", True)])
     assert ask(pairs, rows.lake, task.task, "ann") is None
     assert pairs.next("bob") is None
+    assert pairs.last("ann") is None, "nobody said that"
+
+
+def test_the_last_verdict_of_a_labeller_is_undone_and_nobody_elses(
+    state: State, rows: Rows
+) -> None:
+    clock = FakeClock()
+    pairs = Pairs(state, make_task(rows.service.root, CHECK), clock)
+    pairs.offer([("a", "b", True), ("c", "d", True), ("e", "f", True)])
+    said = {}
+    for who, verdict in (("ann", "A"), ("bob", "tie"), ("ann", "B")):
+        clock.sleep(1)
+        pair = pairs.next(who)
+        assert pair is not None
+        pairs.judge(pair.pair, who, verdict)  # type: ignore[arg-type]
+        said[verdict] = pair
+    assert pairs.last("ann") == (said["B"], "B")
+    assert pairs.progress("ann") == (0, 3, 2)
+    assert not pairs.undo(said["B"].pair, "bob")
+    assert pairs.undo(said["B"].pair, "ann")
+    assert pairs.next("bob") is None, "it is before ann again"
+    assert pairs.next("ann") == said["B"]
+    assert pairs.last("ann") == (said["A"], "A")
+    assert pairs.progress("ann") == (1, 2, 1)
+
+
+def test_what_takes_a_verdict_back_is_about_the_same_answer() -> None:
+    pair = Pair("p", "c1", "c2")
+    for verdict in ("A", "B", "tie"):
+        [said] = preference(pair, verdict, author_id="ann")
+        [back] = retraction(pair, verdict, author_id="ann")
+        assert back["completion_id"] == said.get("preferred", said.get("completion_id"))
+        same = ("name", "author", "author_id")
+        assert [back[key] for key in same] == [said[key] for key in same]
+        assert FeedbackIn.model_validate(back).resolved_kind == "retraction"
+    assert retraction(pair, "skip") == []
 
 
 def test_the_verb_shows_a_pair_blind_and_sends_the_preference(rows: Rows) -> None:
