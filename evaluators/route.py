@@ -1,4 +1,7 @@
-"""The grader routes of the OpenAI format as plain functions: one answer, one grader, one report."""
+"""The grader routes of the OpenAI format as plain functions: one answer, one grader, one report.
+
+What it costs comes out of a task's money for judges, where a task has a limit (`payer`).
+"""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +14,9 @@ from evaluators.score import score
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
 from everlearn.errors import InputError
-from everlearn.graders import Grader, Judging, Multi
+from everlearn.graders import Grader, Judging, Multi, TextSimilarity
+from everlearn.rules import Judges
+from everlearn.task import Task
 
 _ERRORS = (
     "formula_parse_error", "invalid_variable_error", "model_grader_parse_error",
@@ -27,12 +32,18 @@ async def run_grader(
     model_sample: str | Mapping[str, Any],
     folder: Path,
     service: Service | None = None,
+    *,
+    paid_by: Task | None = None,
 ) -> dict[str, Any]:
     """`{reward, sub_rewards, metadata, model_grader_token_usage_per_model}`.
 
     `reward` is null when the answer stays unscored; `metadata` says why in `errors`, `reason`.
     """
-    evaluator = build(spec, standalone(spec, folder), service)
+    task = standalone(spec, folder)
+    if paid_by is not None:
+        rules = Judges(max_cost_per_day=paid_by.judges.max_cost_per_day)
+        task = task.model_copy(update={"task": paid_by.task, "judges": rules})
+    evaluator = build(spec, task, service)
     started = time.monotonic()
     try:
         verdict = await score(evaluator, parse_sample(model_sample), item)
@@ -54,6 +65,28 @@ async def run_grader(
         },
         "model_grader_token_usage_per_model": _usage(spec, verdict),
     }
+
+
+def payer(spec: Grader, tasks: Mapping[str, Task]) -> Task | None:
+    """Whose money for judges a grader that stands in no task spends: of the tasks with a limit the
+    first that asks a model of the grader's, else the first; None where none has a limit."""
+    limited = [
+        tasks[name] for name in sorted(tasks) if tasks[name].judges.max_cost_per_day is not None
+    ]
+    asked = _every_model(spec)
+    for task in limited:
+        if any(asked & _every_model(each) for each in task.every_grader):
+            return task
+    return limited[0] if limited else None
+
+
+def _every_model(spec: Grader) -> set[str]:
+    """Embedding models too."""
+    if isinstance(spec, TextSimilarity) and spec.embedding_model is not None:
+        return {spec.embedding_model}
+    if isinstance(spec, Multi):
+        return {model for part in spec.graders.values() for model in _every_model(part)}
+    return _models(spec)
 
 
 def parse_sample(value: str | Mapping[str, Any]) -> Sample:

@@ -18,7 +18,7 @@ from evaluators.bulk import in_background
 from evaluators.definition import parse, standalone
 from evaluators.graders import build
 from evaluators.graders.command import tool
-from evaluators.route import run_grader
+from evaluators.route import payer, run_grader
 from evaluators.sandbox import require
 from everlearn.config import Sandbox
 from everlearn.errors import InputError
@@ -56,7 +56,10 @@ async def run(body: RunBody, source: Read) -> dict[str, Any]:
     """Grade one answer."""
     spec = _admitted(parse(body.grader), source)
     service = source.service.model_copy(update={"sandbox": _RULES})
-    work = run_grader(spec, body.item, body.model_sample, service.tasks_path, service)
+    paid_by = payer(spec, source.tasks())
+    work = run_grader(
+        spec, body.item, body.model_sample, service.tasks_path, service, paid_by=paid_by
+    )
     # beside this loop, which serves everybody
     return await run_in_threadpool(in_background, work)
 

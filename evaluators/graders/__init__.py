@@ -78,7 +78,7 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case StringCheck():
             return string_check.StringCheckGrader(spec)
         case TextSimilarity():
-            return text_similarity.TextSimilarityGrader(spec, service)
+            return text_similarity.TextSimilarityGrader(spec, service, budget_of(task, service))
         case JsonSchema():
             return json_schema.JsonSchemaGrader(spec)
         case Execution():

@@ -3,6 +3,7 @@
 import asyncio
 
 from evaluators.graders.base import Base
+from evaluators.judge.budget import Budget
 from evaluators.judge.embeddings import Cosine
 from evaluators.similarity import METRICS
 from evaluators.types import Item, Sample, Score
@@ -16,10 +17,12 @@ AT_ONCE = 2_000
 class TextSimilarityGrader(Base[TextSimilarity]):
     """Applies one metric to the rendered texts."""
 
-    def __init__(self, spec: TextSimilarity, service: Service | None) -> None:
+    def __init__(
+        self, spec: TextSimilarity, service: Service | None, budget: Budget | None = None
+    ) -> None:
         super().__init__(spec)
         self._metric = METRICS.get(spec.evaluation_metric)
-        self._cosine = Cosine(spec, service)
+        self._cosine = Cosine(spec, service, budget)
         self._loaded = False
         self.slow = self._metric is None
         self._input = self.template(spec.input, "input")
@@ -28,8 +31,9 @@ class TextSimilarityGrader(Base[TextSimilarity]):
     async def __call__(self, sample: Sample, item: Item) -> Score:
         text, reference = self._input.render(sample, item), self._reference.render(sample, item)
         if self._metric is None:
-            value = await self._cosine(text, reference)
-        elif self._loaded and len(text) + len(reference) <= AT_ONCE:
+            value, cost = await self._cosine(text, reference)
+            return self.passed(value, cost=cost)
+        if self._loaded and len(text) + len(reference) <= AT_ONCE:
             value = self._metric(text, reference)
         else:
             value = await asyncio.to_thread(self._metric, text, reference)

@@ -1,4 +1,5 @@
-"""What a task's judges may spend in a day (UTC): one sum in the state store for every process.
+"""What a task's judges and embeddings may cost in a day (UTC): one sum in the state store for every
+process.
 
 - A question is paid for before it is asked, by what it is likely to cost, and corrected by what it
   did cost: questions in flight are counted, and so is one whose process was killed.
@@ -8,6 +9,8 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -126,6 +129,33 @@ class Budget:
                 self._state = open_state(self._service)
                 self._state.add_tables(_metadata)
             return self._state
+
+
+@dataclass
+class Bill:
+    """Of one question."""
+
+    price: float | None = None
+    """What it cost; None: not known, what was set aside stays spent."""
+
+
+@asynccontextmanager
+async def paying(budget: Budget | None, likely: float) -> AsyncIterator[Bill]:
+    """Ask within: paid for before by what is `likely`, after by the bill; BudgetSpent where it does
+    not fit. One that was refused costs nothing; one that ran out of time may have been worked on.
+    """
+    bill = Bill()
+    if budget is None:
+        yield bill
+        return
+    reserved = await budget.reserve(likely)
+    try:
+        yield bill
+    except GraderError:
+        await budget.settle(reserved, 0.0)
+        raise
+    if bill.price is not None:
+        await budget.settle(reserved, bill.price)
 
 
 def budget_of(task: Task, service: Service | None) -> Budget | None:

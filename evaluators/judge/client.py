@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evaluators.judge.budget import Budget, Reserved, require_price
+from evaluators.judge.budget import Budget, paying, require_price
 from evaluators.judge.connection import Connection, Refused, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
@@ -72,40 +72,30 @@ class Judge:
     async def _answer(
         self, messages: Sequence[dict[str, str]], response_schema: Mapping[str, Any]
     ) -> Answer:
-        reserved = await self._reserve(messages)
-        started = time.monotonic()
         try:
-            async with asyncio.timeout(self._spec.timeout_seconds):
-                body = await self._asked(messages, response_schema)
+            async with paying(self._budget, self._likely(messages)) as bill:
+                started = time.monotonic()
+                async with asyncio.timeout(self._spec.timeout_seconds):
+                    body = await self._asked(messages, response_schema)
+                seconds = time.monotonic() - started
+                cost = {"seconds": round(seconds, 4), **_usage(body)}
+                if self._price is not None:
+                    asked, told = cost.get("prompt_tokens", 0), cost.get("completion_tokens", 0)
+                    cost["price"] = self._price.of(asked, told, 1000 * seconds)
+                    bill.price = cost["price"] if "prompt_tokens" in cost else None
         except TimeoutError as error:
-            # What was set aside stays spent: its server may have worked all that time.
             raise GraderError(
                 f"the judge gave no answer in {self._spec.timeout_seconds:g} s"
             ) from error
-        except GraderError:
-            await self._settle(reserved, 0.0)
-            raise
-        seconds = time.monotonic() - started
-        cost = {"seconds": round(seconds, 4), **_usage(body)}
-        if self._price is not None:
-            asked, told = cost.get("prompt_tokens", 0), cost.get("completion_tokens", 0)
-            cost["price"] = self._price.of(asked, told, 1000 * seconds)
-            if "prompt_tokens" in cost:  # else it is not known, and the guess stays
-                await self._settle(reserved, cost["price"])
         return Answer(_content(body), cost)
 
-    async def _reserve(self, messages: Sequence[dict[str, str]]) -> Reserved | None:
-        if self._budget is None or self._price is None:
-            return None
+    def _likely(self, messages: Sequence[dict[str, str]]) -> float:
+        if self._price is None:
+            return 0.0
         characters = sum(len(message["content"]) for message in messages)
         sampling = self._spec.sampling_params
         told = (sampling and sampling.max_completions_tokens) or LIKELY_TOKENS
-        likely = self._price.of(characters / CHARACTERS_PER_TOKEN, told, LIKELY_MS)
-        return await self._budget.reserve(likely)
-
-    async def _settle(self, reserved: Reserved | None, paid: float) -> None:
-        if self._budget is not None and reserved is not None:
-            await self._budget.settle(reserved, paid)
+        return self._price.of(characters / CHARACTERS_PER_TOKEN, told, LIKELY_MS)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -35,18 +35,20 @@ def run(file: str, item: str, sample: str, config_path: str | None) -> None:
     """Print {reward, sub_rewards, metadata, model_grader_token_usage_per_model}."""
     from evaluators.bulk import in_background
     from evaluators.definition import read
-    from evaluators.route import run_grader
+    from evaluators.route import payer, run_grader
     from everlearn.config import config_file, load
     from everlearn.errors import InputError
+    from everlearn.task import read_tasks
 
     service = load(config_path) if config_path or config_file(None).exists() else None
     content = _json_object(_read(item))
     if content is None:
         raise InputError(f"--item {item!r}: not a JSON object")
     text = _read(sample)
-    work = run_grader(
-        read(Path(file)), content, _json_object(text) or text, Path(file).parent, service
-    )
+    spec = read(Path(file))
+    paid_by = None if service is None else payer(spec, read_tasks(service).tasks)
+    answer = _json_object(text) or text
+    work = run_grader(spec, content, answer, Path(file).parent, service, paid_by=paid_by)
     click.echo(json.dumps(in_background(work), indent=2))
 
 

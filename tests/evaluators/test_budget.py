@@ -12,12 +12,18 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from click.testing import CliRunner
+from fastapi.testclient import TestClient
 
+from console.app import create_app
+from evaluators.definition import parse
 from evaluators.graders import build, check
 from evaluators.judge.budget import SPENT, Budget, BudgetSpent, Spending, budget_of, spending
+from evaluators.route import payer
 from evaluators.run import EvaluateReport, evaluate
+from everlearn.cli.grade import command as grade
 from everlearn.cli.judges import command as judges
 from everlearn.cli.status import command as status
+from everlearn.config import load
 from everlearn.errors import ConfigError
 from everlearn.state import open_state
 from everlearn.task import Task
@@ -188,6 +194,92 @@ async def test_a_question_costs_what_it_did(bench: Bench, answer: Any, paid: flo
         assert 0.03 < spent < 0.1
     else:
         assert spent == pytest.approx(paid)
+
+
+COSINE = {
+    "name": "near", "type": "text_similarity", "evaluation_metric": "cosine",
+    "embedding_model": "e", "input": "{{ sample.output_text }}", "reference": "reference",
+}  # fmt: skip
+
+
+def embeds(usage: Any) -> Any:
+    rows = [{"index": n, "embedding": [1.0, n]} for n in range(2)]
+    return answers(200, json.dumps({"data": rows, "usage": usage}))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "paid"),
+    [
+        (embeds({"prompt_tokens": 7}), 0.07),
+        (embeds(None), 0.04),  # 8 + 9 characters and nobody who counts them: the guess stays
+        (answers(500), 0.0),
+    ],
+)
+async def test_embeddings_cost_too(
+    tmp_path: Path, server: JudgeServer, answer: Any, paid: float
+) -> None:
+    server.answer = answer
+    upstream = {
+        "base_url": server.address,
+        "kind": "openai",
+        "price": {"prompt_per_million": 10_000.0},
+    }
+    service = make_service(tmp_path, upstreams={"local": upstream})
+    task = make_task(tmp_path, COSINE, judges={"max_cost_per_day": 1.0})
+    grader = build(task.grader("near"), task, service)
+    await verdict(grader, "response")
+    await grader.aclose()
+    with closing(open_state(service)) as state:
+        found = spending(state, task)
+    assert found is not None
+    assert found.spent == pytest.approx(paid, abs=0.003)
+    closed = make_task(tmp_path, COSINE, judges={"max_cost_per_day": 0.001})
+    refused = await verdict(build(closed.grader("near"), closed, service), "response")
+    assert (refused.value, (refused.error or "").startswith(SPENT)) == (None, True)
+
+
+def test_a_grader_outside_a_task_is_paid_by_the_task_that_asks_its_model(bench: Bench) -> None:
+    limited = {"max_cost_per_day": 1.0}
+    tasks = {
+        "a": make_task(bench.service.root, CHECK, task="a", judges=limited),
+        "b": make_task(bench.service.root, JUDGE, task="b", judges=limited),
+        "c": make_task(bench.service.root, COSINE, task="c", judges=limited),
+        "d": make_task(bench.service.root, {**JUDGE, "model": "free"}, task="d"),
+    }
+    blend = {"type": "multi", "name": "x", "calculate_output": "judge", "graders": {"judge": JUDGE}}
+    for spec, name in (
+        (JUDGE, "b"),
+        (blend, "b"),
+        (COSINE, "c"),
+        ({**JUDGE, "model": "free"}, "a"),
+    ):
+        found = payer(parse(spec), tasks)
+        assert found is not None
+        assert found.task == name
+    assert payer(parse(JUDGE), {"d": tasks["d"]}) is None
+
+
+def test_grade_and_the_consoles_route_spend_the_days_money(bench: Bench) -> None:
+    content = bench.task(0.11).model_dump(mode="json", exclude={"folder"}, exclude_none=True)
+    (bench.service.tasks_path / "text2sql.yaml").write_text(yaml.safe_dump(content))
+    config = bench.service.root / "everlearn.yaml"
+    file = bench.service.root / "judge.json"
+    file.write_text(json.dumps(JUDGE))
+    words = ["run", str(file), "--sample", "answer", "--config", str(config)]
+    told = json.loads(CliRunner().invoke(grade, words).output)
+    assert told["reward"] == 1.0
+    assert bench.spent(0.11).spent == pytest.approx(COST)
+    app = create_app(load(config))
+    with TestClient(app, base_url="http://127.0.0.1:8200") as client:
+        client.headers["authorization"] = f"Bearer {app.state.token}"
+        body = {"grader": JUDGE, "model_sample": "another"}
+        route = "/v1/fine_tuning/alpha/graders/run"
+        assert client.post(route, json=body).json()["reward"] == 1.0
+        assert bench.spent(0.11).spent == pytest.approx(2 * COST)
+        spent = client.post(route, json=body).json()
+    assert (spent["reward"], SPENT in spent["metadata"]["reason"]) == (None, True)
+    assert len(bench.server.requests) == 2
 
 
 def test_a_limit_that_nobody_can_count_is_refused_by_name(tmp_path: Path) -> None:
