@@ -41,6 +41,7 @@ VERBS = (
     ("judges", "Which judge may gate, and how many answers are right."),
     ("keys", "Give, list and take back client keys."),
     ("trust", "How far raters are believed, and who is quarantined."),
+    ("backup", "A copy of the data folder, taken while everything runs."),
     ("maintain", "Compact the lake and expire old snapshots."),
     ("config", "Check and print the resolved config."),
 )

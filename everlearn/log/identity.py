@@ -2,7 +2,8 @@
 
 A folder `<root>/gw-<random>-w<worker>/` holds `identity` (JSON, checked against the folder's name),
 `lock` (held by flock) and `counters` (mapped into memory: they survive kill -9 of the process even
-on a full disk, because no new block is needed).
+on a full disk, because no new block is needed). One that is `sealed`, as in a back-up, is read and
+never written to.
 """
 
 import fcntl
@@ -20,6 +21,8 @@ from everlearn.errors import CaptureError
 
 log = logging.getLogger(__name__)
 
+SEALED = "sealed"
+"""A file of this name says so: numbers may have been used that the copied counters do not know."""
 _MAGIC = b"EVLWAL01"
 _LAYOUT = struct.Struct("=8sQQQQ40s")
 """Magic, next seq, reserved seq, dropped, skipped, boot id."""
@@ -110,7 +113,7 @@ class Claim(NamedTuple):
 def claim(root: Path, worker: int, new_id: str) -> Claim:
     """Lock the first free folder of this worker index, or make one named `new_id`."""
     for folder in sorted(root.glob(f"gw-*-w{worker}")):
-        lock = _lock(folder)
+        lock = None if (folder / SEALED).exists() else _lock(folder)
         if lock is not None:
             return Claim(folder, lock)
     return _create(root, new_id)

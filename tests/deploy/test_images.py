@@ -37,7 +37,7 @@ EXTRAS = {"opentelemetry", "matplotlib"}
 @cache
 def graph() -> Any:
     """What imports what, imports within functions too."""
-    return grimp.build_graph(*sorted(FOLDERS), include_external_packages=True)
+    return grimp.build_graph(*sorted(FOLDERS), include_external_packages=True, cache_dir=None)
 
 
 def reached(*modules: str) -> set[str]:
