@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import collector.process as collector_process
+import serving.release.metrics as release_metrics
 from everlearn.config import load
 from gateway.metrics import COUNTERS, HISTOGRAMS
 from serving.local.metrics import Metrics as ModelServer
@@ -40,6 +41,7 @@ async def test_what_is_asked_for_is_exported(tmp_path: Path) -> None:
         await gate.chat()
         texts = [(await gate.client.get("/metrics")).text]
     assert collector_process.ROWS is not None
+    assert release_metrics.ROUND is not None
     texts.append(generate_latest(REGISTRY).decode())
     engine: Any = SimpleNamespace(load=SimpleNamespace(running=0, waiting=0))
     texts.append(generate_latest(ModelServer(engine, "base").registry).decode())
