@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.figures import figure
 from everlearn.rules import ReleaseRules
-from serving.release.rehearse import Ends, Pace, People, Rates, rehearse
+from serving.release.rehearse import DAY_SECONDS, Ends, Pace, People, Rates, rehearse
 from serving.release.states import Phase
 
 BASE, MARGIN = 0.6, 0.03
@@ -39,6 +39,17 @@ class Scenario(NamedTuple):
 
 HALF = People(answering=0.5)
 RAMP = (1, 5, 25, 50, 100)
+ALONE = {"co_primary": None, "futility_level": 1e-9, "harm_level": 1e-9}
+"""Hardly anything but the promote question ends it: what its level is worth."""
+A_DAY = 2000
+"""Requests, where users return."""
+DRAWN: Mapping[str, tuple[float, float | None]] = {
+    "for the whole release": (0.0, None),
+    "each day": (0.0, DAY_SECONDS),
+    "by conversation of 4": (0.25, DAY_SECONDS),
+    "by request": (1.0, None),
+}
+"""How often, as the share of their requests and the seconds after which they are drawn anew."""
 SCENARIOS = {
     **{f"identical, base {base}": Scenario(base=base) for base in (0.1, 0.6, 0.95)},
     **{
@@ -77,11 +88,17 @@ SCENARIOS = {
         for seconds, age, close in ((5, "with the answer", 0), (5, "at 5 s", 5), (8, "at 5 s", 5))
     },
     **{
-        f"identical, {users} users who return, {unit}": Scenario(
-            people=People(users=users), pace=Pace(units_per_second=0.05, epoch_seconds=epoch)
+        f"{name}, {users} users who return, {unit}": Scenario(
+            effect,
+            people=People(users=users, taste=0.4, redrawn=redrawn),
+            pace=Pace(units_per_second=A_DAY / DAY_SECONDS, epoch_seconds=epoch),
+            rules={"max_seconds": 14 * DAY_SECONDS, **({} if effect else ALONE)},
+            most_units=14 * A_DAY,
+            promise=("promoted", 0.05 if not effect else -0.9 if redrawn else 1.0),
         )
-        for users in (100, 500)
-        for unit, epoch in (("sticky", None), ("drawn anew each day", 86_400.0))
+        for name, effect in (("identical", 0.0), ("20 points better", 0.2))
+        for users in (20, 100, 500)
+        for unit, (redrawn, epoch) in DRAWN.items()
     },
     "5 points better, raters alike": Scenario(
         0.05, rules={"response_bias": 1}, most_units=9000, promise=("promoted", -0.85)
@@ -164,6 +181,7 @@ def main() -> None:
             goal=f"{'>=' if share < 0 else '<='} {abs(share)}",
             ends=shares,
             units_median=median if np.isfinite(median) else None,
+            days_median=round(float(np.median(ends.seconds)) / DAY_SECONDS, 2),
             cpu_seconds=round(time.process_time() - began, 1),
         )
 

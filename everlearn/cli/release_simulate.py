@@ -6,6 +6,8 @@ import click
 
 from everlearn.cli import config_option, json_option
 
+UNITS = ("auto", "user", "conversation", "request")
+
 
 @click.command("simulate")
 @click.argument("task")
@@ -15,6 +17,10 @@ from everlearn.cli import config_option, json_option
 @click.option("--runs", type=click.IntRange(1, 100_000), default=2000, show_default=True)
 @click.option("--traffic", type=click.FloatRange(1), help="Requests a day; else as seen lately.")
 @click.option("--users", type=click.IntRange(1), help="So many, who return; else each comes once.")
+@click.option(
+    "--conversation", type=click.FloatRange(1), help="Requests in one; else as seen lately."
+)
+@click.option("--unit", type=click.Choice(UNITS), help="Instead of release.unit.")
 @click.option("--base", type=click.FloatRange(0, 1), help="The champion's mean of the primary.")
 @click.option("--answering", type=click.FloatRange(0, 1), help="Share of requests it hears of.")
 @click.option(
@@ -43,6 +49,7 @@ def command(
     runs: int,
     level: float | None,
     days: float | None,
+    unit: str | None,
     seed: int,
     plot: str | None,
     as_json: bool,
@@ -64,9 +71,11 @@ def command(
     path = None if plot is None else fit(plot)
     service = load(config_path)
     declared = load_task(service, task)
-    if days is not None:
-        longer = declared.release.model_copy(update={"max_seconds": days * DAY_SECONDS})
-        declared = declared.model_copy(update={"release": longer})
+    asked_for = {"max_seconds": None if days is None else days * DAY_SECONDS, "unit": unit}
+    changed = {name: value for name, value in asked_for.items() if value is not None}
+    if changed:
+        release = declared.release.model_copy(update=changed)
+        declared = declared.model_copy(update={"release": release})
     rules = declared.release_rules
     traffic = Desk(service, declared).book.traffic(task)
     budget = traffic.budget if traffic else Budget()

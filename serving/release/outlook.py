@@ -7,6 +7,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from everlearn.coverage import first_on_every_answer, needs_people
@@ -21,6 +22,13 @@ from serving.release.seen import DAY_SECONDS, Seen, Stretch, audible, busiest, s
 from serving.release.states import Phase, Release
 
 EFFECTS = {"better": (0.05, 0.10, 0.20), "not_worse": (0.0, 0.05, 0.20)}
+UNITS = {
+    "user": "if every user keeps his version",
+    "auto": "if a user may meet both versions in his conversations",
+    "conversation": "if a user may meet both versions, one in each conversation",
+    "request": "if requests know nothing of each other",
+}
+"""Choices of `release.unit` and what they ask for, the most cautious first."""
 KNOWN_SECONDS, KNOWN_REQUESTS = 3600.0, 300
 """Less traffic says nothing of a day."""
 LOUD = 0.8
@@ -43,6 +51,8 @@ class Outlook(NamedTuple):
     audible: float = 1.0
     """Share of the units that users spoke of that is so many, of one user's share."""
     expected: tuple[Expected, ...] = ()
+    by_unit: Mapping[str, float | None] = {}
+    """Seconds in the median at the largest gain, for each choice of `release.unit`."""
     refusal: str | None = None
     """Why it cannot decide in its time."""
     proposals: tuple[str, ...] = ()
@@ -72,9 +82,17 @@ class Outlook(NamedTuple):
             *([few] if self.audible < LOUD else []),
             f"until it is promoted, at level {self.level:.4g}, if the true gain is",
         ]
-        return rows + [
+        rows += [
             f"  {_points(each.effect)}: {_row(each, self.metric, rules)}" for each in self.expected
         ]
+        times = [
+            f"{unit} {'never' if seconds is None else _span(seconds)}"
+            for unit, seconds in self.by_unit.items()
+        ]
+        if len(set(self.by_unit.values())) > 1:
+            best = _points(self.expected[-1].effect)
+            rows.append(f"  {best} by release.unit (now {rules.unit}): {', '.join(times)}")
+        return rows
 
     def told(self) -> dict[str, Any]:
         """For programs."""
@@ -97,13 +115,26 @@ class Outlook(NamedTuple):
 def outlook(lake: Lake, task: Task, release: Release) -> Outlook:
     """At the rules and the level of this release."""
     rules = release.parsed_rules
-    stretch = busiest(lake, task.task, rules)
-    known = seen(lake, task.task, rules)._replace(audible=audible(lake, task))
-    return foresee(task, release, stretch, known)
+    stretches = {}
+    for unit in UNITS:
+        other = rules.model_copy(update={"unit": unit})
+        share, fair = audible(lake, task, other)
+        stretch = busiest(lake, task.task, other)
+        stretches[unit] = stretch._replace(audible=share, fair_share=fair)
+    return foresee(
+        task, release, stretches[rules.unit], seen(lake, task.task, rules), stretches=stretches
+    )
 
 
-def foresee(task: Task, release: Release, stretch: Stretch, known: Seen) -> Outlook:
-    """The same, of what was seen."""
+def foresee(
+    task: Task,
+    release: Release,
+    stretch: Stretch,
+    known: Seen,
+    *,
+    stretches: Mapping[str, Stretch] = MappingProxyType({}),
+) -> Outlook:
+    """The same, of what was seen; `stretches`: as it would be by other choices of the unit."""
     rules, level = release.parsed_rules, release.alpha
     found = Outlook(False, rules.primary, level)
     enough = stretch.history_seconds >= KNOWN_SECONDS and stretch.history_requests >= KNOWN_REQUESTS
@@ -119,13 +150,21 @@ def foresee(task: Task, release: Release, stretch: Stretch, known: Seen) -> Outl
         seconds=stretch.seconds,
         units_a_day=pace.a_second * DAY_SECONDS,
         heard_a_day=pace.heard * DAY_SECONDS,
-        audible=known.audible,
+        audible=stretch.audible,
         expected=rows,
     )
     best = rows[-1]
+    if stretches:
+        found = found._replace(by_unit=_by_unit(task, release, best, stretches, known))
     if best.early is not None and best.early <= rules.max_seconds:
         return found
-    ways = tuple(_ways(task, release, best, lambda other: _pace(task, other, stretch, known)))
+
+    def paced(other: ReleaseRules, heard: float = 0.0) -> Pace:
+        there = stretches.get(other.unit, stretch)
+        return _pace(task, other, there._replace(audible=max(heard, there.audible)), known)
+
+    drawn = _redrawn(release, best, stretches, paced)
+    ways = (*drawn, *_ways(task, release, best, paced))
     return found._replace(refusal=_refusal(found, best, rules), proposals=ways)
 
 
@@ -133,8 +172,43 @@ def _pace(task: Task, rules: ReleaseRules, stretch: Stretch, known: Seen) -> Pac
     """A grader that waits for nobody hears of every unit, once a release runs."""
     a_second = stretch.units / stretch.seconds
     asks = needs_people(task.grader(rules.primary), task.graders)
-    heard = known.audible * stretch.heard / stretch.seconds
+    heard = stretch.audible * stretch.heard / stretch.seconds
     return Pace(a_second, heard if asks else a_second, known.means)
+
+
+def _by_unit(
+    task: Task, release: Release, best: Expected, stretches: Mapping[str, Stretch], known: Seen
+) -> dict[str, float | None]:
+    """How long the largest gain takes by each choice."""
+    rules = release.parsed_rules
+    paces = {unit: _pace(task, rules, each, known) for unit, each in stretches.items()}
+    return {
+        unit: expected(rules, release.alpha, pace, best.effect).median
+        for unit, pace in paces.items()
+    }
+
+
+def _redrawn(
+    release: Release,
+    best: Expected,
+    stretches: Mapping[str, Stretch],
+    pace: Callable[[ReleaseRules, float], Pace],
+) -> Iterator[str]:
+    """Another choice of the unit that decides, the one that a user would notice least."""
+    rules = release.parsed_rules
+    for heard in (0.0, 1.0):
+        for unit, stretch in stretches.items():
+            other = rules.model_copy(update={"unit": unit})
+            takes = expected(other, release.alpha, pace(other, heard), best.effect).median
+            if takes is None or takes > rules.max_seconds:
+                continue
+            asked = [] if unit == rules.unit else [f"release.unit: {unit}, {UNITS[unit]}"]
+            if heard:
+                share = math.ceil(100 * stretch.fair_share) / 100
+                asked.append(f"trust.max_share_per_rater: {share:g}, if you trust every user")
+            if asked:
+                yield f"{'; with '.join(asked)} ({_span(takes)})"
+                return
 
 
 def _refusal(found: Outlook, best: Expected, rules: ReleaseRules) -> str:

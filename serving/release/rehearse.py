@@ -43,6 +43,9 @@ class People(NamedTuple):
     """None: everybody comes once. Else so many, of whom anybody may come at any time."""
     taste: float = 0.2
     """How far the users' own rates lie around the mean, to both sides; of those who return."""
+    redrawn: float = 0.0
+    """Share of his requests at which a user is a new unit, drawn anew: 1 where requests are drawn,
+    1 in n where conversations of n are."""
     wave: float = 0.0
     """By how much every rate goes up and down in a day."""
 
@@ -124,7 +127,7 @@ class _Stage:
         self._releases = [_release(self._rules, alpha) for _ in range(runs)]
         self._alive = np.arange(runs)
         self._exposed = np.zeros(runs)
-        self._crowd = _Crowd(self._people.users, runs, self._dice)
+        self._crowd = _Crowd(self._people, runs, self._dice)
         ends = Ends((), *(np.full(runs, np.inf) for _ in range(3)))
         phases = [Phase.RAMPING] * runs
         waiting: list[_Units] = []
@@ -243,9 +246,9 @@ def _count(account: Account, units: _Units, value: Floats, heard: npt.NDArray[np
 class _Crowd:
     """Users of each release: where the hash puts them, and when they last counted."""
 
-    def __init__(self, users: int | None, runs: int, dice: np.random.Generator) -> None:
-        self._users, self._epoch = users, 0
-        count = users or 0
+    def __init__(self, people: People, runs: int, dice: np.random.Generator) -> None:
+        self._users, self._redrawn, self._epoch = people.users, people.redrawn, 0
+        count = people.users or 0
         self._place = dice.random((runs, count))
         self._taste = dice.uniform(-1, 1, (runs, count))
         self._stage = np.full((runs, count), -1)
@@ -272,6 +275,8 @@ class _Crowd:
         treated, propensity, taste = (np.zeros(shape) for _ in range(3))
         rows = np.arange(runs)
         for k, who in enumerate(dice.integers(self._users, size=shape).T):
+            if self._redrawn:
+                self._begin(who, dice)
             place, former = self._place[rows, who], self._share[rows, who]
             again = self._stage[rows, who] == stage
             treated[:, k] = place < share
@@ -281,6 +286,13 @@ class _Crowd:
             taste[:, k] = self._taste[rows, who]
             self._stage[rows, who], self._share[rows, who] = stage, share
         return treated, propensity, taste
+
+    def _begin(self, who: npt.NDArray[np.intp], dice: np.random.Generator) -> None:
+        """New conversations: drawn anew, of the same taste."""
+        (new,) = np.nonzero(dice.random(len(who)) < self._redrawn)
+        self._place[new, who[new]] = dice.random(len(new))
+        self._stage[new, who[new]] = -1
+        self._share[new, who[new]] = 0.0
 
     def keep(self, paths: npt.NDArray[np.intp]) -> None:
         """Go on with these releases alone."""

@@ -27,15 +27,14 @@ class Seen(NamedTuple):
     """Different ones in the whole time, here and below by day of each."""
     user_days: int = 0
     conversations: int = 0
+    unnamed: int = 0
+    """Requests that name no conversation."""
     busiest: float = 0.0
     """Requests in a second, in the busiest part."""
     means: Mapping[str, float] = {}
     """By metric."""
     heard: Mapping[str, float] = {}
     """By grader: share of the requests that it scored."""
-    audible: float = 1.0
-    """Of the units that users spoke of to the primary metric, the share that a release would hear
-    of (`audible`)."""
 
     @property
     def a_day(self) -> float:
@@ -45,14 +44,16 @@ class Seen(NamedTuple):
 
 _TRAFFIC = """
     WITH recent AS (
-        SELECT unit, coalesce(conversation_id, unit) AS conversation, received_at, status
+        SELECT unit, conversation_id, received_at, status
         FROM completions
         WHERE task = ? AND received_at >= to_timestamp(?) AND arm IS NOT NULL
             AND status NOT IN ('shadow', 'rejected', 'imported')
     )
     SELECT count(*) AS requests, count(DISTINCT unit) AS users,
         count(DISTINCT (unit, received_at::DATE)) AS user_days,
-        count(DISTINCT conversation) AS conversations,
+        count(DISTINCT (unit, conversation_id)) FILTER (conversation_id IS NOT NULL)
+            AS conversations,
+        count(*) FILTER (conversation_id IS NULL) AS unnamed,
         coalesce(epoch(max(received_at)) - epoch(min(received_at)), 0) AS seconds,
         avg((status = 'ok')::INTEGER) AS ok,
         (SELECT max(n) FROM (
@@ -82,36 +83,64 @@ def seen(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -
         users=row["users"],
         user_days=row["user_days"],
         conversations=row["conversations"],
+        unnamed=row["unnamed"],
         busiest=row["busiest"] / part,
         means={**means, "error_rate": float(row["ok"])},
         heard={each["evaluator"]: each["scored"] / row["requests"] for each in scores},
     )
 
 
-# As `raters.py` counts with both arms alike: the smaller arm has half of the units.
+_WHO = {
+    "user": "unit",
+    "auto": "unit || chr(30) || coalesce(conversation_id, '')",
+    "conversation": "unit || chr(30) || coalesce(conversation_id, completion_id)",
+    "request": "completion_id",
+}
+
+
+def _drawn(rules: ReleaseRules) -> str:
+    """SQL: who would be drawn by these rules (`gateway.assignment`), told apart."""
+    if rules.unit == "request" or not rules.epoch_seconds:
+        return _WHO[rules.unit]
+    epoch = f"floor(epoch(received_at) / {rules.epoch_seconds!r}::DOUBLE)"
+    return f"({_WHO[rules.unit]}) || chr(31) || {epoch}"
+
+
 _AUDIBLE = """
     WITH said AS (
-        SELECT coalesce(f.author_id, c.unit) AS rater, count(DISTINCT c.unit) AS units
-        FROM feedback f JOIN completions c ON c.completion_id = f.target
-        WHERE c.task = ? AND c.received_at >= to_timestamp(?) AND c.unit IS NOT NULL
-            AND f.author = 'end_user' AND f.name IN (SELECT unnest(?::VARCHAR[]))
+        SELECT coalesce(f.author_id, c.unit) AS rater, count(DISTINCT c.drawn) AS units
+        FROM feedback f JOIN (
+            SELECT *, {drawn} AS drawn FROM completions
+            WHERE task = ? AND received_at >= to_timestamp(?) AND unit IS NOT NULL
+        ) c ON c.completion_id = f.target
+        WHERE f.author = 'end_user' AND f.name IN (SELECT unnest(?::VARCHAR[]))
         GROUP BY ALL
     )
-    SELECT sum(least(units, greatest(1, floor(? * total / 2)))) / sum(units) AS share
-    FROM said, (SELECT sum(units) AS total FROM said)
+    SELECT units, count(*) AS raters FROM said GROUP BY units
 """
 
 
-def audible(lake: Lake, task: Task, now: float | None = None) -> float:
+def audible(
+    lake: Lake, task: Task, rules: ReleaseRules, now: float | None = None
+) -> tuple[float, float]:
     """Of the units that users spoke of in the last `RECENT_DAYS`, the share that is left where
-    each user stands behind `trust.max_share_per_rater` of them at most."""
-    names = feedback_names(task.grader(task.release_rules.primary), task.graders)
+    each user stands behind `trust.max_share_per_rater` of those heard at most; and the setting
+    with which all would be."""
+    names = feedback_names(task.grader(rules.primary), task.graders)
     if not names:
-        return 1.0
+        return 1.0, 0.0
     since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
-    asked = [task.task, since, sorted(names), task.trust.max_share_per_rater]
-    share = lake.read(_AUDIBLE, asked).to_pylist()[0]["share"]
-    return 1.0 if share is None else float(share)
+    asked = [task.task, since, sorted(names)]
+    rows = lake.read(_AUDIBLE.format(drawn=_drawn(rules)), asked).to_pylist()
+    total = sum(row["units"] * row["raters"] for row in rows)
+    if not total:
+        return 1.0, 0.0
+    heard, before = total, 0
+    # As `raters.py` counts with both arms alike: the smaller arm has half of what is heard.
+    while heard != before:
+        most = max(1, int(task.trust.max_share_per_rater * heard / 2))
+        before, heard = heard, sum(min(row["units"], most) * row["raters"] for row in rows)
+    return heard / total, min(1.0, 2 * max(row["units"] for row in rows) / total)
 
 
 class Stretch(NamedTuple):
@@ -121,12 +150,16 @@ class Stretch(NamedTuple):
     seconds: float = 0.0
     requests: int = 0
     units: int = 0
-    """Different ones: in the end a user who returns counts once."""
+    """Different ones, by who is drawn: in the end a user who returns in an epoch counts once."""
     heard: int = 0
     """Of them, with a score of the primary metric in the time in which it would have counted."""
     history_seconds: float = 0.0
     """Of all traffic that was looked at, as the next."""
     history_requests: int = 0
+    audible: float = 1.0
+    """Of those heard, the share that one user's share leaves (`audible`), and the
+    `trust.max_share_per_rater` that would leave all."""
+    fair_share: float = 0.0
 
 
 # Up to the last request that the primary metric heard of: scores may be made once a night.
@@ -135,10 +168,11 @@ _STRETCH = """
         SELECT DISTINCT completion_id FROM scores
         WHERE task = ? AND evaluator = ? AND value IS NOT NULL
     ), recent AS (
-        SELECT unit, received_at, completion_id IN (SELECT completion_id FROM heard) AS heard
+        SELECT {drawn} AS unit, received_at,
+            completion_id IN (SELECT completion_id FROM heard) AS heard
         FROM completions
         WHERE task = ? AND received_at >= to_timestamp(?) AND arm IS NOT NULL
-            AND unit IS NOT NULL AND status NOT IN ('shadow', 'rejected', 'imported')
+            AND completions.unit IS NOT NULL AND status NOT IN ('shadow', 'rejected', 'imported')
     ), placed AS (
         SELECT *, floor(epoch(last - received_at) / ?) AS part
         FROM recent, (SELECT max(received_at) AS last FROM recent WHERE heard)
@@ -159,7 +193,7 @@ def busiest(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None
     """Of the last `RECENT_DAYS`."""
     since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
     asked = [task, rules.primary, task, since, rules.max_seconds, rules.unit_close_seconds]
-    found = lake.read(_STRETCH, asked).to_pylist()
+    found = lake.read(_STRETCH.format(drawn=_drawn(rules)), asked).to_pylist()
     if not found:
         return Stretch()
     row = found[0]

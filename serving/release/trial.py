@@ -31,6 +31,8 @@ class Truth(NamedTuple):
     """Requests a day."""
     users: int | None = None
     """None: everybody comes once."""
+    conversation: float | None = None
+    """Requests in one, of users who return."""
     base: float | None = None
     answering: float | None = None
     """Share of the requests that the primary metric hears of."""
@@ -76,10 +78,31 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
         usual = _first(known.means.get(name), USUAL.get(name), 0.97)
         won = CHEAPER if name == rules.wins else 0.0
         rates[name] = Rates(usual, min(1.0, usual + won))
-    people = People(answering=answering, satisfied=truth.response_bias, users=truth.users)
+    people = People(
+        answering=answering,
+        satisfied=truth.response_bias,
+        users=truth.users,
+        redrawn=_redrawn(rules, truth, known),
+    )
     a_day = _first(truth.traffic, known.a_day or None, TRAFFIC)
-    pace = Pace(units_per_second=a_day / DAY_SECONDS, slower_seconds=truth.slower_seconds)
+    pace = Pace(
+        units_per_second=a_day / DAY_SECONDS,
+        slower_seconds=truth.slower_seconds,
+        epoch_seconds=rules.epoch_seconds or None,
+    )
     return Trial(rules, rates, people, pace, level)
+
+
+def _redrawn(rules: ReleaseRules, truth: Truth, known: Seen) -> float:
+    """At which share of his requests a user who returns is drawn anew."""
+    if rules.unit in ("user", "request"):
+        return float(rules.unit == "request")
+    if truth.conversation is not None:
+        return 1 / truth.conversation
+    if not known.requests:
+        return float(rules.unit == "conversation")
+    alone = known.unnamed if rules.unit == "conversation" else 0
+    return (known.conversations + alone) / known.requests
 
 
 def _first(*values: float | None) -> float:

@@ -1,16 +1,19 @@
 """What is said and refused before a release starts, and what is left while it ramps."""
 
 import json
+import math
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from everlearn.lake.store import Transaction
 from everlearn.task import Task
 from serving.release.accounts import Accounts
 from serving.release.observations import frozen
-from serving.release.outlook import REMAINING, Outlook, Remaining, foresee, remaining
+from serving.release.outlook import REMAINING, Outlook, Remaining, foresee, outlook, remaining
 from serving.release.seen import DAY_SECONDS, Seen, Stretch, audible, busiest
 from serving.release.states import Phase
 from tests.release.world import World, history, make_release, make_rules
@@ -128,7 +131,8 @@ def test_where_one_key_speaks_for_everybody_hardly_anything_is_heard_and_it_is_s
 ) -> None:
     world = make_world()
     asked = [(time.time() - 2000 + n, f"u{n}", True) for n in range(200)]
-    assert audible(world.lake, world.task) == 1
+    rules = world.task.release_rules
+    assert audible(world.lake, world.task, rules) == (1, 0)
     history(world.lake, "text2sql", asked)
     answers = world.lake.read("SELECT completion_id, unit FROM completions").to_pylist()
     # Half of the users by their own names, one with none; the others through one key.
@@ -142,15 +146,78 @@ def test_where_one_key_speaks_for_everybody_hardly_anything_is_heard_and_it_is_s
     ]
     said[1]["author_id"] = None
     world.lake.commit(lambda transaction: transaction.append("feedback", said))
-    # One key: 2 % of 100 of either arm.
-    assert audible(world.lake, world.task) == pytest.approx((100 + 2) / 200)
+    # One key: of 101 that are heard 2 % of either arm's half. Half of all would be 100 %.
+    assert audible(world.lake, world.task, rules) == pytest.approx((101 / 200, 1.0))
     quiet = ahead(world.task, LARGE).lines(world.task.release_rules)
-    half = ahead(world.task, LARGE, KNOWN._replace(audible=0.5))
+    half = ahead(world.task, LARGE._replace(audible=0.5))
     assert half.heard_a_day == ahead(world.task, LARGE).heard_a_day / 2
     lines = half.lines(world.task.release_rules)
     assert lines[1].startswith("(50% of what users say")
     assert "--may-speak-for users" in lines[1]
     assert not any("may-speak-for" in line for line in quiet)
+
+
+def small_team(world: World, users: int, talks: int) -> None:
+    """200 requests an hour for half a day, every one with a thumb; each user in so many talks."""
+    now, dice = time.time(), random.Random(0)
+    asked = [(now - 40_000 + 18 * n, f"u{dice.randrange(users)}", True) for n in range(2000)]
+    history(world.lake, "text2sql", asked)
+    rows = world.lake.read("SELECT completion_id, unit FROM completions").to_pylist()
+    said = [
+        {
+            **{"feedback_id": f"fb_{n}", "completion_id": each["completion_id"]},
+            **{"kind": "binary", "name": "thumbs", "value_bool": True, "author": "end_user"},
+            **{"author_id": each["unit"], "received_at": now},
+        }
+        for n, each in enumerate(rows)
+    ]
+
+    def work(transaction: Transaction) -> None:
+        transaction.query(
+            f"UPDATE completions SET conversation_id = (epoch(received_at)::BIGINT % {talks})"
+        )
+        transaction.append("feedback", said)
+
+    world.lake.commit(work)
+
+
+def test_the_outlook_says_days_for_each_choice_of_the_unit(make_world: Made) -> None:
+    world = make_world(make_rules(unit="user", epoch_seconds=0, response_bias=1))
+    small_team(world, users=500, talks=40)
+    release = make_release(world.task.release_rules, alpha=0.005)
+    found = outlook(world.lake, world.task, release)
+    days = [found.by_unit[unit] or math.inf for unit in ("user", "auto", "request")]
+    assert days == sorted(days, reverse=True)
+    assert days[0] > 1.5 * days[2]
+    assert found.by_unit["user"] == found.expected[-1].median
+    assert found.by_unit["auto"] == found.by_unit["conversation"]
+    assert " by release.unit (now user): user " in found.lines(release.parsed_rules)[-1]
+    assert json.loads(json.dumps(found.told()))["by_unit"]["request"] == days[2]
+
+
+@pytest.mark.parametrize(("users", "share"), [(20, True), (150, False)])
+def test_where_the_unit_cannot_decide_another_is_proposed_and_does(
+    make_world: Made, users: int, share: bool
+) -> None:
+    """Of 20 users each has a twentieth of the words: only if one may say so much."""
+    rules = {"unit": "user", "epoch_seconds": 0, "response_bias": 1, "max_seconds": 40_000}
+    world = make_world(make_rules(**rules))
+    small_team(world, users=users, talks=1)
+    task, release = world.task, make_release(world.task.release_rules, alpha=0.005)
+    refused = outlook(world.lake, task, release)
+    assert refused.refused is not None
+    first = refused.proposals[0]
+    assert first.startswith("release.unit: request, if requests know nothing of each other")
+    assert ("; with trust.max_share_per_rater: 0." in first) is share
+    changed = task.release.model_copy(update={"unit": "request"})
+    trust = task.trust
+    if share:
+        asked = float(first.split("max_share_per_rater: ")[1].split(",")[0])
+        trust = trust.model_copy(update={"max_share_per_rater": asked})
+    followed = task.model_copy(update={"release": changed, "trust": trust})
+    again = outlook(world.lake, followed, make_release(followed.release_rules, alpha=0.005))
+    assert again.refused is None
+    assert again.audible > 0.9
 
 
 def test_what_is_left_is_told_of_the_units_that_decide(make_world: Made) -> None:

@@ -11,6 +11,7 @@ from benchmarks.release import SCENARIOS, kept, play
 from everlearn.cli.release import command
 from serving.release.rehearse import Rates
 from serving.release.seen import DAY_SECONDS, Seen, seen
+from serving.release.states import Phase
 from serving.release.trial import Truth, told, trial
 from tests.builders import make_service
 from tests.release.world import World, make_rules
@@ -21,8 +22,10 @@ QUICK = (
     "identical, satisfied answer 1.2 times as often",
     "identical, 1.1 times and the dissatisfied 0.9 times",
     "identical, 20 % of the requests fail on both",
-    "identical, 100 users who return, sticky",
-    "identical, 100 users who return, drawn anew each day",
+    "identical, 20 users who return, by conversation of 4",
+    "identical, 100 users who return, for the whole release",
+    "identical, 100 users who return, each day",
+    "identical, 100 users who return, by request",
     "10 points worse",
 )
 
@@ -30,6 +33,9 @@ QUICK = (
 @pytest.mark.parametrize("name", QUICK)
 def test_a_promise_holds_in_a_small_form_of_the_benchmark(name: str) -> None:
     scenario = SCENARIOS[name]._replace(most_units=2000)
+    if scenario.pace.epoch_seconds:
+        hours = scenario.pace._replace(epoch_seconds=scenario.pace.epoch_seconds / 8)
+        scenario = scenario._replace(pace=hours)
     assert kept(scenario, play(scenario, runs=150), slack=0.035)
 
 
@@ -55,6 +61,30 @@ def test_what_is_not_asked_for_is_as_seen_and_else_as_usual(
     assert judged.rates["good"] == pytest.approx((0.5, 0.56))
 
 
+@pytest.mark.parametrize(
+    ("unit", "expected"), [("user", 0.0), ("auto", 0.1), ("conversation", 0.6), ("request", 1.0)]
+)
+def test_who_returns_is_drawn_as_often_as_the_rules_and_the_traffic_say(
+    make_world: Callable[..., World], unit: str, expected: float
+) -> None:
+    """Half of the requests are in conversations of five."""
+    task = make_world(make_rules(unit=unit, epoch_seconds=3600)).task
+    known = Seen(seconds=DAY_SECONDS, requests=1000, conversations=100, unnamed=500)
+    found = trial(task, Truth(users=20), known, 0.05)
+    assert found.people.redrawn == pytest.approx(expected)
+    assert (found.people.users, found.pace.epoch_seconds) == (20, 3600)
+    if unit in ("auto", "conversation"):
+        assert trial(task, Truth(conversation=4), known, 0.05).people.redrawn == 0.25
+
+
+def test_twenty_users_decide_by_request_what_they_never_do_by_user() -> None:
+    names = ("for the whole release", "by request")
+    cells = (f"20 points better, 20 users who return, {name}" for name in names)
+    never, soon = (play(SCENARIOS[name]._replace(most_units=4000), runs=40) for name in cells)
+    assert never.share(Phase.PROMOTED) == 0
+    assert soon.share(Phase.PROMOTED) >= 0.85
+
+
 def test_worse_answers_are_counted(make_world: Callable[..., World]) -> None:
     task = make_world(make_rules(max_seconds=5000)).task
     asked = trial(task, Truth(effect=-0.3, traffic=200_000, answering=0.5), Seen(), 0.05)
@@ -74,7 +104,8 @@ def test_what_was_seen_is_counted_by_request_user_and_day(make_world: Callable[.
         world.clock.sleep(100)
     world.loop.tick()
     found = seen(world.lake, "text2sql", world.task.release_rules)
-    assert (found.requests, found.users, found.conversations) == (100, 100, 100)
+    assert (found.requests, found.users, found.conversations) == (100, 100, 0)
+    assert found.unnamed == 100
     assert found.seconds == pytest.approx(100)
     assert found.a_day == pytest.approx(DAY_SECONDS)
     assert found.heard["thumbs"] > 0.8
