@@ -7,11 +7,17 @@ must be among the replica's best with the trainer's logprob: then it was a tie, 
 
 How much they may differ belongs to the server and the base model, not to the adapter: a server that
 computes in bfloat16 differs everywhere. So it is measured first on the base model itself.
+
+An adapter must also leave others alone: vLLM 0.32 on the CPU answers the base model's requests with
+the adapter in its last slot where both are in one batch (vllm-project/vllm#48421). So the base
+model is asked again while the adapter answers.
 """
 
 import math
 import ssl
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -133,6 +139,47 @@ def verify(
         f"({len(probes)} probes, {tokens} tokens)"
     )
     return Verification(True, reason, _largest(comparisons), worst)
+
+
+def verify_beside(
+    address: str,
+    names: tuple[str, str],
+    base_probes: Sequence[Probe],
+    probes: Sequence[Probe],
+    *,
+    tolerance: Tolerance = EXACT,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | bool = True,
+) -> Verification:
+    """Is the base model still itself while the adapter answers? `names`: the base's, the adapter's.
+
+    A replica that cannot be asked is a ServingError.
+    """
+    base, model = names
+    begun, over = threading.Event(), threading.Event()
+
+    def keep_asking() -> None:
+        try:
+            with httpx.Client(
+                headers=dict(headers or {}), timeout=TIMEOUT_SECONDS, verify=tls
+            ) as client:
+                while not over.is_set():
+                    _ask(client, address, model, probes[0])
+                    begun.set()
+        finally:
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(keep_asking)
+        try:
+            begun.wait(TIMEOUT_SECONDS)
+            found = verify(
+                address, base, base_probes, tolerance=tolerance, headers=headers, tls=tls
+            )
+        finally:
+            over.set()
+        asked.result()
+    return found
 
 
 def compare(probe: Probe, answer: Mapping[str, Any], tolerance: Tolerance) -> _Comparison:

@@ -20,9 +20,11 @@ ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
 START_SECONDS = 1200
 """A new machine reads two gigabytes of libraries for the first time."""
+SLOTS = 5
 CPU = ("--dtype", "float32")
 OPTIONS = (
-    *("--enable-lora", "--max-loras", "4", "--max-lora-rank", "16"),
+    # One slot more than adapters: on the CPU the base model is answered by what is in the last.
+    *("--enable-lora", "--max-loras", str(SLOTS), "--max-lora-rank", "16"),
     *("--enforce-eager", "--max-num-seqs", "16", "--served-model-name", "base"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
 )

@@ -19,7 +19,12 @@ from gateway.routes import ArmRoute
 from registry.versions import BASE, Registry
 from serving.fleet import Fleet, authorization
 from serving.release.states import Traffic, chain
-from serving.verify import Probe, Tolerance, measure, verify
+from serving.verify import Probe, Tolerance, measure, verify, verify_beside
+
+MIXED_UP = (
+    "this server mixes adapters up in a batch (vLLM on the CPU does where every slot is taken: "
+    "give --max-loras one more than adapters are loaded)"
+)
 
 
 def arms(traffic: Traffic) -> tuple[ArmRoute, ...]:
@@ -79,13 +84,14 @@ def _verify(address: str, task: Task, name: str, path: Path, upstream: Upstream)
         base = _probes(path / "base_probes.json")
         if tolerance is None and base:
             tolerance = measure(address, task.base_name, base, **options)
-        found = verify(
-            address,
-            name,
-            _probes(path / "probes.json"),
-            tolerance=tolerance or Tolerance(),
-            **options,
-        )
+        options["tolerance"] = tolerance or Tolerance()
+        own = _probes(path / "probes.json")
+        found = verify(address, name, own, **options)
+        if found.ok and base:
+            beside = verify_beside(address, (task.base_name, name), base, own, **options)
+            if not beside.ok:
+                problem = f"{task.base_name} does not verify while {name} answers"
+                return f"{problem}: {MIXED_UP}: {beside.reason}"
     except (KeyError, TypeError, IndexError) as error:
         return f"{name}: probes.json or the answer of {address} is malformed: {error!r}"
     return None if found.ok else f"{name} does not verify: {found.reason}"

@@ -24,16 +24,15 @@ from everlearn.ids import new_id
 from everlearn.lake.ducklake import open_lake
 from everlearn.state import open_state
 from gateway.routes import TaskRoute, read_routes
-from registry.record import keep
 from registry.states import VersionState
 from registry.versions import ModelVersion, Registry
 from serving.fleet import Fleet
 from serving.release.book import Book
 from tests.builders import make_service
+from tests.release.versions import gated
 from tests.release.world import history
 from tests.serving.conftest import Server, running
-from tests.serving.test_verify import greedy_probes
-from tests.serving.tiny import make_adapter, make_model
+from tests.serving.tiny import make_model
 
 pytestmark = pytest.mark.slow
 
@@ -58,22 +57,8 @@ class Place:
 
     def version(self, seed: int, *, probes_of: int | None = None) -> ModelVersion:
         """A gated version; its probes may come from another adapter."""
-        folder = make_adapter(self.base, self.service.root / f"trained-{seed}", seed=seed)
-        honest = probes_of is None
-        other = folder if honest else make_adapter(self.base, folder / "other", seed=probes_of or 0)
-        (folder / "probes.json").write_text(json.dumps(greedy_probes(self.base, other)))
-        (folder / "everlearn.json").write_text(json.dumps({"template_hash": f"t{seed}"}))
-        experiment = self.registry.client.create_experiment(new_id("exp"))
-        run = self.registry.client.create_run(experiment)
-        made = self.registry.register(
-            self.task,
-            folder,
-            digest=f"{seed:064d}",
-            model_name=f"{self.task}-{seed}",
-            run_id=run.info.run_id,
-        )
-        keep(self.registry, made, "gate", {"phase": "passed", "reason": "gain 0.4 > 0"})
-        return self.registry.transition(self.task, made.version, VersionState.GATED, "gain")
+        folder = self.service.root / f"trained-{seed}"
+        return gated(self.registry, self.task, self.base, folder, seed=seed, probes_of=probes_of)
 
     def everlearn(self, *words: str) -> Done:
         """The verb, in this process: importing MLflow again each time would cost 3 s."""

@@ -5,12 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
 from everlearn.errors import ServingError
-from serving.verify import EXACT, TOLERANCE, Tolerance, compare, measure, verify
+from serving.verify import (
+    EXACT,
+    TOLERANCE,
+    Tolerance,
+    compare,
+    measure,
+    verify,
+    verify_beside,
+)
 from tests.serving.conftest import Server
+from tests.serving.scripted import scripted
 from tests.serving.tiny import make_adapter
 
 QUESTIONS = ("how many orders?", "sum price", "日本語 🙂")
@@ -105,6 +115,48 @@ def test_a_replica_that_is_down_says_nothing_about_the_model(
 ) -> None:
     with pytest.raises(ServingError, match="verifying first"):
         verify(f"http://127.0.0.1:{free_port()}/v1", "first", probes)
+
+
+def test_an_adapter_leaves_the_base_model_alone(
+    shared_server: Server, base: Path, probes: list[dict[str, Any]]
+) -> None:
+    plain = greedy_probes(base, None)
+    found = verify_beside(shared_server.address, ("base", "first"), plain, probes)
+    assert found.ok, found.reason
+
+
+def test_a_server_that_answers_the_base_models_requests_with_an_adapter_is_found(
+    shared_server: Server, base: Path, probes: list[dict[str, Any]]
+) -> None:
+    seen: set[str] = set()
+
+    def mixing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        seen.add(body["model"])
+        url = f"{shared_server.address}/chat/completions"
+        asked = {**body, "model": "first" if "first" in seen else "base"}
+        answer = httpx.post(url, json=asked, timeout=30)
+        return answer.status_code, answer.json()
+
+    plain = greedy_probes(base, None)
+    with scripted(mixing) as server:
+        assert verify(server.address, "base", plain).ok
+        found = verify_beside(server.address, ("base", "first"), plain, probes)
+    assert not found.ok
+    assert "probe 0: " in found.reason
+
+
+def test_an_adapter_that_cannot_be_asked_any_more_says_nothing_about_the_base_model(
+    shared_server: Server, base: Path, probes: list[dict[str, Any]]
+) -> None:
+    def failing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["model"] == "first":
+            return 503, {"error": {"message": "busy"}}
+        url = f"{shared_server.address}/chat/completions"
+        return 200, httpx.post(url, json=body, timeout=30).json()
+
+    plain = greedy_probes(base, None)
+    with scripted(failing) as server, pytest.raises(ServingError, match="verifying first"):
+        verify_beside(server.address, ("base", "first"), plain, probes)
 
 
 PROBE = {

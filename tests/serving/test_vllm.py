@@ -16,12 +16,12 @@ from collector.decode import COMPLETION_FIELDS, completion_row
 from everlearn.config import Upstream
 from everlearn.errors import ServingError
 from serving.fleet import Fleet
-from serving.verify import verify
+from serving.verify import verify, verify_beside
 from tests.gateway.door import door
 from tests.serving.conftest import Server, running
 from tests.serving.test_local_http import events
 from tests.serving.test_verify import greedy_probes
-from tests.vllm_server import PYTHON
+from tests.vllm_server import PYTHON, SLOTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -44,6 +44,12 @@ def local(vllm_base: Path, vllm_adapters: dict[str, Path]) -> Iterator[Server]:
             body = {"lora_name": name, "lora_path": str(path)}
             httpx.post(f"{server.address}/load_lora_adapter", json=body).raise_for_status()
         yield server
+
+
+@pytest.fixture(scope="module")
+def first_probes(vllm_base: Path, vllm_adapters: dict[str, Path]) -> list[dict[str, Any]]:
+    """What the trainer would write of the first adapter."""
+    return greedy_probes(vllm_base, vllm_adapters["first"])
 
 
 def both(
@@ -189,13 +195,34 @@ def test_the_sdk_sees_no_difference(vllm: str, local: Server) -> None:
 
 
 def test_trainers_probes_verify_on_vllm_and_on_the_right_adapter_only(
-    vllm: str, vllm_base: Path, vllm_adapters: dict[str, Path]
+    vllm: str, first_probes: list[dict[str, Any]]
 ) -> None:
-    probes = greedy_probes(vllm_base, vllm_adapters["first"])
-    found = verify(vllm, "first", probes)
+    found = verify(vllm, "first", first_probes)
     assert found.ok, found.reason
     for other in ("base", "second", "third"):
-        assert not verify(vllm, other, probes).ok
+        assert not verify(vllm, other, first_probes).ok
+
+
+def test_an_adapter_in_vllms_last_slot_is_found_in_the_base_models_answers(
+    vllm: str,
+    vllm_base: Path,
+    vllm_adapters: dict[str, Path],
+    first_probes: list[dict[str, Any]],
+) -> None:
+    """On the CPU; where vLLM mends it, this test says so."""
+    plain = greedy_probes(vllm_base, None)
+    more = [f"again-{number}" for number in range(SLOTS - len(vllm_adapters))]
+    with Fleet(Upstream(base_url=vllm, kind="vllm")) as fleet:
+        free = verify_beside(vllm, ("base", "first"), plain, first_probes)
+        assert free.ok, free.reason
+        try:
+            for name in more:
+                fleet.load(name, vllm_adapters["first"])
+            assert verify(vllm, "base", plain).ok
+            assert not verify_beside(vllm, ("base", "first"), plain, first_probes).ok
+        finally:
+            for name in more:
+                fleet.unload(name)
 
 
 def test_the_fleet_loads_and_unloads_on_vllm(
