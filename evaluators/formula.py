@@ -42,8 +42,9 @@ class Formula:
         quoted = dict.fromkeys(_QUOTED.findall(text))
         words = {f"quoted_{number}_": name for number, name in enumerate(quoted)}
         spelled = {name: word for word, name in words.items()}
+        plain = _QUOTED.sub(lambda found: spelled[found[1]], text)
         # `^` is the power; Python's own precedence of ^ would be another one.
-        source = _QUOTED.sub(lambda found: spelled[found[1]], text.replace("^", "**")).strip()
+        source = plain.replace("^", "**").strip()
         try:
             self._tree = ast.parse(source, mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from everlearn.config import Upstream
 from examples import models
@@ -17,6 +18,15 @@ from tests.serving.tiny import make_adapter
 from tests.vllm_server import vllm_listening
 
 __all__ = ["anyio_backend", "broker", "free_port", "mlflow_address", "postgres_server", "s3"]
+
+
+# The same examples in each run: a fault that chance finds belongs to who looks for it, not to whose
+# change happens to be tested. To look: pytest -m hypothesis --hypothesis-profile explore
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture

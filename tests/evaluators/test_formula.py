@@ -81,6 +81,12 @@ def test_where_mathematics_has_no_value_there_is_no_score(text: str) -> None:
         value(text, a=0.0)
 
 
+def test_a_quoted_name_may_hold_the_sign_of_the_power() -> None:
+    formula = Formula("2 * `a^b` ^ 2", "g")
+    assert formula.names == ("a^b",)
+    assert formula.evaluate({"a^b": 3.0}) == 18.0
+
+
 @given(st.text(max_size=30))
 def test_no_text_does_anything_but_compile_or_be_refused(text: str) -> None:
     try:
