@@ -1,10 +1,8 @@
 """An erasure leaves no word and no name in the lake, its files or the label queue, and no hole."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,28 +16,19 @@ from evaluators.queue import Candidate, Queue, forget
 from everlearn.config import Service
 from everlearn.errors import InputError, NotFound
 from everlearn.events import encode
-from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.lake.ducklake import DuckLake
 from everlearn.lake.erase import TOUCHED, Subject, answers, erase, must_be_known
 from everlearn.state import open_state
 from everlearn.task import Task
-from tests.builders import make_completion, make_service
+from tests.builders import make_completion
+from tests.collector.conftest import lake, service
 from tests.collector.events import column, fill_wal
+
+__all__ = ["lake", "service"]
 
 SECRET = "12 Elm Street, Springfield"
 ANN, BOB = "ann@example.org", "bob"
 AT = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Service:
-    return make_service(tmp_path)
-
-
-@pytest.fixture
-def lake(service: Service) -> Iterator[DuckLake]:
-    lake = open_lake(service)
-    yield lake
-    lake.close()
 
 
 def asked(number: int, unit: str, text: str) -> dict[str, Any]:
