@@ -28,6 +28,20 @@ settings.register_profile(
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("repeatable")
 
+MOST_RERUNS = 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that needed more second tries than one bad moment explains has failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    again = reporter.stats.get("rerun", [])
+    if len(again) > MOST_RERUNS and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"\n{len(again)} tests ran twice, {MOST_RERUNS} may: mend them")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
 
 @pytest.fixture
 def anyio_backend() -> str:

@@ -1,7 +1,7 @@
 """A whole release on a real vLLM, with a real chat model: loaded, ramped, promoted, taken back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,17 @@ class Rig:
         )
         return [a.raise_for_status().json()["choices"][0]["message"]["content"] for a in answers]
 
+    async def until_asked(
+        self, client: httpx.AsyncClient, told: Callable[[list[str]], bool]
+    ) -> None:
+        """Waits until `told` holds of what new users are answered.
+
+        A gateway follows what another process decided within a second or two, not at once.
+        """
+        async with asyncio.timeout(60):
+            while not told(await self.ask(client, USERS)):
+                await asyncio.sleep(0.1)
+
 
 @pytest.fixture
 def rig(tmp_path: Path, vllm: str, mlflow_address: str) -> Iterator[Rig]:
@@ -150,13 +161,11 @@ async def test_a_version_is_loaded_ramped_promoted_and_taken_back_on_vllm(
         assert rig.phase() == Phase.PROMOTED, rig.release.reason
         assert "promote e-value" in rig.release.reason
         assert rig.usual in answers
-        assert rig.usual not in await rig.ask(client, USERS)
+        await rig.until_asked(client, lambda answers: rig.usual not in answers)
 
         rig.everlearn("rollback", rig.task, "--reason", "to see")
         await asyncio.to_thread(loop.tick)
-        async with asyncio.timeout(10):
-            while await rig.ask(client, USERS) != [rig.usual] * USERS:
-                await asyncio.sleep(0.1)
+        await rig.until_asked(client, lambda answers: set(answers) == {rig.usual})
     collect(rig.service, lake)
     sql = "SELECT version, status, response_text, count(*) AS n FROM completions GROUP BY ALL"
     served = lake.read(sql).to_pylist()
