@@ -1,4 +1,4 @@
-"""When to look for drift: every hour. Drift goes on to training, where the task asks for it.
+"""When to look for drift: every hour by default. On to training where the task asks for it.
 
 Exit 5 (something stands out) goes on. Exit 0 (as it was) would: it becomes a skip, as no full
 window (3) is one. Anything else failed, a crash (1) too.
@@ -11,6 +11,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG
 
 from everlearn.config import load
+from everlearn.schedule import when
 from everlearn.task import read_tasks
 
 AS_IT_WAS, NOT_YET, DRIFTED = 99, 3, 5
@@ -19,7 +20,7 @@ CODES = f"case $code in 0) exit {AS_IT_WAS};; {DRIFTED}) exit 0;; *) exit $code;
 for name, task in read_tasks(load()).tasks.items():
     with DAG(
         f"everlearn_drift_{name}",
-        schedule=timedelta(hours=1),
+        schedule=when(task.schedule.drift),
         catchup=False,
         max_active_runs=1,
         default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},

@@ -1,4 +1,4 @@
-"""When to judge: every ten minutes, each task's unscored completions. The verb says how."""
+"""When to judge: every ten minutes by default, what is unscored. The verb says how."""
 
 from datetime import timedelta
 
@@ -6,12 +6,13 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 from everlearn.config import load
+from everlearn.schedule import when
 from everlearn.task import read_tasks
 
-for name in read_tasks(load()).tasks:
+for name, task in read_tasks(load()).tasks.items():
     with DAG(
         f"everlearn_evaluate_{name}",
-        schedule=timedelta(minutes=10),
+        schedule=when(task.schedule.evaluate),
         catchup=False,
         max_active_runs=1,
         default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},

@@ -1,4 +1,4 @@
-"""When to learn: every two hours train a candidate and gate it; a passed gate starts its release.
+"""When to learn: every two hours by default, a candidate and its gate; passed, its release.
 
 Exit 1 (the answer is no) and 3 (not enough evidence) skip the rest of the run, with the reason in
 the task's log; what is away (exit 4) is tried again.
@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG
 
 from everlearn.config import load
+from everlearn.schedule import when
 from everlearn.task import read_tasks
 
 NO_OR_NOT_YET = [1, 3]
@@ -20,7 +21,7 @@ VERSION = "{{ ti.xcom_pull('train')['version'] }}"
 for name, task in read_tasks(load()).tasks.items():
     with DAG(
         f"everlearn_retrain_{name}",
-        schedule=timedelta(hours=2),
+        schedule=when(task.schedule.retrain),
         catchup=False,
         max_active_runs=1,
         default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},

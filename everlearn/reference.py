@@ -23,7 +23,9 @@ def render(verbs: Sequence[tuple[str, str]]) -> str:
     parts.append("\n## Service: `everlearn.yaml`\n")
     parts += _page("Service", folder / "config.py")
     parts.append("\n## Task: `tasks/*.yaml`\n")
-    parts += _page("Task", folder / "task.py", folder / "rules.py", folder / "people.py")
+    parts += _page(
+        "Task", *(folder / f"{name}.py" for name in ("task", "rules", "people", "schedule"))
+    )
     parts.append("\n## Graders of a task\n")
     parts += _page("Grader", folder / "graders.py")
     return "".join(parts)

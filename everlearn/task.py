@@ -25,6 +25,7 @@ from everlearn.rules import (
     ReleaseRules,
     Train,
 )
+from everlearn.schedule import Schedule
 from everlearn.yaml_file import describe, read_yaml
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Task(Section):
     gate: GateRules = GateRules()
     release: ReleaseRules = ReleaseRules()
     drift: DriftRules = DriftRules()
+    schedule: Schedule = Schedule()
     folder: Path = Path()
     """Folder of the task file; its relative paths start there."""
 
