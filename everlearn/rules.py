@@ -85,6 +85,9 @@ class Train(Section):
     """auto tries what the data allows, cheapest first, and lets held-out rows choose."""
     min_new_scores: int = Field(200, ge=1)
     """Judged rows that training wants at least."""
+    max_age_days: Annotated[float, Field(gt=0)] | None = None
+    """What was said longer before the newest word is neither taught nor asked in the exam, for what
+    is right changes; null: nothing is too old."""
     budget_minutes: float = Field(10.0, gt=0)
     """Wall time for all that auto tries."""
     replay: float = Field(0.2, ge=0, le=1)

@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -79,6 +80,8 @@ class Row:
     """Of kind `hindsight`: what stands in the prompt of the teacher."""
     verdicts: Mapping[str, float] = field(default_factory=dict)
     """Latest scores of the completion by grader name."""
+    known_at: datetime | None = None
+    """When somebody last spoke of it; of an unjudged answer, when it was given."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """What graders of live answers know beside the conversation: metadata, version, arm, and what
     people said."""

@@ -21,6 +21,7 @@ from everlearn.ids import new_id
 from everlearn.lake.store import Lake, Transaction
 from everlearn.task import Task, heldout_grader
 from trainer.admit import admit, dropped
+from trainer.age import current
 from trainer.best_of import read_drawn, with_pairs
 from trainer.distil import elsewhere, from_elsewhere
 from trainer.implicit import implied
@@ -128,7 +129,7 @@ def select(
     rows: Sequence[Row], task: Task, salt: str = "", refuses: Refuses | None = None
 ) -> list[Row]:
     """Each row on its side of the border, or dropped with the reason: a pure function."""
-    sides = by_unit(rows, task.heldout.percent, salt)
+    sides = by_unit(current(rows, task.train.max_age_days), task.heldout.percent, salt)
     rewarded = reward_grader(task)
     reference = needs_reference(task, task.grader(heldout_grader(task)))
     asks = rewarded is not None and not needs_reference(task, rewarded)
@@ -294,9 +295,12 @@ def with_best_of(lake: Lake, task: Task, champion: str, rows: Sequence[Row]) -> 
 
 
 def _by(answer: Row, given: Iterable[Judgement]) -> Row:
-    """The answer with the raters who are heard about it."""
-    heard = {rater_of(each, answer) for each in given if each.author != "expert" and each.weight}
-    return replace(answer, raters=tuple(sorted(heard)))
+    """The answer with the raters who are heard about it, as old as the last word on it."""
+    words = list(given)
+    heard = {rater_of(each, answer) for each in words if each.author != "expert" and each.weight}
+    times = [each.received_at for each in words if each.received_at is not None]
+    known_at = max(times, default=answer.known_at)
+    return replace(answer, raters=tuple(sorted(heard)), known_at=known_at)
 
 
 def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]]) -> Row:
@@ -320,6 +324,7 @@ def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]])
         trainable=record["trainable"] is not False,
         finish_reason=record["finish_reason"],
         verdicts=verdicts.get(record["completion_id"], {}),
+        known_at=record["received_at"],
         context={
             "metadata": parsed(record["metadata"]) or {},
             "version": record["version"],

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from everlearn.errors import ConfigError, NotFound
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.prompts import side_of
 from everlearn.task import Task, load_task
-from tests.trainer.production import completion, correction, fill, make_production, thumbs
+from tests.trainer.production import START, completion, correction, fill, make_production, thumbs
 from tests.trainer.tiny import THINGS, colour
 from trainer.snapshot import freeze, load
 
@@ -170,3 +171,29 @@ def test_feedback_cannot_examine_answers_nobody_has_seen(lake: DuckLake, task: T
     )
     with pytest.raises(ConfigError, match=r"heldout.grader = 'thumbs'.*name one of: matches"):
         freeze(lake, thumbs_only, champion="base", salt="")
+
+
+def test_an_expert_who_changes_his_mind_is_taught_as_he_thinks_now(
+    lake: DuckLake, task: Task
+) -> None:
+    completions = [completion(n, PROMPT, "colour", unit="a") for n in (1, 2, 3)]
+    said = [correction(1, "mauve"), correction(2, "green"), thumbs(3, True)]
+    times = [START + timedelta(hours=hours) for hours in (1, 3, 2)]
+    dated = [{**each, "received_at": at} for each, at in zip(said, times, strict=True)]
+    put(lake, completions=completions, feedback=dated)
+    rows = {row.completion_id: row for row in freeze(lake, task, champion="base", salt="").rows}
+    assert rows["cmpl_00001"].dropped_reason == "superseded"
+    assert (rows["cmpl_00002"].split, rows["cmpl_00002"].target) == ("train", "green")
+    assert rows["cmpl_00003"].dropped_reason == "expert_disagrees"
+
+
+def test_what_was_said_long_before_the_newest_word_is_too_old(lake: DuckLake, task: Task) -> None:
+    completions = [completion(n, THINGS[n], "colour", unit=f"u{n}") for n in (1, 2)]
+    said = [correction(n, colour(THINGS[n])) for n in (1, 2)]
+    times = [START, START + timedelta(days=40)]
+    dated = [{**each, "received_at": at} for each, at in zip(said, times, strict=True)]
+    put(lake, completions=completions, feedback=dated)
+    recent = task.model_copy(update={"train": task.train.model_copy(update={"max_age_days": 30})})
+    rows = {row.completion_id: row for row in freeze(lake, recent, champion="base", salt="").rows}
+    assert rows["cmpl_00001"].dropped_reason == "too_old"
+    assert rows["cmpl_00002"].split != "dropped"
