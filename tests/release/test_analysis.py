@@ -83,6 +83,29 @@ def test_a_bet_is_fair_when_the_arms_are_equal(pi: float, y: float, before: list
     assert np.allclose(mean, 1.0)
 
 
+def test_a_bet_is_fair_when_only_the_means_are_equal() -> None:
+    """The candidate is always 0.5, the champion 0 or 1: over arm and outcome, exactly 1 again.
+
+    With a stake that has seen its own unit it would not be.
+    """
+    dice = np.random.default_rng(5)
+    for pi in (0.05, 0.3, 0.5):
+        before = [(float(dice.random() < pi), float(dice.random() < 0.5)) for _ in range(15)]
+        mean = np.zeros((1, 2, len(DELTAS)))
+        for chance, treated, y in (
+            (pi, 1.0, 0.5),
+            ((1 - pi) / 2, 0.0, 0.0),
+            ((1 - pi) / 2, 0.0, 1.0),
+        ):
+            score = Score(QUESTIONS[:2])
+            for arm, value in before:
+                score.update(arm, pi, value)
+            start = score._logs.copy()
+            score.update(treated, pi, y)
+            mean = mean + chance * np.exp(score._logs - start)
+        assert np.allclose(mean, 1.0, atol=1e-12)
+
+
 def test_many_paths_at_once_are_the_same_as_each_alone() -> None:
     dice = np.random.default_rng(1)
     treated, value = dice.random((2, 60, 5)).round()
@@ -123,6 +146,14 @@ def test_an_identical_version_is_promoted_at_most_at_the_level_under_ramp_and_dr
     found = paths((rates, rates), ramp_of(250, count), RULES, alpha=0.05, count=1000, seed=2)
     assert promoted(found) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
     assert float(np.isfinite(found.harm).mean()) <= 0.10 + 2 * math.sqrt(0.1 * 0.9 / 1000)
+
+
+def test_an_identical_version_is_not_promoted_while_everything_gets_worse() -> None:
+    """The rate falls from 90 to 10 % during the ramp, so that past means lie above every answer."""
+    count = 1200
+    rates = [0.9 - 0.8 * i / count for i in range(count)]
+    found = paths((rates, rates), ramp_of(250, count), RULES, alpha=0.05, count=300, seed=6)
+    assert promoted(found) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
 
 
 def test_a_gain_of_20_points_is_found() -> None:

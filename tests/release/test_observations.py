@@ -190,6 +190,33 @@ def test_a_slow_arms_users_get_as_many_questions_in_as_a_quick_arms(
     assert {each["unit"]: round(1 / each["value"]) for each in found} == expected
 
 
+def test_what_is_said_after_the_closing_age_is_unheard_however_late_it_is_counted(
+    lake: DuckLake,
+) -> None:
+    """Units close after 30 s; nobody counts before 100 s, when all have their thumb."""
+    rows = [row(f"after {age}", "champion", received_at=T) for age in (2, 29, 31, 90)]
+    said = [
+        {"completion_id": each["completion_id"], "task": "text2sql", "age": age}
+        for each, age in zip(rows, (2, 29, 31, 90), strict=True)
+    ]
+    thumb = {"kind": "binary", "name": "thumbs", "value_bool": True, "author": "end_user"}
+
+    def work(transaction: Any) -> None:
+        transaction.append("completions", rows)
+        for each in said:
+            at = T + each.pop("age")
+            heard = {**thumb, "feedback_id": f"fb_{at}", "received_at": at, "weight": 1.0}
+            transaction.append("feedback", [{**each, **heard}])
+            score = {"evaluator": "thumbs", "value": 1.0, "created_at": at}
+            transaction.append("scores", [{**each, **score}])
+
+    lake.commit(work)
+    wanted = Metric("thumbs", 30.0, 10.0, said=("thumbs",))
+    found = closed_units(lake, "text2sql", RELEASE, wanted, Window(T + 100, T))
+    values = {each["unit"]: each["value"] for each in found}
+    assert values == {"after 2": 1.0, "after 29": 1.0, "after 31": None, "after 90": None}
+
+
 def test_the_age_follows_the_champions_answers_and_people_get_their_time_after_it() -> None:
     slow, quick = Reference(4000.0, 1000.0, None), Reference(20.0, 10.0, None)
     rules = make_rules()
