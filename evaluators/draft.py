@@ -109,6 +109,11 @@ class Tried:
     """Left out: the right answer it reads is the same expert's word."""
     apart: tuple[Apart, ...]
 
+    @property
+    def agreed(self) -> int:
+        """Labels that it says the same as; one that it has no verdict on is none."""
+        return self.labels - len(self.apart)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -184,7 +189,7 @@ class _Asked:
     def draft(self, rubric: str, name: str, shown: Sequence[Example]) -> Draft:
         messages = [
             {"role": "system", "content": _PROMPT.read_text().replace("RUBRIC", rubric.strip())},
-            {"role": "user", "content": fenced({"answers": json.dumps([_told(e) for e in shown])})},
+            {"role": "user", "content": fenced({"answers": json.dumps([told(e) for e in shown])})},
         ]
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -214,6 +219,8 @@ def taken(said: str, name: str, by: Judging, task: Task, service: Service) -> tu
     content, reason = _content(said)
     if content.get("type") not in ALLOWED:
         raise ConfigError(f"type = {content.get('type')!r}: one of {', '.join(ALLOWED)}")
+    if "guidelines" in content:
+        raise ConfigError("guidelines: a file is the operator's to name")
     content = {**content, "name": name}
     if content["type"] in ("score_model", "label_model", "rubric_model"):
         content |= {"model": by.model, "upstream": by.upstream}
@@ -233,7 +240,7 @@ def measure(
     if grader.runs_code:
         require(service.sandbox)
     left = [each for each in among if each.label.completion_id not in shown]
-    honest = [each for each in left if not _circular(grader, each)]
+    honest = [each for each in left if not circular(grader, each)]
     pairs = [(each.row.sample, each.row.item) for each in honest]
     try:
         scores = [row[0] for row in grade_all([grader], pairs)]
@@ -269,7 +276,8 @@ def _held(
     )  # fmt: skip
 
 
-def _circular(grader: Base[Any], each: Example) -> bool:
+def circular(grader: Base[Any], each: Example) -> bool:
+    """Whether the right answer that it reads is the word of the expert who labelled."""
     return grader.needs_reference and each.row.reference_digest in each.label.references
 
 
@@ -283,7 +291,7 @@ def _shown(among: Sequence[Example]) -> list[Example]:
     return [*kinds[True][:good], *kinds[False][: most - good]]
 
 
-def _told(each: Example) -> dict[str, str]:
+def told(each: Example) -> dict[str, str]:
     return {
         "request": str(each.row.item.get("prompt") or "")[:MAX_ANSWER_CHARS],
         "answer": each.row.sample.output_text[:MAX_ANSWER_CHARS],

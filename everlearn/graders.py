@@ -95,6 +95,9 @@ class ScoreModel(Section):
     input: tuple[Message, ...]
     range: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest score; a verdict outside is unscored."""
+    guidelines: str | None = Field(None, exclude_if=lambda path: path is None)
+    """Text file of what the judge goes by beside that, relative to the task file; its words are
+    part of the version. `everlearn judges align` writes one."""
     pass_threshold: float | None = None
     """A score from here on is labelled pass, any other fail."""
     sampling_params: SamplingParams | None = None
@@ -117,6 +120,9 @@ class LabelModel(Section):
     input: tuple[Message, ...]
     labels: tuple[str, ...]
     passing_labels: tuple[str, ...]
+    guidelines: str | None = Field(None, exclude_if=lambda path: path is None)
+    """Text file of what the judge goes by beside that, relative to the task file; its words are
+    part of the version. `everlearn judges align` writes one."""
     sampling_params: SamplingParams | None = None
     upstream: str | None = None
     timeout_seconds: float = Field(60.0, gt=0)
@@ -160,6 +166,9 @@ class RubricModel(Section):
     name: str
     model: str
     criteria: tuple[Criterion, ...] = Field(min_length=1, max_length=50)
+    guidelines: str | None = Field(None, exclude_if=lambda path: path is None)
+    """Text file of what the judge goes by beside that, relative to the task file; its words are
+    part of the version. `everlearn judges align` writes one."""
     request: str = "{{item.prompt}}"
     answer: str = "{{sample.output_text}}"
     pass_threshold: float | None = None
@@ -169,6 +178,9 @@ class RubricModel(Section):
     timeout_seconds: float = Field(60.0, gt=0)
     """Of each question."""
 
+
+Pointwise = ScoreModel | LabelModel | RubricModel
+"""Graders that ask a model about one answer."""
 
 Judging = ScoreModel | LabelModel | PairwiseModel | RubricModel
 """Graders that ask a model."""

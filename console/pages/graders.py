@@ -2,7 +2,8 @@
 
 What comes over the network is less trusted than a task file: what runs code runs in isolation
 only, whatever the config says, an execution grader on the databases and with the commands that
-the tasks name, and an endpoint is asked only where a task names it.
+the tasks name, an endpoint is asked only where a task names it, and no guidelines are read but
+those that a task names.
 """
 
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from everlearn.graders import (
     Execution,
     Grader,
     Multi,
+    Pointwise,
     PythonExecution,
     PythonGrader,
 )
@@ -89,6 +91,11 @@ def _admitted(spec: Grader, source: Source) -> Grader:
             tools = [tool(each, f) for f, each in declared if isinstance(each, CommandExecution)]
             if tool(part, source.service.tasks_path) not in tools:
                 raise InputError(f"command {list(part.command)!r}: no task names it and its reads")
+        if isinstance(part, Pointwise) and part.guidelines is not None:
+            files = {(f / e.guidelines).resolve() for f, e in declared
+                     if isinstance(e, Pointwise) and e.guidelines is not None}  # fmt: skip
+            if (source.service.tasks_path / part.guidelines).resolve() not in files:
+                raise InputError(f"guidelines {part.guidelines!r}: not named by any task")
         if isinstance(part, Endpoint) and (part.url, part.headers_env) not in addresses:
             raise InputError(f"url {part.url!r}: no task names it with these headers_env")
     return spec

@@ -19,6 +19,7 @@ from evaluators.graders import (
 from evaluators.graders import multi as multi_grader
 from evaluators.graders.base import Base
 from evaluators.judge.budget import budget_of
+from evaluators.judge.guidelines import guidelines
 from everlearn.config import Sandbox, Service
 from everlearn.errors import ConfigError
 from everlearn.graders import (
@@ -94,15 +95,18 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case PythonGrader():
             return python.PythonGrader(spec, _rules(service))
         case ScoreModel():
-            return model.ScoreModelGrader(spec, service, budget_of(task, service))
+            text = guidelines(spec, task.folder)
+            return model.ScoreModelGrader(spec, service, budget_of(task, service), text)
         case LabelModel():
-            return model.LabelModelGrader(spec, service, budget_of(task, service))
+            text = guidelines(spec, task.folder)
+            return model.LabelModelGrader(spec, service, budget_of(task, service), text)
         case Endpoint():
             return endpoint.EndpointGrader(spec)
         case PairwiseModel():
             return verdicts.PairwiseGrader(spec, service, budget_of(task, service))
         case RubricModel():
-            return verdicts.RubricGrader(spec, service, budget_of(task, service))
+            text = guidelines(spec, task.folder)
+            return verdicts.RubricGrader(spec, service, budget_of(task, service), text)
         case Multi():
             return _multi(spec, task, service, depth)
 

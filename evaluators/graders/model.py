@@ -12,6 +12,7 @@ from evaluators.graders.base import Base
 from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
 from evaluators.judge.fence import fenced
+from evaluators.judge.guidelines import guided
 from evaluators.judge.verdict import read_label, read_score
 from evaluators.template import Template
 from evaluators.types import Item, Sample, Score
@@ -60,14 +61,18 @@ class ScoreModelGrader(_ModelGrader[ScoreModel]):
     """A number in `range`."""
 
     def __init__(
-        self, spec: ScoreModel, service: Service | None, budget: Budget | None = None
+        self,
+        spec: ScoreModel,
+        service: Service | None,
+        budget: Budget | None = None,
+        guidelines: str = "",
     ) -> None:
         low, high = spec.range
         if not low < high:
             raise ConfigError(f"grader {spec.name}: range = {spec.range}: low is below high")
         text = (_PROMPTS / "score.txt").read_text().strip()
         text = text.replace("LOW", f"{low:g}").replace("HIGH", f"{high:g}")
-        super().__init__(spec, text, Judge(spec, service, budget))
+        super().__init__(spec, guided(guidelines, text), Judge(spec, service, budget))
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         number: dict[str, object] = {
@@ -84,7 +89,11 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
     """One of `labels`; 1 if it is a passing one, else 0."""
 
     def __init__(
-        self, spec: LabelModel, service: Service | None, budget: Budget | None = None
+        self,
+        spec: LabelModel,
+        service: Service | None,
+        budget: Budget | None = None,
+        guidelines: str = "",
     ) -> None:
         strangers = sorted(set(spec.passing_labels) - set(spec.labels))
         if strangers or not spec.passing_labels:
@@ -94,7 +103,8 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
             )
         text = (_PROMPTS / "label.txt").read_text().strip()
         labels = ", ".join(f'"{label}"' for label in spec.labels)
-        super().__init__(spec, text.replace("LABELS", labels), Judge(spec, service, budget))
+        text = guided(guidelines, text.replace("LABELS", labels))
+        super().__init__(spec, text, Judge(spec, service, budget))
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         label: dict[str, object] = {"type": "string", "enum": list(self.spec.labels)}

@@ -18,6 +18,7 @@ from evaluators.graders.base import Base
 from evaluators.judge.budget import Budget
 from evaluators.judge.client import Judge
 from evaluators.judge.fence import fenced
+from evaluators.judge.guidelines import guided
 from evaluators.judge.verdict import read_label
 from evaluators.types import Item, Sample, Score
 from everlearn.config import Service
@@ -39,10 +40,13 @@ class _Verdicts(Base[Spec]):
     prompt: str
     labels: tuple[str, ...]
 
-    def __init__(self, spec: Spec, service: Service | None, budget: Budget | None) -> None:
+    def __init__(
+        self, spec: Spec, service: Service | None, budget: Budget | None, guidelines: str = ""
+    ) -> None:
         super().__init__(spec)
+        self._guidelines = guidelines
         self._instructions = (_PROMPTS / f"{self.prompt}.txt").read_text().strip()
-        self.version = content_hash(spec, self._instructions)
+        self.version = content_hash(spec, guided(guidelines, self._instructions))
         self._request = self.template(spec.request, "request")
         self._answer = self.template(spec.answer, "answer")
         self._judge = Judge(spec, service, budget)
@@ -51,8 +55,9 @@ class _Verdicts(Base[Spec]):
         await self._judge.aclose()
 
     async def _ask(self, criterion: str, data: dict[str, str]) -> Told:
+        instructions = self._instructions.replace("CRITERION", criterion)
         messages = [
-            {"role": "system", "content": self._instructions.replace("CRITERION", criterion)},
+            {"role": "system", "content": guided(self._guidelines, instructions)},
             {"role": "user", "content": fenced(data)},
         ]
         answer = await self._judge.ask(messages, _schema(self.labels))
@@ -101,13 +106,17 @@ class RubricGrader(_Verdicts[RubricModel]):
     prompt, labels = "rubric", ("yes", "no")
 
     def __init__(
-        self, spec: RubricModel, service: Service | None, budget: Budget | None = None
+        self,
+        spec: RubricModel,
+        service: Service | None,
+        budget: Budget | None = None,
+        guidelines: str = "",
     ) -> None:
         twice = [name for name, n in Counter(each.name for each in spec.criteria).items() if n > 1]
         if twice or all(each.gate for each in spec.criteria):
             what = f"name used twice: {twice[0]}" if twice else "one at least is no gate"
             raise ConfigError(f"grader {spec.name}: criteria: {what}")
-        super().__init__(spec, service, budget)
+        super().__init__(spec, service, budget, guidelines)
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         data = {

@@ -1,6 +1,7 @@
 """`everlearn judges TASK`: which judge may decide, and how many answers are right.
 
 `everlearn judges probe TASK`: what moves a judge that should not.
+`everlearn judges align TASK JUDGE`: guidelines by which a judge agrees more with people.
 """
 
 import json
@@ -11,6 +12,8 @@ import click
 from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
+    from evaluators.align import Aligned
+    from evaluators.draft import Tried
     from evaluators.judges import Standing
     from evaluators.probe import Probe
 
@@ -24,7 +27,7 @@ class _Judges(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group("judges", cls=_Judges, subcommand_metavar="TASK [OPTIONS] | probe TASK [OPTIONS]")
+@click.group("judges", cls=_Judges, subcommand_metavar="TASK | probe TASK | align TASK JUDGE")
 def command() -> None:
     """Which judge may gate, how many answers are right; what moves a judge that should not."""
 
@@ -77,6 +80,81 @@ def _probe(each: "Probe") -> str:
         f"{start}{each.shift:+.3f} [{each.lower:+.3f}, {each.upper:+.3f}] on {each.answers} "
         f"answers{flips}: {each.note}{mark}"
     )
+
+
+@command.command("align")
+@click.argument("task")
+@click.argument("judge")
+@json_option
+@config_option
+def align_(task: str, judge: str, as_json: bool, config_path: str | None) -> None:
+    """Have guidelines for JUDGE written from experts' labels, and keep them if it agrees more.
+
+    Of the labels that it may be tuned on, some are learned from and the others measure. Exit 0 when
+    a file is written, 1 when nothing agrees more, 3 with too few labels, 4 without the model.
+    """
+    import sys
+
+    from evaluators.align import align, keep
+    from everlearn.config import load
+    from everlearn.lake.ducklake import open_lake
+    from everlearn.task import load_task
+
+    service = load(config_path)
+    declared = load_task(service, task)
+    found = align(service, declared, open_lake(service, read_only=True), judge)
+    path = keep(declared, found) if found.better else None
+    if as_json:
+        click.echo(_aligned_json(found, path))
+    else:
+        click.echo("\n".join(_aligned(task, found, path)))
+    sys.exit(0 if found.better else 1)
+
+
+def _aligned(task: str, found: "Aligned", path: str | None) -> list[str]:
+    lines = [
+        f"{found.judge}: without {_agreed(found.before)}",
+        f"{' ' * len(found.judge)}  with    {_agreed(found.after)}; {found.learned_from} more were "
+        "learned from",
+    ]
+    if path is None:
+        return [*lines, "nothing written: no guidelines were found that agree more"]
+    told = [f"  {line}" for line in found.guidelines.splitlines()]
+    return [
+        *lines,
+        f"{path}:",
+        *told,
+        f"read them; `guidelines: {path}` in grader {found.judge} takes them. It is another "
+        f"version then and earns its vote anew: `everlearn evaluate {task}`, "
+        f"`everlearn judges {task}`",
+    ]
+
+
+def _agreed(tried: "Tried") -> str:
+    if tried.agreement is None:
+        return "no verdict"
+    value, lower, upper = tried.agreement
+    unscored = f", {tried.unscored} unscored" if tried.unscored else ""
+    return (
+        f"{value:.3f} [{lower:.3f}, {upper:.3f}] on {tried.labels} held labels of {tried.units} "
+        f"users{unscored}"
+    )
+
+
+def _aligned_json(found: "Aligned", path: str | None) -> str:
+    def told(tried: "Tried") -> dict[str, Any]:
+        of = tried.agreement
+        return {
+            "agreement": None if of is None else of._asdict(),
+            "labels": tried.labels, "users": tried.units, "unscored": tried.unscored,
+            "apart": [each.completion_id for each in tried.apart],
+        }  # fmt: skip
+
+    return json.dumps({
+        "judge": found.judge, "guidelines": found.guidelines, "file": path,
+        "learned_from": found.learned_from,
+        "before": told(found.before), "after": told(found.after),
+    })  # fmt: skip
 
 
 @command.command("show", hidden=True)

@@ -24,6 +24,10 @@ CHECK = {
     "input": "{{ sample.output_text }}", "reference": "{{ item.reference }}",
 }  # fmt: skip
 CAT = {"name": "cat", "type": "execution", "language": "command", "command": ["cat"]}
+READS = {
+    "name": "reads", "type": "score_model", "model": "m", "guidelines": "/etc/passwd",
+    "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+}  # fmt: skip
 RUN = "/v1/fine_tuning/alpha/graders/run"
 
 
@@ -97,6 +101,7 @@ def test_a_grader_runs_in_the_openai_format(client: TestClient) -> None:
         ({**CHECK, "input": "{{ x }}"}, "is not item.NAME"),
         ({**EXECUTES, "database": "../../etc/passwd"}, "not named by any task"),
         (CAT, "command ['cat']: no task names it"),
+        (READS, "guidelines '/etc/passwd': not named by any task"),
         ({"name": "e", "type": "endpoint", "url": "http://169.254.169.254/"}, "no task names it"),
         ({"name": "m", "type": "multi", "calculate_output": "a"}, "no grader 'a'"),
     ],

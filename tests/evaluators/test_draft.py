@@ -240,6 +240,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "an unknown key": ({**PYTHON, "sources": 1}, "unknown key; did you mean 'source'?"),
     "code that does not compile": ({**PYTHON, "source": "def grade(:"}, "does not compile"),
+    "a file of its choice": (
+        {"type": "score_model", "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+         "guidelines": "/etc/passwd"}, "a file is the operator's to name",
+    ),
     "another model": (
         {"type": "text_similarity", "evaluation_metric": "cosine", "input": "a", "reference": "b",
          "embedding_model": "m"}, "it needs another model",
