@@ -12,7 +12,7 @@ import click
 from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
-    from evaluators.pairs import Side, Verdict
+    from evaluators.pairs import Pairs, Side, Verdict
     from evaluators.queue import Queue
     from evaluators.shown import Shown, Turn
     from everlearn.config import Service
@@ -185,6 +185,7 @@ def undo(
 @click.argument("pair", required=False)
 @click.argument("verdict", type=click.Choice(["A", "B", "tie", "skip"]), required=False)
 @click.option("--comment", default="", help="Why.")
+@click.option("--undo", "undoes", is_flag=True, help="Take back your latest verdict.")
 @author_option
 @gateway_option
 @json_option
@@ -198,26 +199,27 @@ def pairs(
     config_path: str | None,
     *,
     comment: str,
+    undoes: bool,
     as_json: bool,
 ) -> None:
     """Show two answers to one prompt, blind; with PAIR and a VERDICT, say which is better."""
-    from evaluators import labels
     from evaluators.pairs import Pairs, ask, find, preference
     from everlearn.errors import InputError, NotEnoughEvidence
     from everlearn.lake.ducklake import open_lake
 
     who = _who(author_id)
     with _state(task, config_path) as (service, declared, state):
-        queue = Pairs(state, declared)
+        queue, to = Pairs(state, declared), gateway or _gateway(service)
+        if undoes:
+            if pair is not None:
+                raise InputError(f"pair {pair}: --undo takes your latest verdict back, and no pair")
+            click.echo(_undone(queue, who, author_id, to))
+            return
         if pair is not None:
             if verdict is None:
                 raise InputError(f"pair {pair}: say A, B, tie or skip")
-            events = preference(
-                queue.hold(pair, who), verdict, author_id=author_id, comment=comment
-            )
-            if events:
-                key = os.environ.get("EVERLEARN_API_KEY")
-                labels.send(gateway or _gateway(service), events, key)
+            held = queue.hold(pair, who)
+            _send(to, preference(held, verdict, author_id=author_id, comment=comment))
             queue.judge(pair, who, verdict)
             click.echo(f"{pair}: {verdict}")
             return
@@ -233,6 +235,28 @@ def pairs(
     for turn in found.a.turns:
         lines += _turn(turn)
     click.echo("\n".join([*lines, *_turn(found.a.answer, "A"), *_turn(found.b.answer, "B")]))
+
+
+def _undone(queue: "Pairs", who: str, author_id: str | None, gateway: str) -> str:
+    """His latest verdict is taken back first where it was sent to; the pair is before him again."""
+    from evaluators.pairs import retraction
+    from everlearn.errors import NotFound
+
+    last = queue.last(who)
+    if last is None:
+        raise NotFound(f"{who} has judged no pair that could be undone")
+    pair, verdict = last
+    _send(gateway, retraction(pair, verdict, author_id=author_id))
+    queue.undo(pair.pair, who)
+    return f"{pair.pair}: {verdict} taken back"
+
+
+def _send(gateway: str, events: "list[dict[str, Any]]") -> None:
+    """A verdict that says nothing of the answers sends nothing."""
+    from evaluators.labels import send
+
+    if events:
+        send(gateway, events, os.environ.get("EVERLEARN_API_KEY"))
 
 
 def _blind(found: "Side") -> dict[str, Any]:

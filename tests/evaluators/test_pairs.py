@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from evaluators.labels import GatewayError
 from evaluators.pairs import Pair, Pairs, ask, find, pair_id, preference, retraction
 from evaluators.queue import Taken
 from everlearn.cli.labels import command
@@ -19,6 +20,7 @@ from tests.builders import FakeClock
 from tests.console.gateway import gateway
 from tests.evaluators.graders import CHECK, make_task
 from tests.evaluators.lake import Rows
+from tests.ports import find_free_port
 
 
 @pytest.fixture
@@ -130,14 +132,19 @@ def test_what_takes_a_verdict_back_is_about_the_same_answer() -> None:
     assert retraction(pair, "skip") == []
 
 
-def test_the_verb_shows_a_pair_blind_and_sends_the_preference(rows: Rows) -> None:
+def declared(rows: Rows) -> list[str]:
+    """The task's file, and what every call of the verb says."""
     task: dict[str, Any] = {
         "task": "text2sql", "base_model": "base", "upstream": "local", "graders": [CHECK],
         "release": {"primary": "check"},
     }  # fmt: skip
     (rows.service.tasks_path / "text2sql.yaml").write_text(yaml.safe_dump(task))
+    return ["--config", str(rows.service.root / "everlearn.yaml"), "--author-id", "ann"]
+
+
+def test_the_verb_shows_a_pair_blind_and_sends_the_preference(rows: Rows) -> None:
+    config = declared(rows)
     answers = {rows.answered("q", text, version=text): text for text in ("one", "two")}
-    config = ["--config", str(rows.service.root / "everlearn.yaml"), "--author-id", "ann"]
     told = CliRunner().invoke(command, ["pairs", "text2sql", "--json", *config])
     found = json.loads(told.output)
     assert {found["a"]["text"], found["b"]["text"]} == {"one", "two"}
@@ -153,3 +160,47 @@ def test_the_verb_shows_a_pair_blind_and_sends_the_preference(rows: Rows) -> Non
     assert (event["name"], event["author"], event["author_id"]) == ("pairwise", "expert", "ann")
     again = CliRunner().invoke(command, ["pairs", "text2sql", *config])
     assert "no two answers to one prompt" in str(again.exception)
+
+
+def test_the_verb_takes_the_latest_verdict_back_and_shows_the_same_sides(rows: Rows) -> None:
+    config = declared(rows)
+    for text in ("one", "two"):
+        rows.answered("q", text, version=text)
+
+    def pairs(*words: str) -> Any:
+        return CliRunner().invoke(command, ["pairs", "text2sql", *words, *config])
+
+    shown = json.loads(pairs("--json").output)
+    with gateway() as taken:
+        config += ["--gateway", f"http://127.0.0.1:{taken.port}"]
+        pairs(shown["pair"], "A")
+        assert pairs("--undo").output == f"{shown['pair']}: A taken back\n"
+        [said, undone] = taken.feedback
+        assert json.loads(pairs("--json").output) == shown
+        pairs(shown["pair"], "skip")
+        assert pairs("--undo").output == f"{shown['pair']}: skip taken back\n"
+        assert len(taken.feedback) == 2, "a skip said nothing"
+    assert undone == {
+        "completion_id": said["preferred"], "name": "pairwise", "kind": "retraction",
+        "author": "expert", "author_id": "ann",
+    }  # fmt: skip
+
+
+def test_what_cannot_be_undone_stays_and_says_why(rows: Rows) -> None:
+    config = declared(rows)
+    for text in ("one", "two"):
+        rows.answered("q", text, version=text)
+
+    def pairs(*words: str) -> Any:
+        return CliRunner().invoke(command, ["pairs", "text2sql", *words, *config])
+
+    found = pairs("--undo").exception
+    assert isinstance(found, NotFound)
+    assert str(found) == "ann has judged no pair that could be undone"
+    pair = json.loads(pairs("--json").output)["pair"]
+    assert "--undo takes your latest verdict back" in str(pairs(pair, "--undo").exception)
+    with gateway() as taken:
+        pairs(pair, "A", "--gateway", f"http://127.0.0.1:{taken.port}")
+    away = pairs("--undo", "--gateway", f"http://127.0.0.1:{find_free_port()}").exception
+    assert isinstance(away, GatewayError)
+    assert "no two answers" in str(pairs().exception), "it counts until the gateway took it back"
