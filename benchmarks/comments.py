@@ -21,6 +21,15 @@ from typing import Any
 import click
 
 from everlearn.task import Task
+from tests.trainer.tiny import (
+    COLOURS,
+    SPECIAL,
+    THINGS,
+    colour,
+    question,
+    word_model,
+    word_tokenizer,
+)
 from trainer.generate import answer_all
 from trainer.lessons.board import Standing
 from trainer.lessons.comments import Comment
@@ -35,25 +44,13 @@ from trainer.render import Conversation
 from trainer.rows import Row
 from trainer.workbench import Workbench, fit, quiet, seeded
 
-COLOURS = ("red", "green", "blue", "black")
-THINGS = tuple(f"thing{number}" for number in range(40))
 PRETRAINING_STEPS = 1500
-SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>", "<system>", "<unk>")
 AT = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-def right(thing: str) -> str:
-    """What a rule wants."""
-    return COLOURS[THINGS.index(thing) % 4]
 
 
 def first(thing: str, word: str) -> str:
     """What the base model says: only of `word0` the right colour."""
     return COLOURS[(THINGS.index(thing) + (number := int(word[4:])) % 3 + (number > 0)) % 4]
-
-
-def question(thing: str, word: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"which {word} is {thing}"}]
 
 
 def told(thing: str, word: str, rules: Sequence[str]) -> list[Any]:
@@ -66,38 +63,13 @@ def rule_of(word: str) -> str:
 
 
 def toy(folder: Path, words: Sequence[str], rng: random.Random) -> Path:
-    """Saves a model that answers as `first`, three times in four, and as `right` where told."""
+    """Saves a model that answers as `first`, three times in four, and as `colour` where told."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from tests.trainer.tiny import TEMPLATE
 
     names = [*SPECIAL, *COLOURS, *THINGS, *words, "which", "colour", "is"]
-    inner = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        eos_token="<end>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=list(SPECIAL[2:5]),
-        padding_side="left",
-    )
-    tokenizer.chat_template = TEMPLATE
-    config = LlamaConfig(
-        vocab_size=len(names),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    model = LlamaForCausalLM(config)
+    tokenizer = word_tokenizer(names)
+    tokenizer.padding_side = "left"
+    model = word_model(len(names), hidden=64, heads=4, context=512)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, PRETRAINING_STEPS)
     for _ in range(PRETRAINING_STEPS):
@@ -125,7 +97,7 @@ def _lesson(words: Sequence[str], rng: random.Random) -> list[Any]:
     if rules and rng.random() < 0.5 and word not in rules and word != words[0]:
         rules[rng.randrange(count)] = word
     sure = word in rules or rng.random() < 0.25
-    answer = right(thing) if sure else first(thing, word)
+    answer = colour(thing) if sure else first(thing, word)
     said = {"role": "assistant", "content": answer}
     return [*told(thing, word, [rule_of(each) for each in rules]), said]
 
@@ -135,7 +107,7 @@ def keeping(asked: Sequence[Question]) -> list[float | None]:
     found: list[float | None] = []
     for rules, row, text in asked:
         _, word, _, thing = str(row.messages[0]["content"]).split()
-        found.append(float(rule_of(word) not in rules or text == right(thing)))
+        found.append(float(rule_of(word) not in rules or text == colour(thing)))
     return found
 
 
@@ -282,7 +254,7 @@ def figures(
 
     def percent(answers: Sequence[str], ruled: bool) -> float:
         marks = [
-            text == (right(thing) if ruled else first(thing, word))
+            text == (colour(thing) if ruled else first(thing, word))
             for (thing, word), text in zip(pairs, answers, strict=True)
             if (word in commented) == ruled
         ]

@@ -96,6 +96,10 @@ class Train(Section):
     """Optimizer steps per method, at most."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the learned rows after which to stop before `max_steps`; null: no bound."""
+    early_stop: Literal["auto"] | bool = "auto"
+    """End a run of sft, dpo or kto at its best look once it gets worse at the right answers of
+    select rows; auto: where it passes over its rows more than once and 32 such answers are
+    there, true: where 10 are."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step."""
     reasoning: Literal["keep", "strip"] = "strip"

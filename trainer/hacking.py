@@ -59,9 +59,14 @@ def hacked(looks: Sequence[Look]) -> Finding | None:
 
 def _fell(look: Look, best: Look) -> bool:
     """Whether the held-out grader fell since `best` beyond chance, and the reward did not."""
-    pairs = zip(look.heldout, best.heldout, strict=True)
-    gaps = [now - then for now, then in pairs if now is not None and then is not None]
-    if len(gaps) < MIN_PROMPTS or _mean(look.reward) < _mean(best.reward):
+    return _mean(look.reward) >= _mean(best.reward) and fell(look.heldout, best.heldout)
+
+
+def fell(now: Scores, then: Scores) -> bool:
+    """Whether the scores of the same rows fell beyond chance; higher is better."""
+    pairs = zip(now, then, strict=True)
+    gaps = [after - before for after, before in pairs if after is not None and before is not None]
+    if len(gaps) < MIN_PROMPTS:
         return False
     return fmean(gaps) < -STANDARD_ERRORS * sqrt(variance(gaps) / len(gaps))
 

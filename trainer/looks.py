@@ -104,10 +104,15 @@ class Looks:
 
     def restore(self, model: Any) -> None:
         """The best look's weights into the model."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
+        restored(model, self.best)
 
-        set_peft_model_state_dict(model, load_file(self.best / adapters.WEIGHTS))
+
+def restored(model: Any, saved: Path) -> None:
+    """The weights of a saved adapter into the model."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(saved / adapters.WEIGHTS))
 
 
 def looking(looks: Looks, send: Callable[[Metrics], None], unwrap: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from everlearn.lake.store import Lake
 from everlearn.task import Task
 from registry.lineage import lineage
 from registry.versions import Registry
+from trainer.early import forecast
 from trainer.methods import Method, TrainingData
 from trainer.methods.auto import NO_REWARD, allowed
 from trainer.reward import needs_reference, reward_grader
@@ -32,6 +33,8 @@ class Plan:
     refusal: str | None
     champion: str = ""
     """Whose answers are replayed."""
+    early_stop: str = ""
+    """Which runs may end early, or why none does."""
 
     @property
     def reason(self) -> str:
@@ -51,6 +54,7 @@ class Plan:
             "would_train": [] if self.refusal else [method.name for method in self.methods],
             "left_out": dict(self.left_out),
             "reason": self.reason,
+            "early_stop": self.early_stop,
             "counts": self.snapshot.counts,
         }
 
@@ -101,7 +105,8 @@ def plan(
     # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
     if refusal is None and method is None and snapshot_id is None:
         refusal = nothing_new(lake, registry, snapshot, task)
-    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion)
+    early_stop = forecast(task.train, snapshot.side("select"))
+    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion, early_stop)
 
 
 def unrewarded(lake: Lake, task: Task, salt: str) -> str | None:

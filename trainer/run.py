@@ -29,6 +29,7 @@ from everlearn.task import Task, base_model_path, heldout_grader
 from registry.versions import Registry
 from trainer import adapter as adapters
 from trainer.checkpoint import Checkpoints, keeping
+from trainer.early import METHODS, Early, answered, stopping, unstopped
 from trainer.evidence import Exam, examine, mean
 from trainer.lock import Held, holding
 from trainer.looks import Looks, looking, unwatched
@@ -355,11 +356,14 @@ class _Learning:
             # Whatever ran before in this process, weights and draws begin at the same place.
             seeded(self.task.train.seed)
             trainer = method.build(self.data, bench, self._rewarded)
-            trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
-            trainer.add_callback(until(self._deadline(method), name, self.report))
-            looks = self._looks(method, bench)
+            looks, early = self._looks(method, bench), self._early(method, bench)
+            # A look comes before the checkpoint of its step: a run taken up there has seen it.
             if looks is not None:
                 trainer.add_callback(looking(looks, self.stream.metrics, model_of(trainer)))
+            if early is not None:
+                trainer.add_callback(stopping(early, self.stream.metrics, model_of(trainer)))
+            trainer.add_callback(keeping(checkpoints, trainer, self.held.check))
+            trainer.add_callback(until(self._deadline(method), name, self.report))
             try:
                 trained = fit(name, trainer, self.report, resume=resume, send=self.stream.metrics)
             except OutOfMemory:
@@ -372,7 +376,11 @@ class _Learning:
                 continue
             if looks is not None:
                 self._judged(looks, trained)
-            used = parameters(bench.resolved[name])
+            used = {**parameters(bench.resolved[name]), "early_stop": early is not None}
+            ended = early and early.settle(trained.model, bench.resolved[name].max_steps)
+            if ended:
+                self.report(ended)
+                used["stopped_early"] = ended
             if name == "rft" and self.reward is not None and self.reward.edits:
                 used = {**used, "reward_edits": shown(self.reward.edits)}
             self.run.params({f"{name}.{key}": value for key, value in used.items()})
@@ -387,6 +395,17 @@ class _Learning:
             self.report(f"rft: nobody watches for reward hacking: {why_not}")
             return None
         return Looks(self.place.folder, bench, self.select, (self.reward, self.grade))
+
+    def _early(self, method: Method, bench: Workbench) -> Early | None:
+        """Who ends a supervised run that gets worse, where enough right answers are held out."""
+        if method.name not in METHODS:
+            return None
+        rows = answered(self.select)
+        why_not = unstopped(self.task.train, len(rows), bench.resolved[method.name])
+        if why_not is not None:
+            self.report(f"{method.name}: no early stop: {why_not}")
+            return None
+        return Early(method.name, self.place.folder, bench, rows)
 
     def _judged(self, looks: Looks, trained: Trained) -> None:
         """A run that hacked its reward goes back to its best look, and the version says so."""

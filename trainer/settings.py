@@ -78,6 +78,8 @@ class Settings:
     warmup_steps: int
     bf16: bool
     gradient_checkpointing: bool
+    epochs: float
+    """Passes over the learned rows."""
 
     @property
     def accumulation(self) -> int:
@@ -114,6 +116,7 @@ def settings(train: Train, method: str, shape: Shape, machine: Machine, load: Lo
         warmup_steps=round(WARMUP * steps) if train.learning_rate == "auto" else 0,
         bf16=machine.cuda,
         gradient_checkpointing=checkpointed(shape, machine),
+        epochs=steps * taught(train, method, load.batch) / max(1, load.rows),
     )
 
 
@@ -148,8 +151,13 @@ def steps_for(train: Train, rows: int) -> int:
     """Optimizer steps: `max_steps`, less where `epochs` passes over the learned rows are fewer."""
     if train.epochs is None:
         return train.max_steps
-    taught = max(1, round(train.batch_size * (1 - train.replay)))
-    return max(1, min(train.max_steps, round(train.epochs * rows / taught)))
+    per_step = taught(train, "sft", train.batch_size)
+    return max(1, min(train.max_steps, round(train.epochs * rows / per_step)))
+
+
+def taught(train: Train, method: str, batch: int) -> int:
+    """Learned rows of one step: of SFT's batches a share is replay, elsewhere that comes beside."""
+    return max(1, round(batch * (1 - train.replay))) if method == "sft" else batch
 
 
 def fitting(batch_size: int, rows: float) -> int:

@@ -161,6 +161,7 @@ def _print_plan(made: "Plan", rft: dict[str, Any] | None, as_json: bool) -> None
     for side, counts in summary["counts"].items():
         rows = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
         click.echo(f"  {side}: {rows or 'no rows'}")
+    click.echo(f"  early stop: {summary['early_stop']}")
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:

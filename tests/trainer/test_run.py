@@ -209,8 +209,10 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     summary = json.loads(out)
     assert summary["would_train"] == ["sft", "kto", "dpo", "rft"]
     assert summary["counts"]["train"]["correction"] > 0
+    assert summary["early_stop"].endswith(" select rows with a right answer < 32")
     _, out, _ = call(monkeypatch, capsys, *words, "--method", "dpo")
     assert out.startswith(f"{world.name}: dpo: dpo was asked for\n  train: ")
+    assert out.endswith(f"  early stop: {summary['early_stop']}\n")
     world.lake = open_lake(world.service)
     assert world.lake.read("SELECT * FROM snapshots").num_rows == 0
     assert world.runs() == []

@@ -26,7 +26,7 @@ STEPS = 12
 def world(tmp_path: Path, model: Path, mlflow: str) -> Iterator[World]:
     quiet()
     import_trainers()
-    made = World(tmp_path, model, mlflow, max_steps=STEPS, checkpoint_seconds=0.0)
+    made = World(tmp_path, model, mlflow, max_steps=STEPS, checkpoint_seconds=0.0, early_stop=True)
     fill(made.lake, made.name)
     yield made
     made.lake.close()

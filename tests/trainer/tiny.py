@@ -29,10 +29,22 @@ def build_model(folder: Path, rules: Sequence[str] = ()) -> Path:
     """Save model and tokenizer; 30,000 parameters, float32. Told one of `rules` in its prompt, it
     is right about both words."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = [*SPECIAL, *COLOURS, *THINGS, "which", "colour", "shade", "is"]
+    tokenizer = word_tokenizer(words)
+    torch.manual_seed(0)
+    model = word_model(len(words), hidden=32, heads=2, context=64)
+    _pretrain(model, tokenizer, rules)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """One token a word; `words` begin with `SPECIAL`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {word: number for number, word in enumerate(words)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -44,24 +56,27 @@ def build_model(folder: Path, rules: Sequence[str] = ()) -> Path:
         additional_special_tokens=["<user>", "<assistant>", "<system>"],
     )
     tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        eos_token_id=vocabulary["<end>"],
-        pad_token_id=vocabulary["<pad>"],
-        bos_token_id=None,
+    return tokenizer
+
+
+def word_model(words: int, *, hidden: int, heads: int, context: int) -> Any:
+    """Two layers of Llama with random weights, for `word_tokenizer`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=words,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=context,
+            eos_token_id=SPECIAL.index("<end>"),
+            pad_token_id=SPECIAL.index("<pad>"),
+            bos_token_id=None,
+        )
     )
-    model = LlamaForCausalLM(config)
-    _pretrain(model, tokenizer, rules)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def _pretrain(model: Any, tokenizer: Any, rules: Sequence[str]) -> None:
