@@ -1,12 +1,15 @@
 """Every request becomes one event in the write-ahead log, before its answer's last byte leaves.
 
 The events of one turn of the event loop are written together; then their answers go out.
+Masking a large body takes a thread of its own, so that only its own answer waits for it.
 A failure to capture is counted and logged, never shown to the user (`on_full: reject` excepted).
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,8 @@ Then = Callable[[], None]
 
 REJECTED_BODY_BYTES = 16 * 2**10
 """Kept of a rejected request's body."""
+MASKED_AT_ONCE_BYTES = 128 * 2**10
+"""Of an event; a pattern takes 2 ms a megabyte, and there may be dozens."""
 
 
 class Recorder:
@@ -39,6 +44,8 @@ class Recorder:
         self._rejects = settings.on_full == "reject"
         self._passed_max_bytes = settings.passed_max_bytes
         self._gathered: list[tuple[bytes, Then | None]] = []
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="masking")
+        self._masking: dict[Future[Event], tuple[Then | None, bytes | None]] = {}
         self.errors = 0
         """Events lost to an unexpected error; those lost to a full WAL are in `stats`."""
 
@@ -76,9 +83,9 @@ class Recorder:
 
     async def feedback(self, events: Sequence[Feedback]) -> bool:
         """Append feedback whole or not at all; whether it is as safe now as the config promises."""
-        payloads = [self._encoded(event) for event in events]
-        if not payloads:
+        if not events:
             return True
+        payloads = [self._encoded(masked) for masked in await self._all_masked(events)]
         last = self._wal.append_whole(payloads) if all(payloads) else 0
         if last:
             await self._wal.durable(last)
@@ -93,7 +100,10 @@ class Recorder:
         self._wal.release_overdue()
 
     def close(self) -> None:
-        """Write what is gathered and close the log."""
+        """Write what is gathered or still being masked and close the log."""
+        self._beside.shutdown()
+        for work in list(self._masking):
+            self._arrived(work)
         self._write()
         self._wal.close()
         if self._telemetry is not None:
@@ -105,16 +115,51 @@ class Recorder:
         return self._masker.head(body, REJECTED_BODY_BYTES)
 
     def _append(self, event: Event, then: Then | None, traceparent: bytes | None) -> None:
+        if self._masker is not None and _size(event) > MASKED_AT_ONCE_BYTES:
+            work = self._beside.submit(self._masker.event, event)
+            self._masking[work] = then, traceparent
+            work.add_done_callback(self._announce)
+            return
+        self._gather(self._encoded(self._masked(event), traceparent), then)
+
+    def _announce(self, work: "Future[Event]") -> None:
+        """In the thread that masks."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: `close` takes what is left
+            self._loop.call_soon_threadsafe(self._arrived, work)
+
+    def _arrived(self, work: "Future[Event]") -> None:
+        if work not in self._masking:
+            return
+        then, traceparent = self._masking.pop(work)
+        error = work.exception()
+        if error is not None:
+            self._failed(error)
+        self._gather(b"" if error else self._encoded(work.result(), traceparent), then)
+
+    def _gather(self, payload: bytes, then: Then | None) -> None:
         if not self._gathered:
             self._loop.call_soon(self._write)
-        self._gathered.append((self._encoded(event, traceparent), then))
+        self._gathered.append((payload, then))
 
-    def _encoded(self, event: Event, traceparent: bytes | None = None) -> bytes:
-        """The masked event's bytes, none if something went wrong: a user's answer never depends on
-        capture."""
+    async def _all_masked(self, events: Sequence[Feedback]) -> list[Event | None]:
+        if self._masker is not None and sum(map(_size, events)) > MASKED_AT_ONCE_BYTES:
+            work = partial(list[Event | None], map(self._masked, events))
+            return await self._loop.run_in_executor(self._beside, work)
+        return [self._masked(event) for event in events]
+
+    def _masked(self, event: Event) -> Event | None:
+        """None if something went wrong: a user's answer never depends on capture."""
         try:
-            if self._masker is not None:
-                event = self._masker.event(event)
+            return event if self._masker is None else self._masker.event(event)
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    def _encoded(self, event: Event | None, traceparent: bytes | None = None) -> bytes:
+        """The masked event's bytes, none if something went wrong."""
+        if event is None:
+            return b""
+        try:
             payload = encode(event)
             if self._telemetry is not None:
                 self._telemetry.event(event, traceparent)
@@ -137,9 +182,16 @@ class Recorder:
             self._failed(error)
         _call_all(waiting)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.errors += 1
         log.error("capture failed: %s: %s", type(error).__name__, error)
+
+
+def _size(event: Event) -> int:
+    """Bytes or characters of what may be long."""
+    if isinstance(event, Completion):
+        return len(event.request) + len(event.response)
+    return len(event.value_text or "") + len(event.comment or "")
 
 
 def _call_all(waiting: Sequence[Then]) -> None:
