@@ -49,6 +49,7 @@ up: .venv/demo
 # What no Python package brings: Java and Maven for Kafka, Postgres, Node, Chromium; bubblewrap for `demo` too.
 system:
 	deploy/system-packages.sh
+	deploy/install-helm.sh
 
 # uv comes from pip; the locks hold hashes and no registry address.
 .venv/bin/uv:
