@@ -217,6 +217,22 @@ def test_another_config_starts_new_pods_and_another_task_does_not() -> None:
     assert not stamps() & stamps("--set", "config.gateway.drain_seconds=10")
 
 
+def test_a_config_of_one_s_own_is_merged_over_the_default_numbers_as_they_are(
+    tmp_path: Path,
+) -> None:
+    mine: dict[str, Any] = {
+        "upstreams": {"vllm": None, "mine": {"base_url": "http://mine/v1"}},
+        "default_upstream": "mine",
+        "gateway": {"max_body_bytes": 16777216, "capture": {"wal_max_bytes": 1000000}},
+    }
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"config": mine}))
+    found = yaml.safe_load(named("config", "-f", str(file))["data"]["everlearn.yaml"])
+    assert found["upstreams"] == {"mine": {"base_url": "http://mine/v1"}}
+    assert found["gateway"]["require_key"] is True
+    assert found["gateway"].items() >= mine["gateway"].items()
+
+
 def test_the_product_accepts_the_config_and_the_task_that_are_mounted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
