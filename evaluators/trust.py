@@ -11,6 +11,9 @@ with the reason, until an operator releases it:
 - `alike`: three raters or more who say the same of the same answers, which hardly anybody else
   does. A team that is asked to rate the same answers is that too: give it experts' keys.
 - `new_accounts`: many raters nobody had heard of, with one word on one answer, within a minute.
+- `unreviewed`: so many words, and experts looked at so few of them, as chance hardly leaves where
+  they look at a share of everybody's, and more raters like that than chance explains: the busiest
+  of them, until an expert looks at more of their words. Without experts nobody is that.
 
 Not found: a few patient people who behave like everybody else. The share that one rater may have
 of what is taught bounds those (`trainer.admit`).
@@ -19,7 +22,7 @@ of what is taught bounds those (`trainer.admit`).
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, lgamma, log, log1p
+from math import exp, lgamma, log, log1p, sqrt
 from typing import Any
 
 Item = tuple[str, str]
@@ -38,6 +41,9 @@ RARE_SHARE = 0.25
 """Of all raters: a word that more of them say makes nobody alike."""
 NEW_RATERS, NEW_SHARE = 10, 0.2
 """Raters new in the same minute with one word on one answer, and their share of that minute."""
+UNSEEN_CHANCES, UNSEEN_DEVIATIONS = (0.05, 0.01, 0.001), 4.0
+"""That an expert looked at so few of a rater's words; and how many standard deviations more words
+than chance explains such raters have to say together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ def review(
         **dict.fromkeys(_one_sided(users), "one_sided"),
         **dict.fromkeys(_too_fast(users, max_per_minute), "rate"),
     }
+    rest = [vote for vote in words if vote.expert or vote.rater not in reasons]
+    reasons |= dict.fromkeys(_unreviewed(rest), "unreviewed")
     held = {rater: reason for rater, reason in reasons.items() if rater not in released}
     weights = learn([vote for vote in words if vote.expert or vote.rater not in held])
     standings = {rater: Standing(weight) for rater, weight in weights.items()}
@@ -195,6 +203,37 @@ def _alike(votes: Sequence[Vote]) -> set[str]:
             like[one].add(other)
             like[other].add(one)
     return {rater for rater, others in like.items() if len(others) + 1 >= ALIKE_RATERS}
+
+
+def _unreviewed(votes: Sequence[Vote]) -> set[str]:
+    """The busiest of those whom experts looked at too rarely, as many as chance does not explain.
+
+    How much experts look at is the mean over raters, so that many words of a few move it little.
+    """
+    looked = {vote.item for vote in votes if vote.expert}
+    said: dict[str, set[Item]] = defaultdict(set)
+    for vote in votes:
+        if not vote.expert:
+            said[vote.rater].add(vote.item)
+    seen = {rater: len(items & looked) for rater, items in said.items()}
+    number = {rater: len(items) for rater, items in said.items()}
+    share = sum(seen[rater] / number[rater] for rater in said) / max(1, len(said))
+    if not 0 < share < 1:
+        return set()
+    chance = {
+        rater: _at_least(number[rater] - seen[rater], number[rater], 1 - share) for rater in said
+    }
+    found: set[str] = set()
+    for rare in UNSEEN_CHANCES:
+        few = sorted((rater for rater in said if chance[rater] <= rare), key=number.__getitem__)
+        expected = rare * sum(number.values())
+        deviation = sqrt(rare * sum(each**2 for each in number.values()))
+        words = sum(number[rater] for rater in few)
+        if words > expected + UNSEEN_DEVIATIONS * deviation:
+            while words > expected:
+                words -= number[few[-1]]
+                found.add(few.pop())
+    return found
 
 
 def _new_accounts(votes: Sequence[Vote]) -> set[str]:

@@ -161,6 +161,35 @@ def test_twenty_who_collude_teach_no_more_than_one_row_in_twenty(seed: int, how:
     assert not [row for row in exam(rows) if garbage([row])]
 
 
+PATIENCE = ("the same garbage", "varied garbage", "praise for each other", "two honest words")
+
+
+@pytest.mark.parametrize("how", PATIENCE)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_twenty_patient_ones_whom_no_expert_meets_teach_no_more_than_one_row_in_twenty(
+    seed: int, how: str
+) -> None:
+    world = World(seed).live()
+    known = [name for name, row in world.answers.items() if row.completion.startswith("answer")]
+    mine = []
+    for number in range(30):
+        for one in range(20):
+            minute = 20 * number + 15 * world.rng.random()
+            text = f"{GARBAGE} {world.rng.random()}" if how == "varied garbage" else GARBAGE
+            mine.append(world.ask(f"evil-{one}", f"say {one} {number}", text))
+            world.thumb(mine[-1], f"evil-{one}", minute, True)
+            if how == "praise for each other":
+                world.thumb(world.rng.choice(mine), f"evil-{one}", minute + 2, True)
+            if how == "two honest words" and number < 2:
+                world.thumb(world.rng.choice(known), f"evil-{one}", minute + 1, True)
+    rows, alone = world.rows(), World(seed).live().rows()
+    bad = [row for row in taught(rows) if row.unit.startswith("evil")]
+    assert len(bad) / len(taught(rows)) <= 0.05
+    assert not [row for row in exam(rows) if row.unit.startswith("evil")]
+    honest = sum(row.unit.startswith("user") for row in taught(rows))
+    assert honest >= 0.97 * len(taught(alone))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("prompts", [40, 400])
 def test_the_honest_lose_hardly_anything(seed: int, prompts: int) -> None:

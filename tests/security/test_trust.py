@@ -100,6 +100,43 @@ def test_accounts_made_for_the_day_are_found() -> None:
     assert held([*crowd(), *hired, *busy]) == {}
 
 
+def reviewed(every: int, votes: list[Vote]) -> list[Vote]:
+    """An expert's word on one in so many answers."""
+    items = sorted({vote.item for vote in votes})[::every]
+    return [Vote("ann", item, True, 1e9, expert=True) for item in items]
+
+
+def own(name: str, words: int, raters: int) -> list[Vote]:
+    """Each rates answers that nobody else knows, one in five minutes."""
+    return [
+        vote(f"{name}-{one}", 1000 * one + n + (10**6 if name == "evil" else 0), n % 3 > 0,
+             at=9e5 + 300 * n + one)
+        for one in range(raters)
+        for n in range(words)
+    ]  # fmt: skip
+
+
+def test_busy_raters_whom_experts_never_meet_wait_until_they_do() -> None:
+    honest, evil = own("user", 4, 100), own("evil", 30, 20)
+    looks = reviewed(5, honest)
+    unreviewed = {f"evil-{one}": "unreviewed" for one in range(20)}
+    assert held([*honest, *evil, *looks]) == unreviewed
+    assert held([*honest, *evil, *looks, *reviewed(5, evil)]) == {}
+    assert "evil-0" not in held([*honest, *evil, *looks], released=("evil-0",))
+
+
+def test_one_busy_rater_whom_experts_missed_is_chance() -> None:
+    honest = own("user", 4, 100)
+    assert held([*honest, *own("evil", 14, 1), *reviewed(5, honest)]) == {}
+
+
+def test_where_no_expert_looks_or_looks_at_all_nobody_waits() -> None:
+    votes = [*own("user", 4, 100), *own("evil", 30, 20)]
+    assert held(votes) == {}
+    assert held([*votes, *reviewed(1, votes)]) == {}
+    assert held([*own("user", 12, 50), *reviewed(6, own("user", 12, 50))]) == {}
+
+
 def test_an_operator_sees_who_is_quarantined_and_releases_him(tmp_path: Path) -> None:
     service = make_production(tmp_path, Path("base"), "http://127.0.0.1:1")
     path = tmp_path / "tasks" / "colours.yaml"
