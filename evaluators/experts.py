@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from evaluators.fill import chance
 from evaluators.references import Reference, asked
@@ -22,12 +22,22 @@ from everlearn.task import Task
 from everlearn.tolerant import UNREADABLE, loads
 
 Half = Literal["tune", "certify"]
+CRITERION = "rubric."
+"""Names of the feedback that says whether an answer meets a criterion begin so."""
 
 _SAID = f"""
 SELECT target AS completion_id, kind, name, value_bool, value_number, value_text, author, author_id,
     key_id, weight, given_at, tags
 FROM ({feedback_state("(SELECT * FROM feedback WHERE author = 'expert' AND task = $1)")})
 WHERE state = 'joined' AND NOT ambiguous AND kind IN ('binary', 'scalar', 'implicit', 'correction')
+ORDER BY given_at, feedback_id
+"""
+_CRITERIA = f"""
+SELECT target AS completion_id, substr(name, {len(CRITERION) + 1}) AS criterion, value_text,
+    author_id, key_id, given_at, tags
+FROM ({feedback_state("(SELECT * FROM feedback WHERE author = 'expert' AND task = $1)")})
+WHERE state = 'joined' AND NOT ambiguous AND kind = 'label' AND starts_with(name, '{CRITERION}')
+    AND value_text IN ('yes', 'no')
 ORDER BY given_at, feedback_id
 """
 _ANSWERS = """
@@ -59,9 +69,27 @@ def expert_labels(lake: Lake, task: Task, salt: str) -> list[Label]:
     said = read_said(lake, task)
     answers = read_answers(lake, said)
     keyed = [(row, key) for row in answers if (key := _key(row)) is not None]
-    told = _references(keyed, said)
-    found = [_label(task, row, key, said[row["completion_id"]], told, salt) for row, key in keyed]
+    known = _Known(_references(keyed, said), salt)
+    found = [_label(task, row, key, said[row["completion_id"]], known) for row, key in keyed]
     return [each for each in found if each is not None]
+
+
+def criterion_labels(lake: Lake, task: Task, salt: str) -> dict[str, list[Label]]:
+    """By criterion: of every answer whether it meets it, as the latest expert says."""
+    met: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in lake.read(_CRITERIA, [task.task]).to_pylist():
+        met[row["completion_id"]][row["criterion"]] = row
+    if not met:
+        return {}
+    said = read_said(lake, task)
+    keyed = [(a, key) for a in read_answers(lake, {*said, *met}) if (key := _key(a)) is not None]
+    known = _Known(_references(keyed, said), salt)
+    found: dict[str, list[Label]] = defaultdict(list)
+    for answer, key in keyed:
+        for criterion, row in met.get(answer["completion_id"], {}).items():
+            good = row["value_text"] == "yes"
+            found[criterion].append(_made(answer, key, [row], known, good=good))
+    return found
 
 
 Said = Mapping[str, list[dict[str, Any]]]
@@ -87,8 +115,12 @@ def half(salt: str, key: str) -> Half:
     return "certify" if digest[0] & 1 else "tune"
 
 
-Told = Mapping[tuple[str, str], set[str]]
-"""Digests of right answers by prompt and rater."""
+class _Known(NamedTuple):
+    """What a label is made with."""
+
+    told: Mapping[tuple[str, str], set[str]]
+    """Digests of right answers by prompt and rater."""
+    salt: str
 
 
 def _label(
@@ -96,35 +128,45 @@ def _label(
     answer: Mapping[str, Any],
     key: str,
     said: Sequence[Mapping[str, Any]],
-    told: Told,
-    salt: str,
+    known: _Known,
 ) -> Label | None:
-    text, name = answer["response_text"], answer["completion_id"]
-    heard, _ = voices(said, text, {row["name"] for row in said}, task.scales)
+    heard, _ = voices(said, answer["response_text"], {row["name"] for row in said}, task.scales)
     verdict = opinion(heard)
     if verdict is None or verdict.value == 0.5:
         return None
-    last = said[-1]
+    return _made(answer, key, said, known, good=verdict.value > 0.5)
+
+
+def _made(
+    answer: Mapping[str, Any],
+    key: str,
+    said: Sequence[Mapping[str, Any]],
+    known: _Known,
+    *,
+    good: bool,
+) -> Label:
+    """By who spoke last."""
+    name, last = answer["completion_id"], said[-1]
     return Label(
         completion_id=name,
-        good=verdict.value > 0.5,
+        good=good,
         rater=_rater(last),
         unit=answer["unit"] or name,
         version=answer["version"],
-        half=half(salt, key),
+        half=half(known.salt, key),
         given_at=last["given_at"],
-        probability=_probability(said, name, salt),
-        references=frozenset(told.get((key, _rater(last)), ())),
+        probability=_probability(said, name, known.salt),
+        references=frozenset(known.told.get((key, _rater(last)), ())),
     )
 
 
 def _references(
-    answers: Iterable[tuple[Mapping[str, Any], str]], said: Mapping[str, list[dict[str, Any]]]
+    answers: Iterable[tuple[Mapping[str, Any], str]], said: Said
 ) -> dict[tuple[str, str], set[str]]:
     """What each expert vouches for as the right answer to a prompt, as `references` has it."""
     told: dict[tuple[str, str], set[str]] = defaultdict(set)
     for answer, key in answers:
-        for row in said[answer["completion_id"]]:
+        for row in said.get(answer["completion_id"], ()):
             text = row["value_text"] if row["kind"] == "correction" else None
             if row["kind"] == "binary" and row["value_bool"]:
                 text = answer["response_text"]

@@ -178,7 +178,7 @@ def _standing(
     circular = 0
     for label in labels if kind != "people" else ():
         rows = verdicts.get((label.completion_id, grader.name, grader.version), [])
-        honest = [row for row in rows if not _saw(grader, row, label)]
+        honest = [row for row in rows if not saw(grader, row, label)]
         if honest:
             pairs.append((label, honest[-1]["value"] >= middle(grader)))
         circular += bool(rows) and not honest
@@ -242,7 +242,7 @@ def _kind(grader: Base[Any], task: Task) -> Kind:
     return "people" if isinstance(grader.spec, FeedbackGrader) else "computed"
 
 
-def _saw(grader: Base[Any], row: Mapping[str, Any], label: Label) -> bool:
+def saw(grader: Base[Any], row: Mapping[str, Any], label: Label) -> bool:
     """Whether a verdict had the label, or its expert's right answer, before it."""
     if grader.needs_feedback and row["created_at"] >= label.given_at:
         return True

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from evaluators.experts import CRITERION
 from evaluators.queue import Item
 from everlearn.errors import EverlearnError, InputError
 from everlearn.graders import FeedbackGrader as Feedback
@@ -17,7 +18,7 @@ from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 
-THUMBS, RATING, CRITERION = "thumbs", "rating", "rubric."
+THUMBS, RATING = "thumbs", "rating"
 """Names of the feedback that labels are."""
 RATINGS, RIGHT_ABOVE, _OF_5 = ("1", "2", "3", "4", "5"), 3, " of 5"
 _PAIRS = """

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from evaluators.criteria import Agreed, by_criterion
 from evaluators.experts import Label, expert_labels
 from evaluators.fill import label_salt, scale
 from evaluators.graders import build_all
@@ -53,6 +54,8 @@ class Report(NamedTuple):
     spending: Spending | None
     """Of today; None without a limit."""
     labellers: Labellers
+    criteria: list[Agreed]
+    """Of rubric judges, where experts say of criteria whether they are met."""
 
 
 def report(service: Service, task: Task, lake: Lake) -> Report:
@@ -68,7 +71,8 @@ def report(service: Service, task: Task, lake: Lake) -> Report:
         _keep(state, task, rates)
         spent = spending(state, task)
     standings = standings_of(lake, task, graders, labels)
-    return Report(standings, rates, spent, labellers(lake, task))
+    met = by_criterion(lake, task, graders, label_salt(service))
+    return Report(standings, rates, spent, labellers(lake, task), met)
 
 
 def kept(state: State, task: str) -> list[dict[str, Any]]:

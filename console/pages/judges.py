@@ -13,7 +13,9 @@ from console.charts import Line, lines
 from console.drift import drift
 from console.render import page
 from console.source import Asks, Read, Source
+from evaluators.criteria import Agreed, by_criterion
 from evaluators.fill import label_salt
+from evaluators.graders import build_all
 from evaluators.judges import Standing, standings
 from evaluators.labels import agreement
 from everlearn.errors import ConfigError
@@ -56,6 +58,8 @@ def judges(request: Request, source: Read, asked: Asks, look: int | None = None)
     means = source.kept(("means", asked.one), lambda: _means(source, asked.one))
     return page(
         request, "judges", asked=asked, rows=_rows(source, task) if task else [],
+        criteria=source.kept(("criteria", task.task), lambda: _criteria(source, task)).value
+        if task else [],
         drift=drift(source, asked.one, look), means=means.value, counted_at=means.at,
     )  # fmt: skip
 
@@ -68,6 +72,14 @@ def _votes(source: Source, task: Task) -> dict[str, Standing]:
         }
     except ConfigError:
         return {}  # a grader that cannot be built has no say
+
+
+def _criteria(source: Source, task: Task) -> list[Agreed]:
+    """Of rubric judges: agreement with experts on each criterion."""
+    try:
+        return by_criterion(source.lake, task, build_all(task), label_salt(source.service))
+    except ConfigError:
+        return []  # a grader that cannot be built has no verdict
 
 
 def _rows(source: Source, task: Task) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from console.labeller import Form, Labeller, labeller, remembered, status_of
 from console.source import TEMPLATES, Read, Source
 from evaluators import labels
+from evaluators.experts import CRITERION
 from evaluators.queue import Queue, ask
 from evaluators.shown import Shown, shown
 from everlearn.errors import EverlearnError, InputError
@@ -84,9 +85,9 @@ def _act(source: Source, task: Task, who: Labeller, form: Form) -> None:
         criteria=labels.read_criteria(
             task,
             {
-                name.removeprefix(labels.CRITERION): value
+                name.removeprefix(CRITERION): value
                 for name, value in form.items()
-                if name.startswith(labels.CRITERION)
+                if name.startswith(CRITERION)
             },
         ),
         correction=form.get("correction"),

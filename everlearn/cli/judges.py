@@ -13,6 +13,7 @@ from everlearn.cli import config_option, json_option
 
 if TYPE_CHECKING:
     from evaluators.align import Aligned
+    from evaluators.criteria import Agreed
     from evaluators.draft import Tried
     from evaluators.judges import Standing
     from evaluators.probe import Probe
@@ -177,11 +178,16 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
         rows = [_json(asdict(each), each) for each in found.graders]
         rates = [{"grader": name, **rate} for name, rate in found.rates]
         spent = found.spending and asdict(found.spending)
+        criteria = [_json(asdict(each), each) for each in found.criteria]
         more = {"spending": spent, "labellers": asdict(found.labellers)}
-        click.echo(json.dumps({"task": task, "graders": rows, "rates": rates, **more}))
+        told = {"task": task, "graders": rows, "criteria": criteria, "rates": rates, **more}
+        click.echo(json.dumps(told))
         return
     for each in found.graders:
         click.echo("\n".join(_lines(each)))
+        for part in found.criteria:
+            if part.grader == each.grader:
+                click.echo(f"  {part}")
     for name, rate in found.rates:
         click.echo(_rate(name, rate))
     click.echo(found.labellers)
@@ -189,7 +195,7 @@ def show(task: str, as_json: bool, config_path: str | None) -> None:
         click.echo(f"spent: {found.spending}")
 
 
-def _json(row: dict[str, Any], standing: "Standing") -> dict[str, Any]:
+def _json(row: dict[str, Any], standing: "Standing | Agreed") -> dict[str, Any]:
     table = standing.confusion
     return {**row, "confusion": None if table is None else table._asdict()}
 

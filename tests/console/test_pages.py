@@ -11,10 +11,15 @@ import yaml
 from console.app import create_app
 from console.pages import system
 from console.render import NAV
+from evaluators.experts import half
+from evaluators.fill import label_salt
+from evaluators.graders import build
+from everlearn.prompts import prompt_key
+from everlearn.task import load_task
 from gateway.routes import ArmRoute, Routes, TaskRoute, write_routes
 from tests.console.loop import RELEASE, SNAPSHOT, fill
 from tests.console.session import Browser, browser, make_key, write_task
-from tests.evaluators.lake import Rows
+from tests.evaluators.lake import START, Rows
 
 PAGES = [
     *(href for _, href, _ in NAV if href != "/labels"),
@@ -119,3 +124,39 @@ def test_a_judge_says_on_its_page_why_its_vote_does_not_count(
     page = opened(session, "/judges")
     assert "only advises</b>: no certified label yet" in page
     assert "counts</b>: computed: needs no vote" in page
+
+
+def test_a_rubric_judge_is_held_against_experts_by_criterion(
+    tmp_path: Path, rows: Rows, session: Browser
+) -> None:
+    path = tmp_path / "tasks" / "text2sql.yaml"
+    task = yaml.safe_load(path.read_text())
+    rubric = {
+        "name": "care", "type": "rubric_model", "model": "m",
+        "criteria": [{"name": "gentle", "text": "it is gentle"}],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(
+        {**task, "graders": [*task["graders"], rubric], "labels": {"rubric": "care"}}
+    ))  # fmt: skip
+    salt = label_salt(rows.service)
+    asked = (f"q{number}" for number in range(1000))
+    prompt = next(q for q in asked if half(salt, prompt_key(_user(q))) == "certify")
+    name = rows.answered(prompt, "yes", unit="ann")
+    rows.said(name, kind="label", name="rubric.gentle", value_text="no", author="expert")
+    declared = load_task(rows.service, "text2sql")
+    score = {
+        "completion_id": name, "task": "text2sql", "evaluator": "care", "value": 1.0,
+        "evaluator_version": build(declared.grader("care"), declared).version, "context": "||",
+        "sub_scores": '{"gentle": 1.0}', "created_at": START,
+    }  # fmt: skip
+    rows.lake.commit(lambda transaction: transaction.append("scores", [score]))
+    page = opened(session, "/judges")
+    assert "rubric judges by criterion" in page
+    row = page.partition("<td>gentle</td>")[2].partition("</tr>")[0]
+    assert [cell.partition("<")[0] for cell in row.split('<td class="n">')[1:]] == [
+        "1", "0.0 %", "0 % to 100 %", "1", "0",
+    ]  # fmt: skip
+
+
+def _user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
