@@ -167,7 +167,7 @@ def lesson_rows(
 @click.command()
 @click.option("--rules", default=10, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=150, show_default=True, help="Of each method.")
+@click.option("--steps", default=240, show_default=True, help="Of each method.")
 def command(rules: int, seed: int, steps: int) -> None:
     """Measure both methods on one toy."""
     quiet()

@@ -55,9 +55,9 @@ class Comments(Section):
     """The model that sorts comments: rule, correction, displeasure or nothing."""
     method: Literal["revise", "hindsight"] = "revise"
     """revise: the served model answers again with the rules in its prompt; what is better is
-    taught for the prompt without them. hindsight: the logged answers themselves are weighed token
-    by token, by how much likelier the rules make them; nothing is answered again and no judge is
-    asked of the answers."""
+    taught for the prompt without them. hindsight: the logged answers that do not keep to the rules
+    are weighed token by token, by how much likelier the rules make them; nothing is answered
+    again."""
     authors: Literal["experts", "trusted"] = "experts"
     """trusted: users too whose weight is `min_weight`."""
     min_weight: float = Field(0.8, gt=0, le=1)

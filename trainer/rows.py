@@ -59,7 +59,8 @@ class Row:
     target: str | None = None
     target_message: Message | None = None
     author: str | None = None
-    """expert, end_user, grader, comment, verdict or best_of; None if nobody judged it."""
+    """expert, end_user, grader, comment, verdict or best_of; None if nobody judged it. A `replay`
+    of author comment is of a prompt that the comments' rules leave as it is."""
     weight: float = 1.0
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()

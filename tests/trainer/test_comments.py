@@ -1,6 +1,7 @@
 """Who is heard, where a comment stands, what the lift says: the pure parts of learning from
 comments."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,8 @@ from trainer.lessons.lift import Lift, Pair, decide, verdict
 from trainer.lessons.rows import AUTHOR, Lesson, Round, taught
 from trainer.lessons.teacher import corrected as corrected_prompt
 from trainer.lessons.teacher import hinted
+from trainer.methods import TrainingData
+from trainer.methods.sft import replay_share
 from trainer.render import Conversation
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -197,7 +200,7 @@ def test_a_lesson_is_taught_for_the_prompt_without_the_comment_against_the_old_a
     made = Round((lesson(asked, "better"), lesson(kept, "kept")), frozenset({"fb"}), "base")
     answers = {row.completion_id: row for row in (asked, kept)}
     found = taught([asked, kept, other], answers, made)
-    (row,) = [each for each in found if each.author == AUTHOR]
+    (row,) = [each for each in found if each.kind == "correction"]
     assert (row.kind, row.completion, row.target) == ("correction", "old", "new")
     assert row.messages == asked.messages
     reasons = {each.completion_id: each.dropped_reason for each in found if each is not row}
@@ -207,6 +210,35 @@ def test_a_lesson_is_taught_for_the_prompt_without_the_comment_against_the_old_a
         kept.completion_id: None,
         other.completion_id: "comment_may_apply",
     }
+
+
+def test_where_a_rule_does_not_hold_the_models_own_word_is_shown_and_not_a_sample_of_it() -> None:
+    asked, sampled, calls = make_row(), make_row(completion="once"), make_row(completion="[]")
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+    calls = replace(calls, said=call)
+    sampled = replace(sampled, prompt_token_ids=(1,), completion_token_ids=(2,))
+    lessons = (lesson(asked, "better"), lesson(sampled, "kept"), lesson(calls, "kept"))
+    answers = {row.completion_id: row for row in (asked, sampled, calls)}
+    found = taught([sampled, calls], answers, Round(lessons, frozenset({"fb"}), "base"))
+    shown = {row.completion_id: row for row in found if row.kind == "replay"}
+    assert {row.author for row in shown.values()} == {AUTHOR}
+    own = shown[sampled.completion_id]
+    assert (own.completion, own.dropped_reason) == ("old", None)
+    assert (own.prompt_token_ids, own.completion_token_ids) == (None, None)
+    assert shown[calls.completion_id] == replace(calls, author=AUTHOR)
+    assert [row.split for row in admit(list(shown.values()), max_per_unit=50)] == ["train"] * 2
+
+
+def test_contrasts_have_their_share_of_every_batch_up_to_half() -> None:
+    def share(lessons: int, contrasts: int, ordinary: int = 0) -> float:
+        rows = [corrected(author=AUTHOR) for _ in range(lessons)]
+        rows += [make_row(author=AUTHOR) for _ in range(contrasts)]
+        rows += [make_row() for _ in range(ordinary)]
+        return replay_share(TrainingData(tuple(rows)), 0.2)
+
+    assert share(30, 20) == pytest.approx(0.4)
+    assert share(10, 90) == 0.5
+    assert share(99, 1) == share(0, 0, 50) == share(50, 0, 50) == 0.2
 
 
 def test_an_experts_own_answer_outranks_a_lesson_and_a_users_thumb_does_not() -> None:

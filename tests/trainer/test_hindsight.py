@@ -1,8 +1,9 @@
 """Hindsight: logged answers are weighed by how much likelier a comment makes them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from tests.trainer.commenting import RULE, SALT, SHADE, World, a_world, right, ruled
 from tests.trainer.production import make_task
 from tests.trainer.tiny import COLOURS, IGNORED, THINGS, colour, first_answer, question
+from trainer.lessons.board import Standing
+from trainer.lessons.comments import Comment
+from trainer.lessons.learn import School, hindsight
 from trainer.lessons.rows import latest
 from trainer.methods import TrainingData
 from trainer.methods.auto import allowed
@@ -164,7 +168,7 @@ def test_logprobs_stand_where_their_labels_do_whatever_is_padded() -> None:
     assert told[labels == -100].abs().sum() == 0
 
 
-def test_one_sentence_of_an_expert_reaches_weights_without_a_word_of_a_judge_on_the_answers(
+def test_one_sentence_of_an_expert_reaches_weights_without_a_new_answer(
     world: World, tmp_path: Path
 ) -> None:
     (standing,) = ruled(world)
@@ -190,6 +194,43 @@ def test_one_sentence_of_an_expert_reaches_weights_without_a_word_of_a_judge_on_
     trained = fit("hindsight", METHOD.build(TrainingData(tuple(rows)), bench, None), print)  # type: ignore[arg-type]
     assert right(trained.model, bench, "shade") >= right(bench.adapted(None), bench, "shade") + 0.3
     assert right(trained.model, bench, "colour") >= 0.9
+
+
+class Obedient:
+    """A told model that follows rules everywhere: it finds every logged answer unlikely."""
+
+    def weighed(self, rows: Sequence[Row]) -> list[Weighed]:
+        return [Weighed(row, Example((1,), (2,)), told=(-5.0,), logged=(-0.1,)) for row in rows]
+
+
+def test_where_an_answer_keeps_to_the_rules_a_told_model_does_not_say_otherwise(
+    bench: Workbench,
+) -> None:
+    rows = [said(THINGS[n], COLOURS[0]) for n in range(3)]
+    comment = Comment(
+        feedback_id="fb_1",
+        completion_id="",
+        text=RULE,
+        author="expert",
+        rater="eve",
+        given_at=datetime(2026, 11, 1, tzinfo=UTC),
+    )
+    standing = Standing(
+        comment=comment, sort="rule", rule=RULE, state="teaching", why="", open=True
+    )
+    school = School(
+        task=bench.task,
+        teacher=Obedient(),  # type: ignore[arg-type]
+        champion="base",
+        keeping=lambda asked: [0.0, 1.0, None],
+        quality=lambda *_: [],  # type: ignore[arg-type]
+        select=[],
+        train=rows,
+        trains=lambda _: True,
+    )
+    found = hindsight(school, [standing], {})
+    # What nobody could say is weighed, as before.
+    assert [each["verdict"] for each in found] == ["hindsight", "kept", "hindsight"]
 
 
 @pytest.mark.parametrize(

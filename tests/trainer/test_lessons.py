@@ -39,7 +39,7 @@ def test_one_sentence_of_an_expert_is_followed_on_unseen_prompts_and_nothing_els
     assert (standing.state, standing.rule) == ("teaching", RULE), standing.why
     snapshot = freeze(world.lake, world.task, champion="base", salt=SALT)
     rows = snapshot.side("train")
-    lessons = [row for row in rows if row.author == "comment"]
+    lessons = [row for row in rows if row.author == "comment" and row.kind == "correction"]
     shades = [thing for thing in THINGS if taught(thing)]
     assert {row.target for row in lessons} <= {colour(thing) for thing in shades}
     assert len(lessons) >= 0.9 * len(shades)

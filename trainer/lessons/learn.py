@@ -142,8 +142,13 @@ def made_by(
 def hindsight(
     school: School, teaching: Sequence[Standing], answers: Mapping[str, Row]
 ) -> list[dict[str, Any]]:
-    """The logged answers of the training side that the rules make likelier or less likely, and
-    those that they leave as they are; a correction stands beside its own answer alone."""
+    """The logged answers of the training side that do not keep to the rules and that those make
+    less likely or likelier, and all others, which stay as they are; a correction stands beside its
+    own answer alone.
+
+    A model that is told rules may follow them where they do not hold, so it does not say where that
+    is: an answer that keeps to them is not a lesson.
+    """
     rules = tuple(dict.fromkeys(each.rule for each in teaching if each.rule is not None))
     about: dict[str, tuple[str, ...]] = {}
     logged = {row.completion_id: row for row in school.train} if rules else {}
@@ -157,10 +162,13 @@ def hindsight(
         for name, row in logged.items()
         if school.trains(row) and row.completion.strip()
     ]
+    kept = school.keeping([(tuple(row.rules), row, row.completion) for row in asked])
+    keeps = {row.completion_id for row, each in zip(asked, kept, strict=True) if each == 1.0}
     found: list[tuple[Row, Lesson, dict[str, Any]]] = []
     for made in school.teacher.weighed(asked):
         signal, size = fmean(made.signal), fmean(map(abs, made.signal))
-        verdict = HINDSIGHT if size >= LEAST_SIGNAL else "kept"
+        moved = size >= LEAST_SIGNAL and made.row.completion_id not in keeps
+        verdict = HINDSIGHT if moved else "kept"
         lesson = Lesson(made.row.completion_id, made.row.completion, None, verdict)
         scores = {"rules": list(made.row.rules), "signal": signal, "size": size}
         found.append((made.row, lesson, scores))

@@ -3,7 +3,9 @@
 - A lesson is a correction whose right answer the model itself gave, with the comments in its
   prompt; it is taught for the prompt without them.
 - While comments teach, replay is of prompts that they were found not to touch: an old answer to
-  any other would teach the opposite.
+  any other would teach the opposite. There it is a contrast, by which a method learns where the
+  rules do not hold: what the model says by itself, surely, rather than what was sampled once, for
+  a rule's answer is often the next likely one, and a sample of it would teach the rule there too.
 - A user's thumb on an answer that a comment has replaced is not taught.
 - A comment that was taken back, or teaches no more, takes its whole round with it: the others were
   answered with it in mind.
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from everlearn.lake.store import Lake
 from trainer.judge import Judgement
-from trainer.rows import Row, parsed
+from trainer.rows import Row, fold, parsed
 
 AUTHOR = "comment"
 HINDSIGHT: Final = "hindsight"
@@ -110,11 +112,15 @@ def taught(rows: Sequence[Row], answers: Mapping[str, Row], made: Round) -> list
         for each in there
         if each.better and (each.signal is None or each.signal < 0)
     }
-    untouched = {answers[each.completion_id].key for each in there if each.verdict == "kept"}
+    untouched = {
+        answers[each.completion_id].key: each.original for each in there if each.verdict == "kept"
+    }
 
     def left(row: Row) -> Row:
-        if row.kind == "replay" and row.key not in untouched:
-            return replace(row, dropped_reason="comment_may_apply")
+        if row.kind == "replay":
+            own = untouched.get(row.key)
+            dropped = replace(row, dropped_reason="comment_may_apply")
+            return dropped if own is None else _contrast(row, own)
         users = row.kind in ("accepted", "preference") and row.author != "expert"
         if users and row.key in replaced:
             return replace(row, dropped_reason="comment_disagrees")
@@ -141,6 +147,22 @@ def _row(answer: Row, lesson: Lesson) -> Row:
         finish_reason=None,
         prompt_token_ids=None,
         completion_token_ids=None,
+        verdicts={},
+    )
+
+
+def _contrast(row: Row, own: str) -> Row:
+    """An ordinary answer as what the model says by itself; calls of tools stay as they were."""
+    if (row.said or {}).get("tool_calls") or fold(own) == fold(row.completion):
+        return replace(row, author=AUTHOR)
+    return replace(
+        row,
+        completion=own,
+        said=None,
+        author=AUTHOR,
+        prompt_token_ids=None,
+        completion_token_ids=None,
+        logprobs=None,
         verdicts={},
     )
 

@@ -6,6 +6,7 @@ forgotten in about 12 s on two cores, against 30 to 60 s for the others.
 
 from typing import Any
 
+from trainer.lessons.rows import AUTHOR
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.render import Example
 from trainer.rows import Row
@@ -48,11 +49,11 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
 
 
 def layout(data: TrainingData, bench: Workbench, steps: int) -> list[dict[str, list[int]]]:
-    """Every example of the run in order: `train.replay` of each batch is replay."""
+    """Every example of the run in order, replay in every batch."""
     train = bench.task.train
     learned, weights = encoded(data.learned, bench)
     replay, even = encoded(data.replay, bench)
-    aside = round(train.batch_size * train.replay) if replay else 0
+    aside = round(train.batch_size * replay_share(data, train.replay)) if replay else 0
     main = train.batch_size - aside
     first = shuffled_cycles(len(learned), weights, main * steps, train.seed)
     second = shuffled_cycles(len(replay), even, aside * steps, train.seed)
@@ -61,6 +62,14 @@ def layout(data: TrainingData, bench: Workbench, steps: int) -> list[dict[str, l
         order += [learned[i] for i in first[step * main : (step + 1) * main]]
         order += [replay[i] for i in second[step * aside : (step + 1) * aside]]
     return [{"input_ids": each.input_ids, "labels": each.labels} for each in order]
+
+
+def replay_share(data: TrainingData, least: float) -> float:
+    """Of each batch: `least`, or where comments teach as much as there are prompts that their rules
+    leave as they are, up to half. Shown seldom, those do not tell where a rule ends."""
+    contrasts = sum(row.author == AUTHOR for row in data.replay)
+    lessons = sum(row.author == AUTHOR for row in data.learned)
+    return max(least, min(0.5, contrasts / max(1, contrasts + lessons)))
 
 
 def encoded(rows: list[Row], bench: Workbench) -> tuple[list[Example], list[float]]:
