@@ -35,7 +35,18 @@ UNITS = ("auto", "user", "conversation", "request")
     type=click.FloatRange(0, 1),
     help="How often the grader of every answer says what a person would.",
 )
-@click.option("--slower", type=click.FloatRange(0), default=0.0, help="Seconds, of the candidate.")
+@click.option(
+    "--shadow-pairs",
+    is_flag=True,
+    help="Instead: both versions answer every prompt, and a judge compares them unseen.",
+)
+@click.option(
+    "--slower",
+    "slower_seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Seconds, of the candidate.",
+)
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Instead of max_seconds.")
 @click.option(
     "--level", type=click.FloatRange(0, 1, min_open=True), help="Else the next release's."
@@ -52,6 +63,7 @@ def command(
     unit: str | None,
     seed: int,
     plot: str | None,
+    shadow_pairs: bool,
     as_json: bool,
     config_path: str | None,
     **truth: Any,
@@ -64,6 +76,7 @@ def command(
     from everlearn.task import load_task
     from serving.release.budget import Budget, next_level
     from serving.release.picture import draw_trial, fit
+    from serving.release.rehearse_pairs import compared
     from serving.release.seen import DAY_SECONDS, seen
     from serving.release.trial import Truth, lines, told, trial
     from serving.release.verbs import Desk
@@ -79,15 +92,17 @@ def command(
     rules = declared.release_rules
     traffic = Desk(service, declared).book.traffic(task)
     budget = traffic.budget if traffic else Budget()
-    slower = truth.pop("slower")
-    asked = trial(
-        declared,
-        Truth(**truth, slower_seconds=slower),
-        seen(open_lake(service), task, rules),
-        level or next_level(budget, rules.expected_releases, rules.alpha),
-    )
-    ends = asked.run(runs, seed)
-    result = {"task": task, "effect": truth["effect"], **told(asked, ends)}
+    level = level or next_level(budget, rules.expected_releases, rules.alpha)
+    supposed = Truth(**truth)
+    known = seen(open_lake(service), task, rules)
+    if shadow_pairs:
+        ends, found, rows = compared(rules, supposed, known, level, runs=runs, seed=seed)
+    else:
+        asked = trial(declared, supposed, known, level)
+        ends = asked.run(runs, seed)
+        found = told(asked, ends)
+        rows = lines(found)
+    result = {"task": task, "effect": supposed.effect, **found}
     if path is not None:
         draw_trial(path, result, ends)
-    click.echo(json.dumps(result) if as_json else "\n".join(lines(result)))
+    click.echo(json.dumps(result) if as_json else "\n".join(rows))

@@ -51,11 +51,17 @@ class Account:
     """
 
     def __init__(
-        self, name: str, questions: tuple[Question, ...], *, ratio: bool = True, paths: int = 1
+        self,
+        name: str,
+        questions: tuple[Question, ...],
+        *,
+        ratio: bool = True,
+        paths: int = 1,
+        fixed: tuple[float, float] | None = None,
     ) -> None:
-        """`ratio`: also ask whether those who were scored fit the shares."""
+        """`ratio`: also ask whether those who were scored fit the shares. `fixed`: see `Score`."""
         self.name = name
-        self._score = Score(questions, paths)
+        self._score = Score(questions, paths, fixed)
         self._ratio = Score([ABOVE, BELOW], paths, fixed=(0.0, 1.0)) if ratio else None
         self._failures = Failures(paths)
         self._counts = np.zeros((paths, 2))

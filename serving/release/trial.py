@@ -65,9 +65,9 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
     """As asked for, else as seen, else as usual."""
     rules = task.release_rules
     asks = needs_people(task.grader(rules.primary), task.graders)
-    base = _first(truth.base, known.means.get(rules.primary), BASE)
+    base = first(truth.base, known.means.get(rules.primary), BASE)
     heard = known.heard.get(rules.primary)
-    answering = _first(truth.answering, heard, ANSWERING if asks else 1.0)
+    answering = first(truth.answering, heard, ANSWERING if asks else 1.0)
     good = Rates(base, min(1.0, max(0.0, base + truth.effect)))
     agreement = truth.judge_agreement
     rates = {rules.primary: good if asks or agreement is None else _judged(good, agreement)}
@@ -75,7 +75,7 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
         if name == rules.beside and agreement is not None:
             rates[name] = _judged(good, agreement)
             continue
-        usual = _first(known.means.get(name), USUAL.get(name), 0.97)
+        usual = first(known.means.get(name), USUAL.get(name), 0.97)
         won = CHEAPER if name == rules.wins else 0.0
         rates[name] = Rates(usual, min(1.0, usual + won))
     people = People(
@@ -84,7 +84,7 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
         users=truth.users,
         redrawn=_redrawn(rules, truth, known),
     )
-    a_day = _first(truth.traffic, known.a_day or None, TRAFFIC)
+    a_day = first(truth.traffic, known.a_day or None, TRAFFIC)
     pace = Pace(
         units_per_second=a_day / DAY_SECONDS,
         slower_seconds=truth.slower_seconds,
@@ -105,7 +105,8 @@ def _redrawn(rules: ReleaseRules, truth: Truth, known: Seen) -> float:
     return (known.conversations + alone) / known.requests
 
 
-def _first(*values: float | None) -> float:
+def first(*values: float | None) -> float:
+    """The first that is known."""
     return next(value for value in values if value is not None)
 
 
