@@ -146,7 +146,7 @@ class Supervisor:
         try:
             if self._daemon.poll() is None:
                 for process in reversed(self.rows):
-                    self._stop_one(process.name)
+                    self.halt(process.name)
                 self._daemon.send_signal(signal.SIGTERM)
             self._daemon.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -157,7 +157,12 @@ class Supervisor:
         self._daemon = None
         shutil.rmtree(self._socket.parent, ignore_errors=True)
 
-    def _stop_one(self, name: str) -> None:
+    def resume(self, name: str) -> None:
+        """Start one again that was halted; it is not waited for."""
+        self._call("startProcess", name, False)
+
+    def halt(self, name: str) -> None:
+        """Stop one and leave it stopped."""
         try:
             self._call("stopProcess", name, True)
         except xmlrpc.client.Fault as fault:

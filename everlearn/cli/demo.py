@@ -7,6 +7,7 @@ from everlearn.cli import config_option
 
 @click.command("demo")
 @click.option("--fast", is_flag=True, help="The short form for continuous integration.")
+@click.option("--day", is_flag=True, help="The full stack for half an hour: nobody types a verb.")
 @click.option(
     "--report",
     default="report.html",
@@ -15,7 +16,7 @@ from everlearn.cli import config_option
     help="Where to write the report.",
 )
 @config_option
-def command(fast: bool, report: str, config_path: str | None) -> None:
+def command(fast: bool, day: bool, report: str, config_path: str | None) -> None:
     """Serve, capture, judge, learn, gate, ramp, promote - and roll a bad version back.
 
     Without --config it is the example's own config, wherever it is run, and its own data folder.
@@ -31,18 +32,17 @@ def command(fast: bool, report: str, config_path: str | None) -> None:
     if not (checkout / "examples" / "text2sql").is_dir():
         raise InputError(f"{checkout} holds no examples/text2sql: run the demo from a checkout")
     sys.path.insert(0, str(checkout))
-    from examples.text2sql.loop import own_folder, run
+    from examples.text2sql import loop
 
-    config = Path(config_path or os.environ.get("EVERLEARN_CONFIG") or checkout / "everlearn.yaml")
-    folder = own_folder(load(config).data_path)
+    usual = checkout / ("examples/text2sql/day/everlearn.yaml" if day else "everlearn.yaml")
+    config = Path(config_path or os.environ.get("EVERLEARN_CONFIG") or usual)
+    folder = loop.own_folder(load(config).data_path)
     # The processes that it starts read it too.
     os.environ["EVERLEARN_DATA_DIR"] = str(folder)
     click.echo(f"data: {folder}; look around with EVERLEARN_DATA_DIR={folder} everlearn status")
-    closed = run(
-        load(config),
-        config.resolve(),
-        fast=fast,
-        report_path=Path(report).resolve(),
-        say=click.echo,
-    )
-    sys.exit(0 if closed else 1)
+    service, path, page = load(config), config.resolve(), Path(report).resolve()
+    if day:
+        from examples.text2sql.day.run import run
+
+        sys.exit(0 if run(service, path, report_path=page, say=click.echo) else 1)
+    sys.exit(0 if loop.run(service, path, fast=fast, report_path=page, say=click.echo) else 1)

@@ -85,6 +85,57 @@ def timeline(phases: Sequence[tuple[str, float, float]]) -> str:
     return _svg(figure)
 
 
+def day(
+    looks: Mapping[str, Sequence[tuple[float, float]]],
+    ramps: Mapping[str, Sequence[tuple[float, str, float]]],
+    happened: Sequence[tuple[float, str, str]],
+    end: float,
+) -> str:
+    """A day from left to right, in minutes: what was right, who served, what went wrong.
+
+    `looks`: by task (minute, share right); `ramps`: by task (minute, version, percent);
+    `happened`: (minute, kind, words).
+    """
+    figure = Figure(figsize=(11, 2.6 + 1.3 * (len(ramps) + 1)), layout="constrained")
+    heights = [2.6, *([1.0] * len(ramps)), 1.2]
+    ratios = {"height_ratios": heights}
+    rows: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, gridspec_kw=ratios))
+    right, served, trouble = rows[0], rows[1:-1], rows[-1]
+    for color, (task, points) in zip(COLORS[1:], looks.items(), strict=False):
+        right.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=task)
+    right.axhline(0.95, color="#9ca3af", linestyle="--", linewidth=1)
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("jargon right")
+    right.legend(loc="lower right", frameon=False)
+    for axes, (task, moves) in zip(served, ramps.items(), strict=True):
+        versions = list(dict.fromkeys(version for _, version, _ in moves))
+        for number, version in enumerate(versions):
+            steps = [(minute, percent) for minute, own, percent in moves if own == version]
+            minutes, percents = zip(*steps, strict=True)
+            color = COLORS[1 + number % (len(COLORS) - 1)]
+            axes.step([*minutes, minutes[-1] + 0.5], [*percents, percents[-1]], where="post",
+                color=color)  # fmt: skip
+            axes.annotate(version, (minutes[0], 104), fontsize=8, color=color)
+        axes.set_ylim(0, 125)
+        axes.set_ylabel(f"{task}\n% traffic", fontsize=8)
+    kinds = [kind for kind in ("drift", "people", "kill", "broker") if _of(happened, kind)]
+    for row, kind in enumerate(kinds):
+        moments = [minute for minute, _ in _of(happened, kind)]
+        trouble.plot(moments, [row] * len(moments), "|", markersize=14, color=COLORS[row + 1])
+    for minute, _ in _of(happened, "drift"):
+        for axes in (right, *served):
+            axes.axvline(minute, color="#b91c1c", linestyle=":", linewidth=1)
+    trouble.set_yticks(range(len(kinds)), kinds)
+    trouble.set_ylim(-0.7, max(len(kinds), 1) - 0.3)
+    trouble.set_xlim(0, end)
+    trouble.set_xlabel("minutes since the first user")
+    return _svg(figure)
+
+
+def _of(happened: Sequence[tuple[float, str, str]], kind: str) -> list[tuple[float, str]]:
+    return [(minute, words) for minute, own, words in happened if own == kind]
+
+
 def _axes(x: str, y: str, height: float = 3.2) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.subplots()

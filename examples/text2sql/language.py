@@ -9,8 +9,8 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["formal", "jargon"]
@@ -112,6 +112,13 @@ def questions(kind: Kind, part: Part, seed: int) -> Iterator[Question]:
         question = _formal(rng) if kind == "formal" else _jargon(rng)
         if part_of(question.text) == part:
             yield question
+
+
+def redefined(question: Question, words: Collection[str]) -> Question:
+    """What it means once the company has agreed that each of `words` means its decoy."""
+    if question.term not in words:
+        return question
+    return replace(question, sql=question.decoy, decoy=question.sql)
 
 
 def part_of(text: str) -> Part:

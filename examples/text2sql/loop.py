@@ -114,7 +114,7 @@ class Loop:
 
 def run(service: Service, config: Path, *, fast: bool, report_path: Path, say: Say) -> bool:
     """Run the loop and write the report; True if it closed."""
-    _move_aside(service.data_path, say)
+    move_aside(service.data_path, say)
     loop = Loop(service, config, fast=fast, say=say)
     with Supervisor(processes(service, config, "local"), service.data_path) as supervisor:
         with loop.phase("start every process"):
@@ -149,7 +149,7 @@ def own_folder(folder: Path) -> Path:
     return folder / "demo" if foreign or "EVERLEARN_DATA_DIR" not in os.environ else folder
 
 
-def _move_aside(folder: Path, say: Say) -> None:
+def move_aside(folder: Path, say: Say) -> None:
     """A demo starts from nothing; what the one before it left is kept once."""
     if folder.exists():
         previous = folder.with_name(f"{folder.name}-previous")

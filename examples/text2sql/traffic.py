@@ -12,7 +12,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import openai
 from openai import AsyncOpenAI
 
 from examples.text2sql.database import Orders
-from examples.text2sql.language import Kind, Question, questions
+from examples.text2sql.language import Kind, Question, questions, redefined
 from examples.text2sql.people import MAX_TOKENS, PEOPLE, People
 
 FAILURES = (openai.OpenAIError, httpx.HTTPError, json.JSONDecodeError)
@@ -84,6 +84,10 @@ class Traffic:
         """Answers the analyst corrected."""
         self.failed_feedback: list[str] = []
         """Why each feedback that was not taken was not."""
+        self.redefined: frozenset[str] = frozenset()
+        """Words that mean their decoys by now; it may be changed."""
+        self.reviewing = True
+        """Whether the analyst is there; it may be changed."""
         self._people = people
         self._model = model
         self._seed = seed
@@ -133,14 +137,15 @@ class Traffic:
                 kind: Kind = (
                     "jargon" if self._rng.random() < self._people.jargon_share else "formal"
                 )
-                question = next(self._asked[kind])
+                question = redefined(next(self._asked[kind]), self.redefined)
                 record = await self._ask(client, f"user-{self._seed}-{number}", question)
                 self.records.append(record)
                 if record.error is None:
                     await self._think()
                     if self._rng.random() < self._people.thumbs_share:
                         await self._give_thumbs(client, record)
-                    if self._rng.random() < self._people.review_share:
+                    reviewed = self._rng.random() < self._people.review_share
+                    if reviewed and self.reviewing:
                         people.create_task(self._review(client, record, question))
         finally:
             self._active.release()
@@ -229,19 +234,26 @@ async def _read_stream(stream: Any) -> str:
 
 
 def accuracy(
-    base_url: str, model: str, kind: Kind, count: int, *, seed: int = 0, at_once: int = 16
+    base_url: str,
+    model: str,
+    kind: Kind,
+    count: int,
+    *,
+    seed: int = 0,
+    words: Collection[str] = (),
+    at_once: int = 16,
 ) -> float:
-    """Share of right greedy answers to `count` questions that no user asks.
+    """Share of right greedy answers to `count` questions that no user asks; `words` are redefined.
 
     Asked with `store: false`, so that nobody learns from them.
     """
-    return asyncio.run(_accuracy(base_url, model, kind, count, seed, at_once))
+    kept = questions(kind, "kept", seed)
+    asked = [redefined(next(kept), words) for _ in range(count)]
+    return asyncio.run(_accuracy(base_url, model, asked, at_once))
 
 
-async def _accuracy(
-    base_url: str, model: str, kind: Kind, count: int, seed: int, at_once: int
-) -> float:
-    orders, gate, kept = Orders(), asyncio.Semaphore(at_once), questions(kind, "kept", seed)
+async def _accuracy(base_url: str, model: str, asked: Sequence[Question], at_once: int) -> float:
+    orders, gate = Orders(), asyncio.Semaphore(at_once)
 
     async def right(client: AsyncOpenAI, question: Question) -> bool:
         async with gate:
@@ -257,8 +269,8 @@ async def _accuracy(
     async with AsyncOpenAI(
         base_url=base_url, api_key="unused", max_retries=0, timeout=60.0
     ) as client:
-        asked = [right(client, next(kept)) for _ in range(count)]
-        return sum(await asyncio.gather(*asked)) / count
+        found = await asyncio.gather(*(right(client, question) for question in asked))
+        return sum(found) / len(asked)
 
 
 def summary(traffic: Traffic) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_a_demo_keeps_to_a_folder_of_its_own(
     for _ in range(3):
         own = loop.own_folder(somebodys)
         assert own == somebodys / "demo"
-        loop._move_aside(own, lambda text: None)
+        loop.move_aside(own, lambda text: None)
     assert {path.name for path in somebodys.iterdir()} == {"lake", "demo", "demo-previous"}
     monkeypatch.setenv("EVERLEARN_DATA_DIR", str(somebodys))
     assert loop.own_folder(somebodys) == somebodys / "demo"

@@ -1,0 +1,1 @@
+"""A day in the life, in half an hour: `everlearn demo --day`."""
