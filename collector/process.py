@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from collector.collect import Collector, Stored, positions
 from collector.compact import Compaction
@@ -19,6 +19,7 @@ from everlearn.config import Service
 from everlearn.errors import ConfigError
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.log.bus import EventSource
+from everlearn.metrics import answer_prometheus
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ def run(service: Service, *, once: bool = False) -> None:
     # Rows are tuples by the ten thousand and in no cycles: looking through them costs 3 us each.
     gc.set_threshold(500_000, 20, 100)
     stopped = stop_on_signals()
-    if service.collector.metrics_port:
-        start_http_server(service.collector.metrics_port)
+    answer_prometheus(service, "collector.metrics_port", service.collector.metrics_port)
     with ExitStack() as stack:
         if service.bus.kind == "wal":
             if not stack.enter_context(alone(service, stopped.is_set)):
@@ -67,8 +67,7 @@ def ship(service: Service) -> None:
     if service.bus.kind != "kafka":
         raise ConfigError(f"bus.kind = {service.bus.kind!r}: nothing to ship; kafka is needed")
     stopped = stop_on_signals()
-    if service.bus.metrics_port:
-        start_http_server(service.bus.metrics_port)
+    answer_prometheus(service, "bus.metrics_port", service.bus.metrics_port)
     with alone(service, stopped.is_set) as first:
         if not first or not _topic_is_there(service, stopped.is_set):
             return

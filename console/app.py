@@ -18,6 +18,8 @@ from starlette.staticfiles import StaticFiles
 
 from console.audit import Audit
 from console.door import Door, new_token
+from console.gauges import Loop
+from console.metrics import Measured, Metrics
 from console.pages import (
     compare,
     completeness,
@@ -71,6 +73,8 @@ def create_app(
     """The application over one config; without a token it makes one: `app.state.token`."""
     source, audit = Source(service, config), Audit(service)
     token = token or new_token(service)
+    metrics = Metrics()
+    metrics.registry.register(Loop(source))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,11 +88,12 @@ def create_app(
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
     app.state.source, app.state.token = source, token
-    app.state.ending = Event()
+    app.state.ending, app.state.metrics = Event(), metrics
     app.add_middleware(
         Door, console=service.console, token=token, keys=Keys(service),
         sessions=Sessions(clock or SystemClock()), audit=audit,
     )  # fmt: skip
+    app.add_middleware(Measured, metrics=metrics)
     app.exception_handler(EverlearnError)(_error)
     app.exception_handler(HTTPException)(_http_error)
     for router in ROUTERS:

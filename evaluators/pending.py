@@ -102,6 +102,17 @@ FROM ({_ANSWERED} {{among}}) a CROSS JOIN ({_GRADERS}) g
         AND s.evaluator_version = g.evaluator_version
 """
 
+_WAITING = f"""
+WITH seen AS (
+    SELECT completion_id, count(DISTINCT evaluator) AS graders
+    FROM scores JOIN ({_GRADERS}) USING (evaluator, evaluator_version)
+    WHERE task = $task AND context IS NOT NULL {{among}} GROUP BY completion_id
+)
+SELECT count(*) AS answers, min(received_at) AS oldest
+FROM ({_ANSWERED} {{among}}) LEFT JOIN seen USING (completion_id)
+WHERE coalesce(graders, 0) < len($names::VARCHAR[])
+"""
+
 _NAME = re.compile(r"\$([a-z_]+)")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -211,6 +222,17 @@ def seed(
     sql, values = _numbered(_SEED.format(among=_among("completion_id", among)), params)
     rows = lake.commit(lambda transaction: transaction.query(sql, values))
     return int(next(iter(rows[0].values()))) if rows else 0
+
+
+def waiting(
+    lake: Lake, task: str, graders: Sequence[Base[Any]], among: frozenset[str] | None
+) -> tuple[int, datetime | None]:
+    """Answers, of all or `among` some, that some grader has not looked at, and when the oldest of
+    them came."""
+    params = {**_params(task, graders, None), **_bounds(among)}
+    sql, values = _numbered(_WAITING.format(among=_among("completion_id", among)), params)
+    row = lake.read(sql, values).to_pylist()[0]
+    return row["answers"], row["oldest"]
 
 
 def _among(column: str, among: frozenset[str] | None) -> str:

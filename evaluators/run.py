@@ -151,9 +151,7 @@ class _Call:
         self.counts = {each.name: GraderCounts() for each in graders}
         self.done = self.seeded = 0
         self.paid_since: datetime | None = None
-        versions = sorted(each.version for each in graders)
-        wanted = json.dumps([versions, since and since.isoformat()])
-        self.mark = f"evaluate/{task}/{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+        self.mark = mark_name(task, graders, since)
 
     def run(self) -> None:
         """Find what is due, score it and, when nothing is left, remember how far the lake went."""
@@ -223,6 +221,12 @@ class _Call:
 
     def _is_slow(self) -> bool:
         return any(each.slow for each in self.graders)
+
+
+def mark_name(task: str, graders: Sequence[Base[Any]], since: datetime | None = None) -> str:
+    """Under which the lake keeps how far it was looked through for these graders."""
+    wanted = json.dumps([sorted(each.version for each in graders), since and since.isoformat()])
+    return f"evaluate/{task}/{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
 
 
 def _paid_since(service: Service, task: Task) -> datetime | None:

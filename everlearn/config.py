@@ -379,6 +379,9 @@ class Console(Section):
     """The page people open."""
     allowed_hosts: tuple[str, ...] = ()
     """Names it is opened by, beside `host` and this machine's own: behind a proxy, its name."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Prometheus port of the console, for its own numbers and for those of the loop that no lasting
+    process counts: scores, judges, labels, trainings, releases; 0 = off."""
 
 
 class Airflow(Section):

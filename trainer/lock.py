@@ -20,11 +20,9 @@ from everlearn.config import Service
 from everlearn.errors import InputError, StateError, TrainingBusy
 from everlearn.ids import new_id
 from everlearn.state import State, StateConflict, open_state
+from registry.training import KIND, STALE_SECONDS, Ended
 
-KIND = "training"
 BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
-"""Of silence, after which a holder elsewhere counts as dead."""
 
 Document = dict[str, Any]
 
@@ -37,6 +35,7 @@ class Held:
         self._document, self._revision = document, revision
         self._writing, self._over = threading.Lock(), threading.Event()
         self._lost = False
+        self._since = time.time()
         self._thread = threading.Thread(target=self._beat, name="training-lock", daemon=True)
         self._thread.start()
 
@@ -51,6 +50,12 @@ class Held:
         self.check()
         self._write({**self._document, "run": run})
         self.check()
+
+    def ended(self, run_id: str, outcome: str) -> None:
+        """Write down what the run came to, for `registry.training`."""
+        now = time.time()
+        last = Ended(run_id, outcome, now, round(now - self._since, 3))
+        self._write({**self._document, "last": last._asdict()})
 
     def check(self) -> None:
         """TrainingBusy when somebody else holds the lock by now."""

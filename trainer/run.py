@@ -110,14 +110,14 @@ def train(
     except TrainingBusy:
         raise  # the run is another process's by now
     except EverlearnError as error:
-        run.end(outcome_of(error), str(error))
+        _end(run, held, outcome_of(error), str(error))
         if isinstance(error, NotEnoughEvidence | TrainingError):
             over(place, held)
         raise
     except BaseException as error:
-        run.end("failed", str(error) or type(error).__name__)
+        _end(run, held, "failed", str(error) or type(error).__name__)
         raise
-    run.end("registered", outcome.reason)
+    _end(run, held, "registered", outcome.reason)
     over(place, held)
     return outcome
 
@@ -167,6 +167,12 @@ def _begun(service: Service, task: Task, plan: Plan, run: TrainingRun) -> dict[s
 
 def _identity(service: Service, task: Task, plan: Plan) -> str:
     return identity(service, task, plan.snapshot, f"{plan.method} {plan.champion}")
+
+
+def _end(run: TrainingRun, held: Held, outcome: str, reason: str) -> None:
+    """Close the run's record. The state store hears of it first: MLflow may be what is away."""
+    held.ended(run.run_id, outcome)
+    run.end(outcome, reason)
 
 
 def over(place: Workplace, held: Held) -> None:

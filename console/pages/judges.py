@@ -64,8 +64,12 @@ def judges(request: Request, source: Read, asked: Asks, look: int | None = None)
     )  # fmt: skip
 
 
-def _votes(source: Source, task: Task) -> dict[str, Standing]:
+def votes(source: Source, task: Task) -> dict[str, Standing]:
     """By grader: whether its word decides, and the comparison that says so."""
+    return source.kept(("votes", task.task), lambda: _votes(source, task)).value
+
+
+def _votes(source: Source, task: Task) -> dict[str, Standing]:
     try:
         return {
             each.grader: each for each in standings(source.lake, task, label_salt(source.service))
@@ -91,7 +95,7 @@ def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
         for row in source.rows(_VERDICTS, [task.task, ids[0], ids[-1], ids]):
             found.setdefault(row["evaluator"], []).append(row)
     counts = source.counts().scores
-    votes = source.kept(("votes", task.task), lambda: _votes(source, task)).value
+    decides = votes(source, task)
     rows = []
     for grader in task.graders:
         middle = sum(grader.range) / 2 if isinstance(grader, ScoreModel) else 0.5
@@ -106,7 +110,7 @@ def _rows(source: Source, task: Task) -> list[dict[str, Any]]:
             {
                 "name": grader.name, "type": grader.type, "scored": scored, "unscored": unscored,
                 "mean": total / scored if scored else None,
-                "vote": votes.get(grader.name),
+                "vote": decides.get(grader.name),
                 "agreement": None if own else agreement(grader.name, pairs),
             }
         )  # fmt: skip

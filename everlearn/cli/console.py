@@ -13,10 +13,14 @@ def command(config_path: str | None) -> None:
 
     from console.app import create_app
     from everlearn.config import config_file, load
+    from everlearn.metrics import answer_prometheus
 
     service = load(config_path)
     address = service.console
     app = create_app(service, config=config_file(config_path).resolve())
+    answer_prometheus(
+        service, "console.metrics_port", address.metrics_port, app.state.metrics.registry
+    )
     click.echo(f"console: http://{address.host}:{address.port}/?token={app.state.token}")
     # the token of an address must not stand in a log
     uvicorn.run(

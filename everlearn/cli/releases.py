@@ -19,10 +19,9 @@ def run(config_path: str | None) -> None:
     import signal
     import threading
 
-    from prometheus_client import start_http_server
-
     from everlearn.config import load
     from everlearn.errors import InputError
+    from everlearn.metrics import answer_prometheus
     from serving.release.controller import run as run_all
 
     service = load(config_path)
@@ -37,6 +36,5 @@ def run(config_path: str | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        if service.releases.metrics_port:
-            start_http_server(service.releases.metrics_port)
+        answer_prometheus(service, "releases.metrics_port", service.releases.metrics_port)
         run_all(service, stop)

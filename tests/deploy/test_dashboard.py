@@ -14,9 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import collector.process as collector_process
 import serving.release.metrics as release_metrics
+from console.app import create_app
 from everlearn.config import load
+from everlearn.metrics import DataFolder
 from gateway.metrics import COUNTERS, HISTOGRAMS
 from serving.local.metrics import Metrics as ModelServer
+from tests.builders import make_service
 from tests.deploy.compose import CONFIG, ROOT, services
 from tests.gateway.backend import backend
 from tests.gateway.door import door
@@ -43,11 +46,14 @@ async def test_what_is_asked_for_is_exported(tmp_path: Path) -> None:
     assert collector_process.ROWS is not None
     assert release_metrics.ROUND is not None
     texts.append(generate_latest(REGISTRY).decode())
+    console = create_app(make_service(tmp_path / "console")).state.metrics.registry
+    console.register(DataFolder(tmp_path))
+    texts.append(generate_latest(console).decode())
     engine: Any = SimpleNamespace(load=SimpleNamespace(running=0, waiting=0))
     texts.append(generate_latest(ModelServer(engine, "base").registry).decode())
     there = {name for text in texts for name in samples(text)}
     asked = {name for query in queries() for name in NAME.findall(query)}
-    assert len(asked) > 15
+    assert len(asked) > 40
     assert asked - there == set()
 
 
@@ -87,6 +93,7 @@ def test_prometheus_scrapes_where_the_processes_answer() -> None:
         "shipper": service.bus.metrics_port,
         "collector": service.collector.metrics_port,
         "releases": service.releases.metrics_port,
+        "console": service.console.metrics_port,
     }
     for name, port in ports.items():
         assert targets[name] == [f"{name}:{port}"]

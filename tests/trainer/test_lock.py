@@ -12,9 +12,10 @@ import pytest
 from everlearn.config import Service
 from everlearn.errors import TrainingBusy
 from everlearn.state import open_state
+from registry.training import KIND, STALE_SECONDS
 from tests.builders import make_service
 from trainer import lock
-from trainer.lock import KIND, alive, holding, myself
+from trainer.lock import alive, holding, myself
 
 
 @pytest.fixture
@@ -83,8 +84,8 @@ def test_a_killed_process_has_lost_the_lock_at_once_and_its_run_is_known(
 
 def test_a_holder_elsewhere_is_dead_when_it_is_silent() -> None:
     elsewhere = {**myself(), "host": "another/boot/namespace"}
-    assert alive(elsewhere, beat=100.0, now=100.0 + lock.STALE_SECONDS - 1)
-    assert not alive(elsewhere, beat=100.0, now=100.0 + lock.STALE_SECONDS)
+    assert alive(elsewhere, beat=100.0, now=100.0 + STALE_SECONDS - 1)
+    assert not alive(elsewhere, beat=100.0, now=100.0 + STALE_SECONDS)
 
 
 def test_a_later_process_of_the_same_number_is_not_taken_for_the_holder() -> None:
