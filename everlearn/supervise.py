@@ -12,6 +12,7 @@ and adds what it lacks:
 import configparser
 import ctypes
 import fcntl
+import os
 import shlex
 import shutil
 import signal
@@ -24,7 +25,7 @@ import urllib.error
 import urllib.request
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Supervisor:
         with self._config.open("w") as file:
             render(rows, folder, self._socket).write(file)
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._pids: dict[str, int] = {}
 
     def __enter__(self) -> "Supervisor":
         command = (sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config))
@@ -136,8 +138,17 @@ class Supervisor:
                 ready(process)
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """supervisord's view by name: statename, pid, start (Unix seconds) and so on."""
-        return {info["name"]: info for info in self._call("getAllProcessInfo")}
+        """supervisord's view by name: statename, pid, start (Unix seconds) and so on.
+
+        What a process left that was killed since the last look is ended: it holds the port that its
+        successor needs.
+        """
+        found = {info["name"]: info for info in self._call("getAllProcessInfo")}
+        for name, info in found.items():
+            if (last := self._pids.get(name, 0)) != info["pid"]:
+                _end_group(last)
+            self._pids[name] = info["pid"]
+        return found
 
     def stop(self) -> None:
         """Stop in the reverse order, then supervisord itself; nothing is left behind."""
@@ -151,6 +162,8 @@ class Supervisor:
             self._daemon.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._daemon.kill()
+        for pid in self._pids.values():
+            _end_group(pid)
         self._forget()
 
     def _forget(self) -> None:
@@ -214,6 +227,20 @@ class Supervisor:
             return getattr(proxy.supervisor, method)(*arguments)
         finally:
             transport.close()
+
+
+def _end_group(leader: int) -> None:
+    """Kill what a process that is gone has left in its group.
+
+    A number in use as a group's is not given to a new process: where one has it, nothing is left.
+    """
+    if not leader:
+        return
+    try:
+        os.kill(leader, 0)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 def _free(process: Process) -> None:

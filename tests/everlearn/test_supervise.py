@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,41 @@ def test_a_killed_process_is_started_again(tmp_path: Path, free_port: Callable[[
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert supervisor.states()["web"]["pid"] != before
+
+
+def test_what_a_killed_process_leaves_behind_does_not_keep_its_successors_port(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """As MLflow does, whose server is a child of the command."""
+    port = free_port()
+    parent = (
+        "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', *sys.argv[1:]]))"
+    )
+    row = replace(
+        web("web", port, 0), command=(sys.executable, "-c", parent, SERVER, str(port)), ready=None
+    )
+
+    def listener() -> psutil.Process | None:
+        pid = supervisor.states()["web"]["pid"]
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):  # killed, and not told yet
+            children = psutil.Process(pid).children() if pid else []
+        return children[0] if children and url_answers(row.address or "") else None
+
+    def until_it_listens(other_than: psutil.Process | None = None) -> psutil.Process:
+        deadline = time.monotonic() + 60
+        while (found := listener()) is None or found == other_than:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return found
+
+    with Supervisor([row], tmp_path) as supervisor:
+        supervisor.start(lambda process: None)
+        first = until_it_listens()
+        first.parent().kill()  # type: ignore[union-attr]
+        second = until_it_listens(first)
+        second.parent().kill()  # type: ignore[union-attr]
+    assert not url_answers(row.address or "")
 
 
 def test_a_process_that_does_not_stay_up_is_named_with_its_last_words(tmp_path: Path) -> None:

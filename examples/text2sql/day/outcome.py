@@ -49,8 +49,8 @@ class Day:
     """Release events by task."""
     records: dict[str, list[Record]] = field(default_factory=dict)
     capture: Mapping[str, Any] = field(default_factory=dict)
-    spoiled: str | None = None
-    """The version that somebody released although it is bad."""
+    spoiled: tuple[str, str] | None = None
+    """Task and version that somebody released although it is bad."""
     memory_bytes: int = 0
 
 
@@ -148,7 +148,8 @@ def bad_promotions(day: Day) -> list[tuple[str, str]]:
             begun = min(each["second"] for each in events if each["version"] == version)
             window = (begun, event["second"])
             new, old = (_share(day, task, each, window) for each in (version, champion))
-            if version == day.spoiled or (None not in (new, old) and new < old - WORSE_POINTS):  # type: ignore[operator]
+            worse = new is not None and old is not None and new < old - WORSE_POINTS
+            if worse or (task, version) == day.spoiled:
                 found.append((task, version))
             champion = version
     return found
@@ -170,9 +171,9 @@ def _spoiled(day: Day) -> tuple[str, str, bool]:
     """What became of it."""
     told = [
         event["event"]
-        for events in day.events.values()
+        for task, events in day.events.items()
         for event in events
-        if event["version"] == day.spoiled
+        if (task, event["version"]) == day.spoiled
     ]
     ending = told[-1] if told else "never released"
     return ending, "rolled_back", ending == "rolled_back"

@@ -50,14 +50,14 @@ class Plan:
     """Seconds since the first user."""
 
     analyst: float = 60
-    first_drift: float = 660
-    spoiled: float = 1020
-    second_drift: float = 1290
-    broker_away: float = 1500
-    broker_back: float = 1560
+    first_drift: float = 840
+    spoiled: float = 1200
+    second_drift: float = 1500
+    broker_away: float = 1680
+    broker_back: float = 1740
     first_kill: float = 240
     kill_every: float = 180
-    end: float = 2040
+    end: float = 2220
 
 
 PLAN = Plan()
@@ -111,6 +111,7 @@ class Program:
                 looked = self.second
                 self._look()
             self._follow_releases()
+            self.supervisor.states()
             time.sleep(2)
 
     def _look(self) -> None:
@@ -173,10 +174,11 @@ class Program:
         if not champions or events[-1]["event"] not in outcome.ENDINGS:
             self._due.append((self.second + 20, self._release_a_spoiled_version))
             return
-        self.day.spoiled = spoil.register(self.service, task, champions[-1])
-        self.say("people", f"somebody releases {task} {self.day.spoiled}, which is spoiled")
+        version = spoil.register(self.service, task, champions[-1])
+        self.day.spoiled = (task, version)
+        self.say("people", f"somebody releases {task} {version}, which is spoiled")
         reason = "spoiled on purpose, to see it rolled back"
-        words = ["release", "start", task, self.day.spoiled, "--ungated", reason]
+        words = ["release", "start", task, version, "--ungated", reason]
         outcome.verb(words)
 
 
