@@ -256,3 +256,13 @@ def test_a_release_of_another_name_has_objects_of_its_own() -> None:
 
     assert not names("everlearn") & names("prod")
     assert all(name.startswith("prod-everlearn-") for name in names("prod"))
+
+
+def test_the_consoles_numbers_are_scraped_at_their_own_port_where_they_have_one() -> None:
+    def told(*switches: str) -> tuple[str | None, list[int]]:
+        pod = named("console", *switches, kind="Deployment")["spec"]["template"]
+        ports = [each["containerPort"] for each in pod["spec"]["containers"][0]["ports"]]
+        return pod["metadata"]["annotations"].get("prometheus.io/port"), ports
+
+    assert told() == ("9104", [8200, 9104])
+    assert told("--set", "config.console.metrics_port=0") == (None, [8200])

@@ -63,7 +63,7 @@ def test_what_runs_once_is_a_verb_of_its_image() -> None:
 @pytest.mark.parametrize("name", LONG)
 def test_health_is_asked_where_compose_asks(name: str) -> None:
     one = containers()[name]
-    (port,) = one["ports"]
+    port = next(each for each in one["ports"] if each["name"] != "metrics")
     asked = re.fullmatch(
         r".*http://(?:localhost|([\w-]+)):(\d+)([\w/]*)'\)",
         services()[name]["healthcheck"]["test"][-1],

@@ -35,6 +35,8 @@ console:
   port: {{ $config.console.port }}
   ready: /health
   alive: /health
+  metrics: true
+  measured: {{ $config.console.metrics_port | default 0 }}
   shared: [adapters]
 evaluator:
   target: evaluators
@@ -94,6 +96,9 @@ resources: {{- toYaml (get $values .name).resources | nindent 2 }}
 {{- with $program.port }}
 ports:
   - {name: {{ $.name }}, containerPort: {{ . }}}
+  {{- with $program.measured }}
+  - {name: metrics, containerPort: {{ . }}}
+  {{- end }}
 {{- end }}
 {{- with $program.ready }}
 readinessProbe:
@@ -137,7 +142,10 @@ metadata:
     # A new config starts new pods; tasks are read again as they change.
     checksum/config: {{ toJson $root.Values.config | sha256sum }}
     {{- if $program.metrics }}
-    prometheus.io/scrape: "true" # each port of the pod
+    prometheus.io/scrape: "true" # each port of the pod, where none is named
+    {{- with $program.measured }}
+    prometheus.io/port: {{ . | quote }}
+    {{- end }}
     {{- end }}
     {{- with $settings.annotations }}
     {{- toYaml . | nindent 4 }}
