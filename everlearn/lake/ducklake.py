@@ -22,8 +22,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -35,6 +33,7 @@ from everlearn.config import LakeConfig, Service
 from everlearn.errors import InputError, LakeError
 from everlearn.lake.arrow import complete, to_arrow
 from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES
+from everlearn.lake.extensions import connect_with
 from everlearn.lake.schema import SQL_TYPES, VIEWS, ddl
 from everlearn.lake.targets import NAMES, OPEN_ALL, Targets
 from everlearn.lake.turns import Turns
@@ -414,31 +413,12 @@ def _hold(path: str, start: int, length: int) -> int:
     return handle
 
 
-@cache
-def _extension(name: str) -> str:
-    """The file of an extension: it comes as a package, nothing is downloaded."""
-    spec = find_spec(f"duckdb_extension_{name}")
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    found = [
-        path
-        for folder in folders
-        for path in Path(folder).glob(f"extensions/*/{name}.duckdb_extension")
-        if path.parent.name == f"v{duckdb.__version__}"
-    ]
-    if not found:
-        package = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
-        raise LakeError(f"DuckDB's extension {name} is missing: pip install {package}")
-    return str(found[0])
-
-
 def _connect(config: LakeConfig, kind: str, data: str) -> duckdb.DuckDBPyConnection:
     names = ["ducklake"]
     names += {"sqlite": ["sqlite_scanner"], "postgres": ["postgres_scanner"]}.get(kind, [])
     remote = data.startswith("s3://")
     names += ["httpfs"] if remote else []
-    connection = duckdb.connect()
-    for name in names:
-        connection.execute(f"LOAD {_quoted(_extension(name))}")
+    connection = connect_with(names)
     # Times are answered in UTC wherever the process runs.
     connection.execute("SET TimeZone = 'UTC'")
     if remote:
