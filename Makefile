@@ -10,7 +10,8 @@ demo: .venv/demo
 	$(BIN)/everlearn demo
 
 test: system .venv/dev .venv-vllm/ready lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not alone and not gpu"
+	$(BIN)/pytest -m "alone and not gpu"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

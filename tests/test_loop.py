@@ -17,7 +17,7 @@ import yaml
 from everlearn.supervise import url_answers
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

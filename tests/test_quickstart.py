@@ -92,6 +92,7 @@ def until_stored(folder: Path, env: dict[str, str], feedback: int) -> dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_quickstart_works_as_it_is_written(
     tmp_path: Path, free_port: Callable[[], int]
 ) -> None:

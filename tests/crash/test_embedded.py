@@ -35,6 +35,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(max(300, 2 * KILLS))
 def test_nothing_is_lost_or_doubled_over_kills_of_gateway_and_collector(
     service: Service, capsys: pytest.CaptureFixture[str]

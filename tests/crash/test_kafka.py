@@ -56,6 +56,7 @@ def service(tmp_path: Path, own_broker: Broker) -> Iterator[Service]:
         )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(max(300, 10 * KAFKA_KILLS))
 def test_nothing_is_lost_or_doubled_over_kills_of_everything(
     service: Service, own_broker: Broker, capsys: pytest.CaptureFixture[str]

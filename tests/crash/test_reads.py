@@ -50,6 +50,7 @@ def write(transaction: DuckTransaction, numbers: range) -> None:
     transaction.append("feedback", [{"feedback_id": f"f{number}"} for number in numbers])
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120 + 2 * SECONDS)
 def test_counts_of_a_reader_beside_compaction_never_go_down(
     config: LakeConfig, tmp_path: Path

@@ -27,7 +27,10 @@ from tests.builders import make_service
 from tests.collector.events import collect
 from tests.release.versions import gated
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.anyio]
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.alone),
+    *(pytest.mark.timeout(1500), pytest.mark.anyio),
+]
 ASKED = {
     "messages": [{"role": "user", "content": "Name a colour."}],
     "temperature": 0,

@@ -52,6 +52,7 @@ async def test_no_more_than_max_batch_answers_run_at_once(start: Start) -> None:
 @pytest.mark.anyio
 async def test_a_short_request_overtakes_a_long_one_that_came_first(start: Start) -> None:
     server = start(max_batch=2)
+    slow_down(server, 0.01)
     async with httpx.AsyncClient(timeout=60) as client:
         long = asyncio.create_task(send(client, server))
         await asyncio.to_thread(wait_until, lambda: server.engine.load.running == 1)

@@ -25,7 +25,7 @@ from serving.fleet import Fleet
 from tests.gateway.door import Door, door
 from tests.serving.conftest import running, wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
 KILLS = int(os.environ.get("EVERLEARN_KILLS", "1"))
 NAME = "text2sql-" + "1" * 12
 CHAMPION = ArmRoute(version="1", model=NAME)

@@ -23,7 +23,7 @@ from tests.serving.test_local_http import events
 from tests.serving.test_verify import greedy_probes
 from tests.vllm_server import PYTHON, SLOTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1500)]
 
 BENCH_SERVE = """
 from vllm.benchmarks.serve import add_cli_args, main

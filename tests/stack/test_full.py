@@ -130,6 +130,7 @@ def stack(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_airflows_scheduler_judges_what_came_in_over_kafka(stack: Stack) -> None:
     messages = [{"role": "user", "content": "Where is my parcel?"}]
@@ -158,6 +159,7 @@ def test_airflows_scheduler_judges_what_came_in_over_kafka(stack: Stack) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_process_is_told_with_its_address_and_airflow_with_its_login(stack: Stack) -> None:
     said = stack.said()
     assert {line.split()[0] for line in said.splitlines() if line.startswith("  ")} == {
@@ -170,6 +172,7 @@ def test_every_process_is_told_with_its_address_and_airflow_with_its_login(stack
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_nothing_of_it_listens_beyond_this_machine(stack: Stack) -> None:
     heard = set()
     for process in psutil.Process(stack.process.pid).children(recursive=True):
@@ -184,6 +187,7 @@ def test_nothing_of_it_listens_beyond_this_machine(stack: Stack) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_second_one_on_the_same_data_says_what_runs(stack: Stack) -> None:
     again = subprocess.run(
         [str(BIN / "everlearn"), "up"],
