@@ -24,7 +24,8 @@ from evaluators.queue import Queue, ask
 from evaluators.run import evaluate
 from everlearn.cli.status import status
 from everlearn.config import Service, Upstream
-from everlearn.lake.ducklake import DuckLake, DuckTransaction, open_lake
+from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.lake.transaction import DuckTransaction
 from everlearn.state import open_state
 from everlearn.task import Task, load_task
 from gateway.routes import ArmRoute

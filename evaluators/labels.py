@@ -12,7 +12,7 @@ import httpx
 
 from evaluators.experts import CRITERION
 from evaluators.queue import Item
-from everlearn.errors import EverlearnError, InputError
+from everlearn.errors import EverlearnError, InputError, NotFound
 from everlearn.graders import FeedbackGrader as Feedback
 from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
@@ -43,7 +43,15 @@ WHERE v.value IS NOT NULL AND h.good IS NOT NULL
 
 
 class GatewayError(EverlearnError, OSError):
-    """The gateway refused a label or did not answer."""
+    """The gateway did not answer, or could not take a label now."""
+
+    exit_code = 4
+
+
+class LabelRefused(GatewayError):
+    """The gateway will not take it, asked again or not."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,25 @@ def verdict_of(events: Sequence[Mapping[str, Any]]) -> str:
     return "right" if kinds["binary"] else "wrong"
 
 
+def must_be_answer(lake: Lake, task: str, name: str) -> None:
+    """InputError for an id of no answer of the task: a label there would wait for ever.
+
+    `name`: ours, the upstream's or the caller's, as feedback takes them.
+    """
+    sql = (
+        "SELECT DISTINCT task FROM completions WHERE completion_id = $1 OR upstream_id = $1 OR "
+        "request_id = $1"
+    )
+    tasks = [row["task"] for row in lake.read(sql, [name]).to_pylist()]
+    if not tasks:
+        raise NotFound(
+            f"{name}: no such answer in the lake, or not yet: `everlearn status` says what is "
+            f"pending, `everlearn labels next {task}` what may be labelled"
+        )
+    if task not in tasks:
+        raise InputError(f"{name}: an answer of {tasks[0] or 'no task'}, not of task {task}")
+
+
 def send(gateway: str, events: Sequence[Mapping[str, Any]], key: str | None = None) -> None:
     """Post to the gateway; GatewayError when it does not take them."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -153,9 +180,15 @@ def send(gateway: str, events: Sequence[Mapping[str, Any]], key: str | None = No
             f"{gateway}/v1/feedback", json=list(events), headers=headers, timeout=10
         )
     except httpx.HTTPError as error:
-        raise GatewayError(f"{gateway}: no answer: {type(error).__name__}") from error
-    if answer.status_code != 202:
-        raise GatewayError(f"{gateway}: answered {answer.status_code}: {answer.text[:200]}")
+        raise GatewayError(
+            f"{gateway}: no answer: {type(error).__name__}: is the gateway up, and there?"
+        ) from error
+    status = answer.status_code
+    if status != 202:
+        said = f"{gateway}: answered {status}: {answer.text[:200]}"
+        if status in (401, 403):
+            said += "; the key comes from $EVERLEARN_API_KEY"
+        raise (LabelRefused if 400 <= status < 500 and status != 429 else GatewayError)(said)
 
 
 def agreements(lake: Lake, task: Task) -> list[Agreement]:

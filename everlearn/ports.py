@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from everlearn.errors import ConfigError
+
 NOBODY_SAYS = "another program"
 
 
@@ -16,6 +18,13 @@ def taken(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def must_be_free(host: str, port: int, setting: str) -> None:
+    """ConfigError with who listens there, before anything slow is done; 0 is any free port."""
+    url = f"tcp://{f'[{host}]' if ':' in host else host}:{port}"
+    if port and taken(url):
+        raise ConfigError(f"{setting} = {port}: taken by {owner(url)}: set another, or stop it")
 
 
 def listeners(port: int) -> set[int]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn import ports
-from everlearn.errors import EverlearnError
+from everlearn.errors import EverlearnError, InputError
 from everlearn.process import Process
 
 TOLD_EVERY_SECONDS = 5.0
@@ -246,7 +246,7 @@ def _end_group(leader: int) -> None:
 def _free(process: Process) -> None:
     if process.ready is not None and ports.taken(process.ready):
         hint = f"set {process.setting}, or stop it" if process.setting else "stop it"
-        raise EverlearnError(
+        raise InputError(
             f"{process.name}: {process.address} is taken by {ports.owner(process.ready)}: {hint}"
         )
 
@@ -255,7 +255,7 @@ def _free(process: Process) -> None:
 def alone(folder: Path) -> Iterator[Path]:
     """One stack per data folder: the file in which it may say where it answers.
 
-    Raises EverlearnError with what the one that runs has said.
+    InputError with what the one that runs has said.
     """
     (folder / "run").mkdir(parents=True, exist_ok=True)
     notes = folder / "run" / "up"
@@ -264,7 +264,7 @@ def alone(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             said = notes.read_text().rstrip() or "it is starting"
-            raise EverlearnError(f"everlearn is up on {folder} already:\n{said}") from None
+            raise InputError(f"everlearn is up on {folder} already:\n{said}") from None
         lock.truncate(0)
         yield notes
         lock.truncate(0)

@@ -61,7 +61,10 @@ def work(service: Service, tasks: dict[str, Task], worker: int, where: Where | N
         uvloop.run(serve(service, tasks, worker, shared))
     except OSError as error:
         host, port = service.gateway.host, service.gateway.port
-        raise ConfigError(f"gateway: cannot listen on {host}:{port}: {error.strerror}") from error
+        raise ConfigError(
+            f"gateway.port = {port}: cannot listen on {host}:{port}: {error.strerror}; set "
+            "another, or stop what listens there"
+        ) from error
 
 
 def shared_socket(host: str, port: int) -> socket.socket:

@@ -261,9 +261,25 @@ def experiment_id(client: Any, name: str) -> str:
 def ask(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call MLflow; RegistryError in one line when it refuses or does not answer."""
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
 
     try:
         return call(*arguments, **named)
     except MlflowException as error:
+        away = error.__context__
+        if isinstance(away, RequestException) and away.request is not None:
+            raise RegistryError(_away(away, str(away.request.url))) from error
         line = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
         raise RegistryError(f"MLflow: {line}") from error
+
+
+def _away(error: Exception, url: str) -> str:
+    """What stands at the bottom of a call that never arrived, and where to look."""
+    reason: BaseException = error
+    while (deeper := reason.__cause__ or reason.__context__) is not None:
+        reason = deeper
+    address, why = url.partition("/api/")[0], getattr(reason, "strerror", None) or reason
+    return (
+        f"MLflow: no answer from {address} ({why}): start it (`everlearn up` does), or set "
+        "mlflow.tracking_uri"
+    )

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 def size(path: Path) -> int:
     """Of what `Row.position` counts."""
-    if _is_parquet(path):
+    if is_parquet(path):
         import pyarrow.parquet as pq
 
         with _readable(path):
@@ -40,7 +40,7 @@ def size(path: Path) -> int:
 def rows(path: Path) -> Iterator[Row]:
     """Every row in order; InputError when the file as a whole cannot be read."""
     with _readable(path):
-        yield from _parquet(path) if _is_parquet(path) else _json(path)
+        yield from _parquet(path) if is_parquet(path) else _json(path)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PAR1"
 

@@ -15,8 +15,9 @@ from collector.batch import Batch
 from collector.collect import fence, move
 from collector.compact import Compaction
 from collector.importing import langfuse, openai, tensorzero
-from collector.importing.read import Row, rows
+from collector.importing.read import Row, is_parquet, rows
 from collector.importing.rows import Events, Refused, Skipped, Terms
+from everlearn.errors import InputError
 from everlearn.events import Completion, Event, encode
 from everlearn.lake.ducklake import DuckLake
 from everlearn.lake.store import Transaction
@@ -59,6 +60,9 @@ def run(
     lake: DuckLake, path: Path, terms: Terms, progress: Callable[[int], None] = lambda _: None
 ) -> Report:
     """Import the file; `progress` is told how far it is read."""
+    if terms.format == "parquet" and not is_parquet(path):
+        others = ", ".join(name for name in FORMATS if name != "parquet")
+        raise InputError(f"{path} is no Parquet file; of JSON --format says who wrote it: {others}")
     report, compaction = Report(), Compaction(lake)
     lake.commit(fence)
     for batch in _batches(path, terms, report, progress):

@@ -7,6 +7,7 @@ something has changed.
 
 import importlib
 import sys
+from difflib import get_close_matches
 
 import click
 
@@ -60,6 +61,15 @@ class Verbs(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Of a verb that is none the nearest one is named."""
+        nearest = get_close_matches(args[0], dict(VERBS), n=1)
+        if args[0] not in dict(VERBS) and nearest:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {nearest[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

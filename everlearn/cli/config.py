@@ -1,6 +1,7 @@
 """`everlearn config check`: the resolved config, or exit 2 with one line per problem."""
 
 import importlib.util
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from everlearn.cli import VERBS, config_option
+from everlearn.cli import VERBS, config_option, json_option
 
 if TYPE_CHECKING:
     from everlearn.config import Service
@@ -22,12 +23,13 @@ def command() -> None:
 
 @command.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False))
+@json_option
 @config_option
-def check(file: str | None, config_path: str | None) -> None:
+def check(file: str | None, as_json: bool, config_path: str | None) -> None:
     """Print the resolved config and the tasks, defaults and environment included."""
     from everlearn.config import load
     from everlearn.errors import ConfigError
-    from everlearn.redact import without_passwords
+    from everlearn.redact import shown
     from everlearn.task import read_tasks
 
     service = load(file or config_path)
@@ -39,12 +41,17 @@ def check(file: str | None, config_path: str | None) -> None:
     tasks = found.tasks
     _check_graders(tasks.values(), service)
     _check_templates(tasks.values(), service)
-    resolved = {
-        **service.model_dump(mode="json"),
-        "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
-    }
-    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=1000)
-    click.echo(without_passwords(text).rstrip())
+    resolved = shown(
+        {
+            **service.model_dump(mode="json"),
+            "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
+        }
+    )
+    if as_json:
+        click.echo(json.dumps(resolved, ensure_ascii=False))
+    else:
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=1000)
+        click.echo(text.rstrip())
 
 
 def _check_graders(tasks: "Iterable[Task]", service: "Service") -> None:

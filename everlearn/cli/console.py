@@ -9,14 +9,18 @@ from everlearn.cli import config_option
 @config_option
 def command(config_path: str | None) -> None:
     """Serve the console at the address of the config."""
-    import uvicorn
-
-    from console.app import create_app
     from everlearn.config import config_file, load
-    from everlearn.metrics import answer_prometheus
+    from everlearn.ports import must_be_free
 
     service = load(config_path)
     address = service.console
+    must_be_free(address.host, address.port, "console.port")
+
+    import uvicorn
+
+    from console.app import create_app
+    from everlearn.metrics import answer_prometheus
+
     app = create_app(service, config=config_file(config_path).resolve())
     answer_prometheus(
         service, "console.metrics_port", address.metrics_port, app.state.metrics.registry

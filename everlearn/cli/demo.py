@@ -31,12 +31,13 @@ def command(fast: bool, day: bool, report: str, config_path: str | None) -> None
     checkout = Path(__file__).parents[2]
     if not (checkout / "examples" / "text2sql").is_dir():
         raise InputError(f"{checkout} holds no examples/text2sql: run the demo from a checkout")
+    usual = checkout / ("examples/text2sql/day/everlearn.yaml" if day else "everlearn.yaml")
+    config = Path(config_path or os.environ.get("EVERLEARN_CONFIG") or usual)
+    data = load(config).data_path
     sys.path.insert(0, str(checkout))
     from examples.text2sql import loop
 
-    usual = checkout / ("examples/text2sql/day/everlearn.yaml" if day else "everlearn.yaml")
-    config = Path(config_path or os.environ.get("EVERLEARN_CONFIG") or usual)
-    folder = loop.own_folder(load(config).data_path)
+    folder = loop.own_folder(data)
     # The processes that it starts read it too.
     os.environ["EVERLEARN_DATA_DIR"] = str(folder)
     click.echo(f"data: {folder}; look around with EVERLEARN_DATA_DIR={folder} everlearn status")

@@ -55,7 +55,7 @@ def create(
     """Make a key and print it, this once: only its SHA-256 is kept."""
     from everlearn.config import load
     from everlearn.errors import InputError
-    from everlearn.keys import create_key
+    from everlearn.keys import create_key, stored_keys
     from everlearn.state import open_state
     from everlearn.task import read_tasks
 
@@ -68,6 +68,7 @@ def create(
     if unknown:
         raise InputError(f"--task {','.join(unknown)}: no such task; there are {', '.join(known)}")
     with closing(open_state(service)) as state:
+        first = not service.gateway.keys and not stored_keys(state)[0]
         key = create_key(
             state,
             time.time(),
@@ -83,6 +84,12 @@ def create(
     click.echo(key)
     if service.gateway.require_key is False:
         click.echo("gateway.require_key is false: requests without a key pass too", err=True)
+    elif first and not service.gateway.require_key:
+        click.echo(
+            "this is the first key: from now on the gateway answers 401 to whoever sends none "
+            "(gateway.require_key)",
+            err=True,
+        )
 
 
 @command.command("list")

@@ -66,6 +66,8 @@ def list_(task: str, limit: int, state: str, as_json: bool, config_path: str | N
     if as_json:
         click.echo(json.dumps([asdict(item) for item in items]))
         return
+    if not items:
+        click.echo(f"{task}: no answer is {state}")
     for item in items:
         told = f"  {item.verdict}" if item.verdict else ""
         click.echo(f"{item.completion_id}  {item.source}: {item.why}{told}")
@@ -119,11 +121,14 @@ def put(
 ) -> None:
     """Label an answer through the gateway; its key comes from $EVERLEARN_API_KEY."""
     from evaluators import labels
+    from everlearn.lake.ducklake import open_lake
 
     told = dict(each.partition("=")[::2] for each in criteria)
     with _queue(task, config_path) as (service, declared, queue):
         met = labels.read_criteria(declared, told)
         item = queue.claim(completion_id, _who(author_id))
+        if item is None:
+            labels.must_be_answer(open_lake(service, read_only=True), task, completion_id)
         tags = labels.tags_of(item) if item else None
         events = labels.label(
             completion_id,

@@ -6,7 +6,13 @@ from everlearn.cli import config_option, json_option
 
 
 @click.command("maintain")
-@click.option("--keep-hours", default=24.0, show_default=True, help="Age of snapshots to keep.")
+@click.option(
+    "--keep-hours",
+    type=click.FloatRange(0),
+    default=24.0,
+    show_default=True,
+    help="Age of snapshots to keep.",
+)
 @json_option
 @config_option
 def command(keep_hours: float, as_json: bool, config_path: str | None) -> None:

@@ -13,10 +13,12 @@ def command(config_path: str | None) -> None:
 
     from everlearn.config import load
     from everlearn.errors import ConfigError
+    from everlearn.ports import must_be_free
 
     service = load(config_path)
     if not service.model_server.model:
         raise ConfigError("model_server.model is empty; name a folder or a hub id of a model")
+    must_be_free(service.model_server.host, service.model_server.port, "model_server.port")
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from serving.local.server import run
 

@@ -18,7 +18,6 @@ import hashlib
 import os
 import random
 import sqlite3
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,12 +29,12 @@ import duckdb
 import pyarrow as pa
 
 from everlearn.config import LakeConfig, Service
-from everlearn.errors import InputError, LakeError
-from everlearn.lake.arrow import complete, to_arrow
-from everlearn.lake.columns import COMPLETIONS, FEEDBACK, TABLES
-from everlearn.lake.extensions import connect_with
+from everlearn.errors import LakeError
+from everlearn.lake.columns import FEEDBACK
+from everlearn.lake.connect import OPEN_DATABASE, OPEN_INDEX, connect, hold, holds_files, quoted
 from everlearn.lake.schema import SQL_TYPES, VIEWS, ddl
-from everlearn.lake.targets import NAMES, OPEN_ALL, Targets
+from everlearn.lake.targets import OPEN_ALL, Targets
+from everlearn.lake.transaction import SPECS, DuckTransaction
 from everlearn.lake.turns import Turns
 from everlearn.redact import without_passwords
 
@@ -55,9 +54,6 @@ MERGED = {"parquet_compression": "zstd", "parquet_row_group_size": "122880"}
 VIEW_HASHES = {
     name: hashlib.sha256(query.encode()).hexdigest()[:16] for name, (_, query) in VIEWS.items()
 }
-_SPECS = {table.name: table for table in TABLES}
-_OPEN_DATABASE, _OPEN_INDEX = (0x40000002, 510), (128, 1)
-"""Bytes that SQLite locks while a database is open, and in the index of its log: start, length."""
 _RETRIED = ("database is locked", "conflict", "busy", "could not serialize")
 
 
@@ -85,7 +81,7 @@ class DuckLake:
         self._turns = Turns(Path(place)) if kind == "sqlite" else None
         self._held: list[int] = []
         self._targets = Targets()
-        self._connection = _connect(config, kind, data)
+        self._connection = connect(config, kind, data)
         if threads is not None:
             self._connection.execute(f"SET threads = {threads}")
         if read_only and self._attach_to_read(data):
@@ -103,7 +99,7 @@ class DuckLake:
         with self._turns.reading() if self._turns else nullcontext():
             return self._retried(lambda: self._run(sql, params), deadline)
 
-    def commit(self, work: Callable[["DuckTransaction"], T]) -> T:
+    def commit(self, work: Callable[[DuckTransaction], T]) -> T:
         """Run `work` in one transaction; repeated as a whole on a locked catalog or a conflict."""
         if self._read_only:
             raise LakeError(f"{self._shown}: opened for reading only")
@@ -188,7 +184,7 @@ class DuckLake:
         finally:
             cursor.close()
 
-    def _transact(self, work: Callable[["DuckTransaction"], T], deadline: float) -> T:
+    def _transact(self, work: Callable[[DuckTransaction], T], deadline: float) -> T:
         with self._alone(deadline):
             cursor = self._connection.cursor()
             try:
@@ -253,12 +249,12 @@ class DuckLake:
         return complete
 
     def _attach(self, data: str, *more: str) -> None:
-        options = [f"DATA_PATH {_quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}", *more]
-        if self._moves or _holds_files(data):
+        options = [f"DATA_PATH {quoted(data)}", f"DATA_INLINING_ROW_LIMIT {INLINE_ROWS}", *more]
+        if self._moves or holds_files(data):
             options.append("OVERRIDE_DATA_PATH true")
         if self._gate is not None:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 2000"]
-        sql = f"ATTACH {_quoted('ducklake:' + self._catalog)} AS lake ({', '.join(options)})"
+        sql = f"ATTACH {quoted('ducklake:' + self._catalog)} AS lake ({', '.join(options)})"
         deadline = time.monotonic() + RETRY_SECONDS
         with self._alone(deadline):
             self._retried(lambda: self._connection.execute(sql), deadline)
@@ -275,17 +271,17 @@ class DuckLake:
         if self._held or not hasattr(fcntl, "F_OFD_SETLK"):
             return
         with suppress(OSError):
-            self._held.append(_hold(catalog, *_OPEN_DATABASE))
+            self._held.append(hold(catalog, *OPEN_DATABASE))
             # Makes the index, which then stays.
             self._retried(
                 lambda: self._connection.execute("FROM ducklake_current_snapshot('lake')"),
                 time.monotonic() + RETRY_SECONDS,
             )
-            self._held.append(_hold(f"{catalog}-shm", *_OPEN_INDEX))
+            self._held.append(hold(f"{catalog}-shm", *OPEN_INDEX))
 
     def _is_complete(self) -> bool:
         have = self._columns()
-        tables = all(have.get(name, set()) >= set(spec.names) for name, spec in _SPECS.items())
+        tables = all(have.get(name, set()) >= set(spec.names) for name, spec in SPECS.items())
         return tables and self._views() == VIEW_HASHES
 
     def _create(self) -> None:
@@ -293,7 +289,7 @@ class DuckLake:
         have = self._columns()
 
         def create(transaction: DuckTransaction) -> None:
-            for name, spec in _SPECS.items():
+            for name, spec in SPECS.items():
                 transaction.run(ddl(spec))
                 for column in spec.columns:
                     if column.name not in have.get(name, spec.names):
@@ -320,134 +316,6 @@ class DuckLake:
     def _views(self) -> dict[str, str | None]:
         sql = "SELECT view_name, comment FROM duckdb_views() WHERE database_name = 'lake'"
         return {row["view_name"]: row["comment"] for row in self.read(sql).to_pylist()}
-
-
-class DuckTransaction:
-    """All or nothing; valid only inside `DuckLake.commit`."""
-
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, targets: Targets) -> None:
-        self._cursor, self._targets = cursor, targets
-        self._said: list[pa.Table] = []
-        self._arrived: list[pa.RecordBatch] = []
-        """Feedback that is not written yet, names of completions that are: both are brought
-        together by `settle`."""
-
-    def append(
-        self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatchReader
-    ) -> None:
-        """Add rows, a stream of them read as it is written; missing columns are null, an unknown
-        column is an InputError."""
-        spec = _SPECS.get(table)
-        if spec is None:
-            raise InputError(f"no table {table!r} in the lake: {', '.join(_SPECS)}")
-        arrow = rows if isinstance(rows, pa.Table | pa.RecordBatchReader) else to_arrow(spec, rows)
-        unknown = set(arrow.schema.names) - set(spec.names)
-        if unknown:
-            raise InputError(f"{table} has no column {', '.join(sorted(unknown))}")
-        if isinstance(arrow, pa.Table) and arrow.num_rows == 0:
-            return
-        if table == FEEDBACK.name:
-            rows = arrow if isinstance(arrow, pa.Table) else arrow.read_all()
-            self._said.append(complete(rows))
-            return
-        if table == COMPLETIONS.name and self._targets.waits(self._cursor):
-            arrow = self._noted(arrow)
-        self._insert(table, arrow)
-
-    def settle(self) -> None:
-        """Find what feedback is about, now that the completions are written, and write it."""
-        said, self._said = self._said, []
-        arrived, self._arrived = self._arrived, []
-        if said:
-            self._insert(FEEDBACK.name, self._targets.resolve(self._cursor, pa.concat_tables(said)))
-        if arrived:
-            self._targets.arrive(self._cursor, pa.Table.from_batches(arrived))
-
-    def find_targets(self) -> int:
-        """See `DuckLake.find_targets`."""
-        return self._targets.sweep(self._cursor)
-
-    def _noted(self, rows: pa.Table | pa.RecordBatchReader) -> pa.RecordBatchReader:
-        """The same rows; their names are kept."""
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in rows.to_batches() if isinstance(rows, pa.Table) else rows:
-                held = [name for name in NAMES if name in batch.schema.names]
-                columns = [
-                    batch[name] if name in held else pa.nulls(batch.num_rows, pa.string())
-                    for name in NAMES
-                ]
-                self._arrived.append(pa.RecordBatch.from_arrays(columns, NAMES))
-                yield batch
-
-        return pa.RecordBatchReader.from_batches(rows.schema, batches())
-
-    def _insert(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
-        self._cursor.register("appended", rows)
-        names = ", ".join(f'"{name}"' for name in rows.schema.names)
-        self._cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM appended")
-        self._cursor.unregister("appended")
-
-    def query(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Read what this transaction sees, its own rows included; also for UPDATE and DELETE."""
-        self.settle()
-        result = self._cursor.execute(sql, list(params))
-        names = [column[0] for column in result.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-    def run(self, sql: str) -> None:
-        """Run a statement that answers nothing."""
-        self._cursor.execute(sql)
-
-
-def _hold(path: str, start: int, length: int) -> int:
-    """A handle that holds a shared lock of the open file (OFD) on these bytes. It outlives what
-    DuckDB closes in this process, as SQLite's own locks would not."""
-    handle = os.open(path, os.O_RDONLY)
-    lock = struct.pack("hhqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
-    try:
-        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, lock)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
-def _connect(config: LakeConfig, kind: str, data: str) -> duckdb.DuckDBPyConnection:
-    names = ["ducklake"]
-    names += {"sqlite": ["sqlite_scanner"], "postgres": ["postgres_scanner"]}.get(kind, [])
-    remote = data.startswith("s3://")
-    names += ["httpfs"] if remote else []
-    connection = connect_with(names)
-    # Times are answered in UTC wherever the process runs.
-    connection.execute("SET TimeZone = 'UTC'")
-    if remote:
-        connection.execute(_secret(config))
-    return connection
-
-
-def _holds_files(data: str) -> bool:
-    """Whether the catalog's files, which it names relative to their folder, may stand here now; a
-    catalog whose files are elsewhere is refused, it would find none of them."""
-    return "://" not in data and Path(data).is_dir() and any(Path(data).iterdir())
-
-
-def _secret(config: LakeConfig) -> str:
-    fields = {
-        "KEY_ID": os.environ.get(config.s3_key_id_env, ""),
-        "SECRET": os.environ.get(config.s3_secret_env, ""),
-        "REGION": config.s3_region,
-    }
-    if config.s3_endpoint:
-        fields["ENDPOINT"] = config.s3_endpoint.split("//")[-1]
-        fields["URL_STYLE"] = "path"
-    values = ", ".join(f"{key} {_quoted(value)}" for key, value in fields.items())
-    ssl = "true" if config.s3_use_ssl else "false"
-    return f"CREATE SECRET lake_s3 (TYPE s3, {values}, USE_SSL {ssl})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _passes(error: duckdb.Error) -> bool:

@@ -10,8 +10,9 @@ import pytest
 from collector.compact import SMALL_BYTES, compact, maintain
 from collector.tally import MARK, joined, keep, tally
 from everlearn.config import LakeConfig
-from everlearn.lake.ducklake import DuckLake, DuckTransaction
+from everlearn.lake.ducklake import DuckLake
 from everlearn.lake.progress import Mark, read_mark, write_mark
+from everlearn.lake.transaction import DuckTransaction
 
 T0 = 1_800_000_000.0
 Row = dict[str, Any]

@@ -14,8 +14,9 @@ from everlearn.config import Collector as Limits
 from everlearn.config import Service
 from everlearn.errors import InputError, LakeError
 from everlearn.lake.columns import TABLES
-from everlearn.lake.ducklake import DuckLake, DuckTransaction, open_lake
+from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.lake.schema import VIEWS
+from everlearn.lake.transaction import DuckTransaction
 from tests.builders import make_completion, make_feedback
 from tests.collector.events import collect, column, completions, fill_wal
 

@@ -13,7 +13,8 @@ import pytest
 
 from collector.compact import SMALL_BYTES, compact
 from everlearn.config import LakeConfig
-from everlearn.lake.ducklake import INLINE_ROWS, DuckLake, DuckTransaction
+from everlearn.lake.ducklake import INLINE_ROWS, DuckLake
+from everlearn.lake.transaction import DuckTransaction
 
 SECONDS = float(os.environ.get("EVERLEARN_READ_SECONDS", "5"))
 """How long each catalog is counted; `make chaos` asks for more."""

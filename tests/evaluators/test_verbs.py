@@ -118,21 +118,28 @@ def test_config_check_refuses_a_grader_that_does_not_compile(
 
 
 def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> None:
-    Rows(tmp_path).lake.close()
+    rows = Rows(tmp_path)
+    answer = rows.answered("how many?", "SELECT 1")
+    other = rows.answered("how many?", "2", task="other")
+    rows.lake.close()
     make_database(tmp_path / "tasks")
     write_task(tmp_path, EXECUTES)
     with gateway() as taken:
         address = f"http://127.0.0.1:{taken.port}"
         code, out, _ = everlearn(
-            "labels", "put", "text2sql", "cmpl_1", "down", "--correction", "SELECT 2",
+            "labels", "put", "text2sql", answer, "down", "--correction", "SELECT 2",
             "--gateway", address,
         )  # fmt: skip
-        assert (code, out) == (0, "cmpl_1: 2 accepted\n")
+        assert (code, out) == (0, f"{answer}: 2 accepted\n")
         assert [event["kind"] for event in taken.feedback] == ["binary", "correction"]
-        code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "--gateway", address)
+        code, _, err = everlearn("labels", "put", "text2sql", answer, "--gateway", address)
         assert (code, err) == (2, "everlearn: a label is up, down, 1 to 5 or a correction\n")
-    code, _, err = everlearn("labels", "put", "text2sql", "cmpl_1", "up", "--gateway", address)
-    assert (code, "no answer" in err) == (1, True)
+        for name, why in (("cmpl_1", "no such answer"), (other, "an answer of other, not of")):
+            code, _, err = everlearn("labels", "put", "text2sql", name, "up", "--gateway", address)
+            assert (code, why in err) == (2, True), err
+        assert len(taken.feedback) == 2
+    code, _, err = everlearn("labels", "put", "text2sql", answer, "up", "--gateway", address)
+    assert (code, "no answer" in err) == (4, True)
     code, _, err = everlearn("labels", "next", "text2sql")
     said = (
         "task text2sql: no answer waits for a label; `everlearn labels fill text2sql` looks again"

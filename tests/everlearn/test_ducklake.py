@@ -12,7 +12,8 @@ from collector.compact import LARGE_BYTES, compact
 from everlearn.config import Service
 from everlearn.errors import LakeError
 from everlearn.events import Completion, Feedback, encode
-from everlearn.lake.ducklake import APPENDED, MERGED, DuckLake, DuckTransaction, open_lake
+from everlearn.lake.ducklake import APPENDED, MERGED, DuckLake, open_lake
+from everlearn.lake.transaction import DuckTransaction
 from everlearn.log.bus import Record
 from tests.builders import make_completion, make_feedback, make_service
 

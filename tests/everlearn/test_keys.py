@@ -32,7 +32,8 @@ def listed() -> list[dict[str, Any]]:
 
 def test_a_key_is_printed_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     made = keys("create", "--id", "team-a", "--tasks", "text2sql", "--requests-per-minute", "60")
-    key = made.output.strip()
+    key = made.stdout.strip()
+    assert "first key" in made.stderr
     assert key.startswith(PREFIX)
     assert len(key) > 40
     stored = (tmp_path / ".everlearn" / "state.db").read_bytes()

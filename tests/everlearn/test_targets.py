@@ -8,9 +8,10 @@ import pytest
 
 from collector.compact import SMALL_BYTES, compact, maintain
 from everlearn.config import LakeConfig
-from everlearn.lake import ducklake, targets
+from everlearn.lake import targets
 from everlearn.lake.ducklake import DuckLake
 from everlearn.lake.schema import feedback_state
+from everlearn.lake.transaction import DuckTransaction
 
 T0 = 1_800_000_000.0
 DAY = 86_400.0
@@ -34,7 +35,7 @@ def write(lake: DuckLake, *rows: Row, together: bool = True) -> None:
     """Append in the order given, in one transaction or in one each."""
     for part in [rows] if together else [[row] for row in rows]:
 
-        def work(transaction: ducklake.DuckTransaction, part: Any = part) -> None:
+        def work(transaction: DuckTransaction, part: Any = part) -> None:
             for row in part:
                 table = "feedback" if "feedback_id" in row else "completions"
                 transaction.append(table, [row])
@@ -132,7 +133,7 @@ def test_a_lake_from_before_is_looked_through_once(
     write(lake, *(said(f"f{number}", completion_id="c") for number in range(5)))
     for name in ("target", "task", "ambiguous"):
         sql = f"ALTER TABLE feedback DROP COLUMN {name}"
-        lake.commit(partial(ducklake.DuckTransaction.run, sql=sql))
+        lake.commit(partial(DuckTransaction.run, sql=sql))
     lake.close()
     monkeypatch.setattr(targets, "BATCH", 2)
     for _ in range(2):

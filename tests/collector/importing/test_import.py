@@ -17,6 +17,7 @@ from collector.importing.run import FORMATS, Report, run
 from collector.ledger import ledger
 from everlearn.cli import group
 from everlearn.config import Service
+from everlearn.errors import InputError
 from everlearn.events import Completion
 from everlearn.lake.ducklake import DuckLake, open_lake
 
@@ -416,3 +417,9 @@ def test_an_unknown_task_is_refused_before_anything_is_read(tmp_path: Path) -> N
     result = CliRunner().invoke(group, [*words, "--config", config(tmp_path)])
     assert "task 'nobody' does not exist" in str(result.exception)
     assert not (tmp_path / "data" / "lake").exists()
+
+
+def test_what_is_no_parquet_file_is_refused_as_a_whole(lake: DuckLake, tmp_path: Path) -> None:
+    path = lines(tmp_path, {"messages": [ASKED, SAID]})
+    with pytest.raises(InputError, match="is no Parquet file; of JSON --format says who wrote it"):
+        bring(lake, path, "parquet")
