@@ -89,3 +89,15 @@ def test_locks_name_no_registry() -> None:
 def test_schedules_stay_schedules() -> None:
     for dag in (ROOT / "dags").glob("*.py"):
         assert len(dag.read_text().splitlines()) < 60
+
+
+def test_tables_of_the_pages_are_whole() -> None:
+    """A row of another number of cells, or without a head, is plain text to whoever reads it."""
+    broken = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+            if len(cells) != 1 or not re.search(r"\n\|[-:| ]+\|\n", table):
+                broken.append(f"{page.name}: {table.splitlines()[0]}")
+    assert broken == []

@@ -168,7 +168,7 @@ SCORES = _table(
     ("sub_scores", "json", "of a multi grader"),
     ("error", "text", "what the evaluator raised"),
     ("cost", "json", "tokens and seconds"),
-    ("context", "text", "what it saw that may change: feedback|prompt|reference; null: seeded"),
+    ("context", "text", "what it saw that may change: feedback, prompt, reference; null: seeded"),
     ("created_at", "time", "when scored or seeded; the latest row of an evaluator version counts"),
 )
 
