@@ -33,7 +33,7 @@ def listed() -> list[dict[str, Any]]:
 def test_a_key_is_printed_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     made = keys("create", "--id", "team-a", "--tasks", "text2sql", "--requests-per-minute", "60")
     key = made.stdout.strip()
-    assert "first key" in made.stderr
+    assert made.stderr == ""
     assert key.startswith(PREFIX)
     assert len(key) > 40
     stored = (tmp_path / ".everlearn" / "state.db").read_bytes()
@@ -82,3 +82,9 @@ def test_a_revoked_key_stays_listed_and_its_id_is_not_used_again() -> None:
     assert "revoked 20" in keys("list").output
     assert isinstance(keys("create", "--id", "team-a").exception, InputError)
     assert isinstance(keys("revoke", "fixed").exception, NotFound)
+
+
+def test_the_first_key_says_that_the_door_closes(tmp_path: Path) -> None:
+    make_service(tmp_path)
+    assert "answers 401 to whoever sends none" in keys("create", "--id", "a").stderr
+    assert keys("create", "--id", "b").stderr == ""
