@@ -44,7 +44,13 @@ from trainer.render import Conversation
 from trainer.rows import Row
 from trainer.workbench import Workbench, fit, quiet, seeded
 
+METHODS: dict[str, tuple[str, Method]] = {
+    "sft": ("revise", sft.METHOD),
+    "dpo": ("revise", dpo.METHOD),
+    "hindsight": ("hindsight", HINDSIGHT),
+}
 PRETRAINING_STEPS = 1500
+BATCH = 64
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -73,15 +79,19 @@ def toy(folder: Path, words: Sequence[str], rng: random.Random) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, PRETRAINING_STEPS)
     for _ in range(PRETRAINING_STEPS):
-        batch = tokenizer.apply_chat_template(
-            [_lesson(words, rng) for _ in range(64)],
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
-        labels = batch["input_ids"].clone()
-        labels[:, :-2] = -100
-        model(**batch, labels=labels).loss.backward()
+        lessons = sorted((_lesson(words, rng) for _ in range(BATCH)), key=_length)
+        # Half are told no rule and a quarter many: together, most of a batch would be padding.
+        for part in (
+            lessons[: BATCH // 2],
+            lessons[BATCH // 2 : -BATCH // 4],
+            lessons[-BATCH // 4 :],
+        ):
+            batch = tokenizer.apply_chat_template(
+                part, return_dict=True, return_tensors="pt", padding=True
+            )
+            labels = batch["input_ids"].clone()
+            labels[:, :-2] = -100
+            (model(**batch, labels=labels).loss * len(part) / BATCH).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -100,6 +110,10 @@ def _lesson(words: Sequence[str], rng: random.Random) -> list[Any]:
     answer = colour(thing) if sure else first(thing, word)
     said = {"role": "assistant", "content": answer}
     return [*told(thing, word, [rule_of(each) for each in rules]), said]
+
+
+def _length(messages: list[Any]) -> int:
+    return sum(len(each["content"]) for each in messages)
 
 
 def keeping(asked: Sequence[Question]) -> list[float | None]:
@@ -167,8 +181,12 @@ def lesson_rows(
 @click.command()
 @click.option("--rules", default=10, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=240, show_default=True, help="Of each method.")
-def command(rules: int, seed: int, steps: int) -> None:
+@click.option("--steps", type=int, help="Of each method; default: what `max_steps: auto` is.")
+@click.option("--method", "only", type=click.Choice(METHODS), multiple=True, default=tuple(METHODS))
+@click.option("--toy", "kept", type=click.Path(path_type=Path), help="A folder to keep it in.")
+def command(
+    rules: int, seed: int, steps: int | None, only: tuple[str, ...], kept: Path | None
+) -> None:
     """Measure both methods on one toy."""
     quiet()
     import torch
@@ -181,14 +199,17 @@ def command(rules: int, seed: int, steps: int) -> None:
     with tempfile.TemporaryDirectory(prefix="comments-") as scratch:
         folder = Path(scratch)
         started = time.process_time()
-        base = toy(folder / "model", words, random.Random(seed))
+        base = (kept or folder) / f"toy-{rules}-{seed}" / "model"
+        if not base.exists():
+            toy(base, words, random.Random(seed))
+        seeded(seed)
         print(f"# pretrained in {time.process_time() - started:.0f} s", flush=True)
         task = Task.model_validate(
             {
                 **{"task": "colours", "base_model": str(base), "upstream": "local"},
                 "graders": [{"name": "thumbs", "type": "feedback"}],
                 "comments": {"judge": {"upstream": "judging", "model": "judge"}},
-                "train": {"max_steps": steps, "batch_size": 32, "learning_rate": 0.005}
+                "train": {"max_steps": steps or "auto", "batch_size": 32, "learning_rate": 0.005}
                 | {"max_completion_tokens": 4, "device": "cpu", "seed": seed},
             }
         )
@@ -209,12 +230,9 @@ def command(rules: int, seed: int, steps: int) -> None:
         print(f"# {len(teaching)} of {rules} rules pass the teacher-lift gate", flush=True)
         unseen = [(thing, word) for thing in THINGS[32:] for word in words]
         before = greedy(model, bench, unseen)
-        for name, method in (
-            ("revise", sft.METHOD),
-            ("revise", dpo.METHOD),
-            ("hindsight", HINDSIGHT),
-        ):
+        for name, method in (METHODS[each] for each in only):
             started = time.process_time()
+            seeded(seed)
             made = lesson_rows(name, school, teaching, rows)
             after = greedy(trained(method, made, bench, seed), bench, unseen)
             line = {

@@ -34,27 +34,28 @@ KEPT = 500
 """Questions nobody asked, of each kind, for the true accuracy."""
 
 
-@contextmanager
-def service_in(folder: Path, model: Path, method_seed: int) -> Iterator[Service]:
-    """A service of its own with the example's task, and its tracking server."""
-    from tests.mlflow_server import mlflow_server
-    from tests.ports import find_free_port
-
-    port = find_free_port()
+def declared(folder: Path, model: Path, method_seed: int, **config: Any) -> Service:
+    """A service with the example's task, all of it in `folder`."""
     (folder / "tasks").mkdir(parents=True)
     task = yaml.safe_load((EXAMPLE / "tasks" / "text2sql.yaml").read_text())
     task["base_model"] = str(model)
     task["train"]["seed"] = method_seed
     (folder / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
     shutil.copy(EXAMPLE / "orders.duckdb", folder)
-    (folder / "mlflow").mkdir()
-    with mlflow_server(folder / "mlflow", port) as address:
-        config = {
-            "upstreams": {"local": {"base_url": "http://127.0.0.1:1/v1", "kind": "vllm"}},
-            "mlflow": {"tracking_uri": address},
-        }
-        (folder / "everlearn.yaml").write_text(yaml.safe_dump(config))
-        yield load(folder / "everlearn.yaml")
+    config["upstreams"] = {"local": {"base_url": "http://127.0.0.1:1/v1", "kind": "vllm"}}
+    (folder / "everlearn.yaml").write_text(yaml.safe_dump(config))
+    return load(folder / "everlearn.yaml")
+
+
+@contextmanager
+def service_in(folder: Path, model: Path, method_seed: int) -> Iterator[Service]:
+    """The same with a tracking server of its own."""
+    from tests.mlflow_server import mlflow_server
+    from tests.ports import find_free_port
+
+    (folder / "mlflow").mkdir(parents=True)
+    with mlflow_server(folder / "mlflow", find_free_port()) as address:
+        yield declared(folder, model, method_seed, mlflow={"tracking_uri": address})
 
 
 def production(model: Path, thumbs: int, corrections: int, seed: int) -> dict[str, list[Any]]:

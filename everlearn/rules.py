@@ -92,8 +92,9 @@ class Train(Section):
     """Wall time for all that auto tries."""
     replay: float = Field(0.2, ge=0, le=1)
     """Share of the served model's own ordinary answers beside the learned rows."""
-    max_steps: int = Field(60, ge=1)
-    """Optimizer steps per method, at most."""
+    max_steps: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Optimizer steps per method, at most; auto: 60, and 240 while comments teach. A rule is copied
+    in few, where it ends is told in more."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the learned rows after which to stop before `max_steps`; null: no bound."""
     early_stop: Literal["auto"] | bool = "auto"

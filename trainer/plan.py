@@ -1,8 +1,9 @@
 """What would be trained from a snapshot, and why or why not."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from evaluators.fill import label_salt_of
@@ -35,6 +36,8 @@ class Plan:
     """Whose answers are replayed."""
     early_stop: str = ""
     """Which runs may end early, or why none does."""
+    judged: Callable[[], str | None] = lambda: None
+    """Why nothing can be learned from the reward now: a judge may lose its vote meanwhile."""
 
     @property
     def reason(self) -> str:
@@ -97,7 +100,11 @@ def plan(
         )
     data = training_data(snapshot, task)
     name = method or task.train.method
-    no_reward = unrewarded(lake, task, label_salt_of(salt))
+
+    def judged() -> str | None:
+        return unrewarded(lake, task, label_salt_of(salt))
+
+    no_reward = judged()
     methods, left_out = allowed(
         data, only=name, has_reward=no_reward is None, unrewarded=no_reward or ""
     )
@@ -106,7 +113,7 @@ def plan(
     if refusal is None and method is None and snapshot_id is None:
         refusal = nothing_new(lake, registry, snapshot, task)
     early_stop = forecast(task.train, snapshot.side("select"))
-    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion, early_stop)
+    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion, early_stop, judged)
 
 
 def unrewarded(lake: Lake, task: Task, salt: str) -> str | None:
@@ -118,11 +125,11 @@ def unrewarded(lake: Lake, task: Task, salt: str) -> str | None:
     return f"reward: {refusal_of(task, found)}" if found else None
 
 
-def training_data(snapshot: Snapshot, task: Task) -> TrainingData:
-    """What methods learn from."""
+def training_data(snapshot: Snapshot, task: Task, served: Path | None = None) -> TrainingData:
+    """What methods learn from; `served`: the champion's adapter."""
     rewarded = reward_grader(task)
     reference = rewarded is not None and needs_reference(task, rewarded)
-    return TrainingData(tuple(snapshot.side("train")), reference)
+    return TrainingData(tuple(snapshot.side("train")), reference, served)
 
 
 def too_little(

@@ -221,6 +221,38 @@ class Unscored:
             )
 
 
+FLAT_STEPS = 8
+"""First ones of a run; where they told no answers to one prompt apart it learns replay alone."""
+
+
+class Flat:
+    """Whether the reward has told any two answers to one prompt apart since the first step."""
+
+    def __init__(self) -> None:
+        self._answers = self._steps = 0
+        self._watching = True
+
+    def saw(self, step: int, values: Sequence[float | None], groups: Sequence[int]) -> None:
+        """What one step was given; TrainingError when nothing was told apart in the first ones. A
+        run that is taken up later has been looked at."""
+        known: dict[int, set[float]] = {}
+        for value, group in zip(values, groups, strict=True):
+            if value is not None:
+                known.setdefault(group, set()).add(value)
+        apart = any(len(given) > 1 for given in known.values())
+        self._watching &= not apart and step == self._steps + 1
+        if not self._watching:
+            return
+        self._steps, self._answers = step, self._answers + len(values)
+        if self._steps == FLAT_STEPS:
+            given = sorted({value for each in known.values() for value in each})
+            raise TrainingError(
+                f"the reward told no two of the first {self._answers} answers to one prompt apart "
+                f"(the last were given {', '.join(f'{value:g}' for value in given[:3]) or 'none'}):"
+                " there is nothing to learn from; try its graders with `everlearn grade`"
+            )
+
+
 def trl_reward(
     grading: Graded,
     rows: Sequence[Row],
@@ -232,7 +264,7 @@ def trl_reward(
     """The reward in TRL's form: the dataset column `row` says which row a sample answers. `begin`
     is told the step before it is graded; `seen` gets step, steps and the answers with their
     verdicts."""
-    unscored = Unscored(max_unscored)
+    unscored, flat = Unscored(max_unscored), Flat()
 
     def reward(
         prompts: Any, completions: Sequence[Any], row: Sequence[int], **options: Any
@@ -250,6 +282,8 @@ def trl_reward(
             told = zip([rows[index] for index in row], texts, verdicts, strict=True)
             seen(state.global_step + 1, state.max_steps, (shown(*each) for each in told))
         unscored.saw(verdicts)
+        if state is not None:
+            flat.saw(state.global_step + 1, [each.value for each in verdicts], row)
         return neutral([each.value for each in verdicts], [str(index) for index in row])
 
     return reward

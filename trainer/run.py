@@ -214,7 +214,7 @@ class _Learning:
         self.started = time.monotonic()
         self.task = bench.task
         self.champion = self.registry.champion(self.task.task)
-        self.data = training_data(plan.snapshot, self.task)
+        self.data = training_data(plan.snapshot, self.task, self.champion.path)
         self.select = plan.snapshot.side("select")
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
@@ -335,6 +335,8 @@ class _Learning:
             self.spent.append((method.cost, time.monotonic() - started))
             self._leave_out(method, f"failed: {error}")
             return
+        if method.name == "rft":
+            self._still_judged()
         exam = self._examine(trained.model)
         seconds = time.monotonic() - started
         self.trials[method.name] = Trial(method, saved, exam, seconds)
@@ -423,6 +425,16 @@ class _Learning:
             raise TrainingError(f"rft: {finding.reason}; it was best before the first step")
         self.findings["rft"] = f"{finding.reason}; the adapter is that of step {finding.best.step}"
         looks.restore(trained.model)
+
+    def _still_judged(self) -> None:
+        """A reward whose judge lost its vote while it was learned from blocks the gate."""
+        lost = self.plan.judged()
+        if lost is None:
+            return
+        self.report(f"rft: {lost}")
+        before = self.findings.get("rft")
+        found = f"its judge lost its vote while it trained: {lost}"
+        self.findings["rft"] = found if before is None else f"{before}; {found}"
 
     def _examine(self, model: Any) -> Exam:
         return examine(model, self.bench, self.grade, self.select)

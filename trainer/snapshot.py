@@ -76,9 +76,14 @@ class Snapshot:
 
     snapshot_id: str
     task: str
-    content_hash: str
     lake_snapshot: int
     rows: tuple[Row, ...]
+
+    @property
+    def content_hash(self) -> str:
+        """Of what is there: an erasure takes rows out of a frozen dataset."""
+        hashes = sorted(row.row_hash for row in self.rows if row.split != "dropped")
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def side(self, split: str) -> list[Row]:
         """The rows of `train`, `select`, `gate` or `dropped`."""
@@ -117,9 +122,7 @@ def freeze(
     found = select(rows_read, task, salt, refuses)
     # In the order in which `load` gives them: the same snapshot trains the same weights.
     rows = sorted(found, key=_by_id)
-    hashes = sorted(row.row_hash for row in rows if row.split != "dropped")
-    digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    snapshot = Snapshot(new_id("snap"), task.task, digest, lake_snapshot, tuple(rows))
+    snapshot = Snapshot(new_id("snap"), task.task, lake_snapshot, tuple(rows))
     if write:
         lake.commit(lambda transaction: _write(transaction, snapshot))
     return snapshot
@@ -158,7 +161,8 @@ def renderable(rows: Sequence[Row], refuses: Refuses | None) -> list[Row]:
 
 
 def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
-    """A snapshot as it was written; NotFound if the task has none of that id."""
+    """A snapshot as it was written, but for what was erased since; NotFound if the task has none of
+    that id."""
     query = "SELECT * FROM snapshots WHERE snapshot_id = ? AND task = ?"
     found = lake.read(query, [snapshot_id, task]).to_pylist()
     if not found:
@@ -169,9 +173,7 @@ def load(lake: Lake, snapshot_id: str, task: str) -> Snapshot:
     records = lake.read("SELECT * FROM snapshot_rows WHERE snapshot_id = ?", [snapshot_id])
     rows = sorted(map(from_lake, records.to_pylist()), key=_by_id)
     head = found[0]
-    return Snapshot(
-        snapshot_id, head["task"], head["content_hash"], head["lake_snapshot"], tuple(rows)
-    )
+    return Snapshot(snapshot_id, head["task"], head["lake_snapshot"], tuple(rows))
 
 
 def must_pass(task: Task) -> list[str]:

@@ -19,7 +19,6 @@ from trainer.lessons.rows import AUTHOR, Lesson, Round, taught
 from trainer.lessons.teacher import corrected as corrected_prompt
 from trainer.lessons.teacher import hinted
 from trainer.methods import TrainingData
-from trainer.methods.sft import replay_share
 from trainer.render import Conversation
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -229,16 +228,11 @@ def test_where_a_rule_does_not_hold_the_models_own_word_is_shown_and_not_a_sampl
     assert [row.split for row in admit(list(shown.values()), max_per_unit=50)] == ["train"] * 2
 
 
-def test_contrasts_have_their_share_of_every_batch_up_to_half() -> None:
-    def share(lessons: int, contrasts: int, ordinary: int = 0) -> float:
-        rows = [corrected(author=AUTHOR) for _ in range(lessons)]
-        rows += [make_row(author=AUTHOR) for _ in range(contrasts)]
-        rows += [make_row() for _ in range(ordinary)]
-        return replay_share(TrainingData(tuple(rows)), 0.2)
-
-    assert share(30, 20) == pytest.approx(0.4)
-    assert share(10, 90) == 0.5
-    assert share(99, 1) == share(0, 0, 50) == share(50, 0, 50) == 0.2
+def test_contrasts_are_told_from_other_ordinary_answers() -> None:
+    lessons = (corrected(author=AUTHOR),)
+    assert TrainingData((*lessons, make_row(author=AUTHOR))).contrasted
+    assert not TrainingData((*lessons, make_row())).contrasted
+    assert not TrainingData(lessons).contrasted
 
 
 def test_an_experts_own_answer_outranks_a_lesson_and_a_users_thumb_does_not() -> None:

@@ -85,7 +85,7 @@ def test_only_rows_with_a_right_answer_of_people_are_read() -> None:
 
 
 def test_auto_wants_rows_and_more_than_one_pass() -> None:
-    many, few = settings_for(Train(max_steps=60)), settings_for(Train(max_steps=10))
+    many, few = settings_for(Train(max_steps=60)), settings_for(Train(max_steps=8))
     assert (many.epochs > 1, few.epochs < 1) == (True, True)
     assert unstopped(Train(), AUTO_ROWS, many) is None
     assert unstopped(Train(), AUTO_ROWS, few) == "0.9 passes over the learned rows"

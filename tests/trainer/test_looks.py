@@ -74,7 +74,9 @@ def test_a_finding_ends_the_run_at_its_best_look_and_blocks_the_gate(
     made = plan(shop.lake, shop.task, shop.registry, salt="", method="rft")
     outcome = train(shop.service, shop.task, made, shop.registry, lambda _: None)
     best = best_of(seen)
-    assert 0 < best.step <= seen[-1].step < shop.task.train.max_steps
+    steps = shop.task.train.max_steps
+    assert isinstance(steps, int)
+    assert 0 < best.step <= seen[-1].step < steps
     assert outcome.finding == (f"reward hacking: planted; the adapter is that of step {best.step}")
     # The version is the best look's: on the same prompts it gives the same answers.
     assert outcome.tried[0]["heldout"] == pytest.approx(mean(best.heldout))

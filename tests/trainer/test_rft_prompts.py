@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -21,7 +23,18 @@ from tests.trainer.test_run import call
 from tests.trainer.tiny import THINGS, WORDS, colour
 from trainer.methods import TrainingData, rft
 from trainer.plan import plan
-from trainer.reward import Grading, Mark, Unscored, Verdict, attributed, item, needs_reference
+from trainer.reward import (
+    FLAT_STEPS,
+    Flat,
+    Grading,
+    Mark,
+    Unscored,
+    Verdict,
+    attributed,
+    item,
+    needs_reference,
+    trl_reward,
+)
 from trainer.rows import Row
 from trainer.run import train
 from trainer.snapshot import freeze
@@ -72,7 +85,13 @@ def test_prompts_and_a_grader_that_runs_sql_are_enough_to_learn(shop: Shop) -> N
     assert made.refusal is None
     assert {row.target for row in made.snapshot.rows} == {None}
     assert made.snapshot.side("select")
-    outcome = train(shop.service, shop.task, made, shop.registry, lambda _: None)
+    assert made.judged() is None
+    # A judge of the reward loses its vote meanwhile: what was learned by it may not pass the gate.
+    lost = replace(made, judged=lambda: "reward: judge kind may only advise")
+    outcome = train(shop.service, shop.task, lost, shop.registry, lambda _: None)
+    assert outcome.finding == (
+        "its judge lost its vote while it trained: reward: judge kind may only advise"
+    )
     # Half of what is asked the base model has right; the other word it learns by the grader alone.
     assert outcome.champion["heldout"] == 0.5
     assert outcome.tried[0]["heldout"] >= 0.9
@@ -211,6 +230,57 @@ def test_too_many_unscored_answers_end_the_run_with_the_commonest_reason() -> No
     seen.saw([good] * 4 + [bad] * 4)
     with pytest.raises(TrainingError, match=r"30% of the last 40 .*max_unscored 25%: judge: 503"):
         seen.saw([bad] * 8)
+
+
+def test_a_grader_that_raises_on_every_third_row_pulls_nothing_and_ends_a_run_that_minds(
+    tmp_path: Path,
+) -> None:
+    source = (
+        "def grade(sample, item):\n"
+        "    if item['metadata']['n'] % 3 == 2:\n"
+        "        raise ValueError('the third')\n"
+        "    return float(sample['output_text'] == 'yes')\n"
+    )
+    _, grading = make(tmp_path, python(source))
+    rows = [make_row(completion="no", context={"metadata": {"n": n}}) for n in range(3)]
+    asked = {
+        "prompts": None,
+        "completions": ["yes", "no"] * 3,
+        "row": [0, 0, 1, 1, 2, 2],
+        "trainer_state": SimpleNamespace(global_step=0, max_steps=9),
+    }
+    patient = trl_reward(grading, rows, max_unscored=0.5)
+    # Of the third row both answers are given the same: no advantage, either way.
+    assert [patient(**asked) for _ in range(2)] == [[1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 2
+    strict = trl_reward(grading, rows, max_unscored=0.25)
+    strict(**asked)
+    with pytest.raises(TrainingError, match=r"33% of the last 12 answers .*the third"):
+        strict(**asked)
+    grading.close()
+
+
+def flat(values: list[list[float | None]], first: int = 0) -> None:
+    """A run whose steps were given `values`, two answers to each prompt."""
+    seen = Flat()
+    for step, given in enumerate(values, start=first + 1):
+        seen.saw(step, given, [place // 2 for place in range(len(given))])
+
+
+def test_a_reward_that_tells_nothing_apart_ends_the_run() -> None:
+    # Prompts differ; no two answers to the same one do.
+    same: list[float | None] = [0.0, 0.0, 1.0, 1.0, None, 0.5]
+    flat([same] * (FLAT_STEPS - 1))
+    with pytest.raises(
+        TrainingError, match=r"first 48 answers .*\(the last were given 0, 0.5, 1\)"
+    ):
+        flat([same] * FLAT_STEPS)
+
+
+def test_a_run_that_has_solved_its_prompts_goes_on() -> None:
+    solved: list[float | None] = [1.0, 1.0]
+    flat([[0.0, 1.0], *[solved] * 20])
+    # Taken up after a kill, when all is solved.
+    flat([solved] * 20, first=30)
 
 
 def test_the_item_of_training_is_the_live_one(shop: Shop) -> None:

@@ -65,11 +65,30 @@ def test_a_pinned_rate_is_used_as_pinned_without_warm_up() -> None:
 
 
 def test_epochs_bound_the_steps_and_never_exceed_max_steps() -> None:
-    assert steps_for(Train(max_steps=60), 10_000) == 60
-    train = Train(max_steps=60, epochs=3, batch_size=32, replay=0.25)
-    assert steps_for(train, 80) == 10
-    assert steps_for(train, 10_000) == 60
-    assert steps_for(train, 1) == 1
+    def steps(rows: int, taught: int | None = 24, **train: Any) -> int:
+        made = Train(**{"max_steps": 60, "epochs": 3, "batch_size": 32, "replay": 0.25, **train})
+        return steps_for(made, Load(32, 512, rows, taught))
+
+    assert steps(10_000, epochs=None) == 60
+    assert steps(80) == 10
+    assert steps(10_000) == 60
+    assert steps(1) == 1
+
+
+@pytest.mark.parametrize(("taught", "steps"), [(None, 8), (24, 10), (8, 30)])
+def test_a_pass_counts_the_learned_rows_of_the_methods_own_steps(
+    taught: int | None, steps: int
+) -> None:
+    # All of a batch; SFT with a quarter of replay; RFT, which answers each prompt four times.
+    made = make(Train(max_steps=60, epochs=3, batch_size=32), rows=80, taught=taught)
+    assert made.max_steps == steps
+    assert made.epochs == pytest.approx(3, abs=0.25)
+
+
+def test_where_rules_end_takes_more_steps_unless_they_are_pinned() -> None:
+    assert make(Train()).max_steps == 60
+    assert make(Train(), ruled=True).max_steps == 240
+    assert make(Train(max_steps=80), ruled=True).max_steps == 80
 
 
 def test_micro_batches_fit_what_is_free() -> None:

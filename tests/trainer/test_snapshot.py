@@ -6,6 +6,7 @@ import pytest
 
 from everlearn.errors import ConfigError, NotFound
 from everlearn.lake.ducklake import DuckLake, open_lake
+from everlearn.lake.erase import Subject, erase
 from everlearn.prompts import side_of
 from everlearn.task import Task, load_task
 from tests.trainer.production import START, completion, correction, fill, make_production, thumbs
@@ -54,6 +55,21 @@ def test_a_snapshot_never_changes_afterwards(lake: DuckLake, task: Task) -> None
     assert again.counts == made.counts
     texts = {row.completion_id: (row.messages, row.target) for row in again.side("train")}
     assert texts == {row.completion_id: (row.messages, row.target) for row in made.side("train")}
+
+
+def test_a_snapshot_of_an_erased_unit_is_what_is_left_of_it(lake: DuckLake, task: Task) -> None:
+    fill(lake)
+    made = freeze(lake, task, champion="base", salt="")
+    erased = made.side("train")[0].unit
+    erase(lake, Subject(unit=erased))
+    left = load(lake, made.snapshot_id, "colours")
+    assert left.side("train")
+    assert [row.completion_id for row in left.rows] == [
+        row.completion_id for row in made.rows if row.unit != erased
+    ]
+    # A dataset under the hash of the whole one would be a claim that nobody can check any more.
+    assert left.content_hash != made.content_hash
+    assert left.content_hash == load(lake, made.snapshot_id, "colours").content_hash
 
 
 def test_equal_data_has_an_equal_hash(lake: DuckLake, task: Task) -> None:

@@ -6,8 +6,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from trainer.lessons.rows import AUTHOR
 from trainer.rows import LEARNED, Row
 from trainer.workbench import Workbench
 
@@ -19,6 +21,8 @@ class TrainingData:
     rows: tuple[Row, ...]
     reference: bool = True
     """Whether RFT's reward compares with a right answer."""
+    served: Path | None = None
+    """The champion's adapter; None: the base model answers."""
 
     @cached_property
     def learned(self) -> list[Row]:
@@ -39,6 +43,11 @@ class TrainingData:
     def replay(self) -> list[Row]:
         """Ordinary answers of the champion."""
         return [row for row in self.rows if row.kind == "replay"]
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether those are prompts that rules of comments were found to leave as they are."""
+        return any(row.author == AUTHOR for row in self.replay)
 
 
 Reward = Callable[[Sequence[Row]], Any]

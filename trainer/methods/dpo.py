@@ -8,10 +8,11 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
+from trainer.anchor import beside
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.methods.tokenised import Tokenised, tokenised
-from trainer.replay import replaying
+from trainer.replay import adding
 from trainer.rows import Row, fold
 from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
@@ -55,7 +56,8 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     chosen = [example for example in examples if example is not None]
     bench.encoder.enough(chosen, MIN_PAIRS, "pairs of a right and a wrong answer")
     replay, _ = encoded(data.replay, bench)
-    made = bench.settings("dpo", Load(PAIRS_PER_STEP, longest_pair(chosen), len(chosen)))
+    longest, ruled = longest_pair(chosen), data.contrasted
+    made = bench.settings("dpo", Load(PAIRS_PER_STEP, longest, len(chosen), ruled=ruled))
     order = shuffled_cycles(
         len(chosen), [1.0] * len(chosen), PAIRS_PER_STEP * made.max_steps, train.seed
     )
@@ -69,9 +71,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             max_length=None,
         )
     )
-    pad = bench.tokenizer.pad_token_id
+    held = beside(replay, data, bench, made)
     trainer_class = tokenised(DPOTrainer, Tokenised)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
+    return adding(trainer_class, held)(
         model=bench.base_model(),
         args=settings,
         train_dataset=Dataset.from_list([chosen[index] for index in order]),

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlearn.chat import Unsupported
+from trainer.anchor import beside
 from trainer.lessons.teacher import hinted
 from trainer.logprobs import of_examples, of_labels
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.render import Example
-from trainer.replay import padded, replaying
+from trainer.replay import Likelihood, adding, padded
 from trainer.rows import Row
 from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
@@ -73,9 +74,12 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     model = bench.base_model()
     rows = weighed(data.hindsight, bench, model)
     bench.encoder.enough(rows, MIN_ROWS, WHAT)
-    beside, _ = encoded([*data.replay, *data.learned], bench)
+    replay, _ = encoded(data.replay, bench)
+    right, _ = encoded(data.learned, bench)
     longest = max(len(row.example) for row in rows)
-    made = bench.settings("hindsight", Load(train.batch_size, longest, len(rows)))
+    made = bench.settings(
+        "hindsight", Load(train.batch_size, longest, len(rows), ruled=data.contrasted)
+    )
     slots = train.batch_size * made.max_steps
     order = shuffled_cycles(len(rows), [1.0] * len(rows), slots, train.seed)
     settings = SFTConfig(
@@ -89,8 +93,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
         )
     )
     pad = bench.tokenizer.pad_token_id
+    said = Likelihood(right, pad=pad, seed=train.seed, parts=made.accumulation) if right else None
     trainer_class = type("HindsightTrainer", (HindsightLoss, SFTTrainer), {})
-    trainer = replaying(trainer_class, beside, pad=pad, seed=train.seed, parts=made.accumulation)(
+    trainer = adding(adding(trainer_class, said), beside(replay, data, bench, made))(
         model=model,
         args=settings,
         train_dataset=Dataset.from_list([columns(rows[index]) for index in order]),

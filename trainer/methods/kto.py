@@ -8,11 +8,12 @@ import random
 from typing import Any
 
 from everlearn.rules import Train
+from trainer.anchor import beside
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.methods.tokenised import Tokenised, tokenised
 from trainer.render import Example
-from trainer.replay import replaying
+from trainer.replay import adding
 from trainer.rows import Row
 from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
@@ -39,7 +40,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     ups, downs = sides(data, bench)
     examples = [example for example, _ in (*ups, *downs)]
     longest = max(map(len, examples))
-    made = bench.settings("kto", Load(train.batch_size, longest, len(examples)))
+    made = bench.settings(
+        "kto", Load(train.batch_size, longest, len(examples), ruled=data.contrasted)
+    )
     order = layout(ups, downs, train, made.max_steps)
     wanted = sum(example["label"] for example in order)
     settings = KTOConfig(
@@ -53,9 +56,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             max_length=None,
         )
     )
-    pad = bench.tokenizer.pad_token_id
+    held = beside(replay, data, bench, made)
     trainer_class = tokenised(KTOTrainer, Tokenised)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
+    return adding(trainer_class, held)(
         model=bench.base_model(),
         args=settings,
         train_dataset=Dataset.from_list(with_mismatched(order, made.micro_batch)),

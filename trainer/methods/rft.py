@@ -8,11 +8,12 @@ a right answer is asked for only where the grader compares with one. What it ask
 from collections import defaultdict
 from typing import Any
 
+from trainer.anchor import beside
 from trainer.curriculum import Curriculum, coverage, difficulty
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.methods.sft import encoded
 from trainer.methods.tokenised import TokenisedPrompts, measured, telling, tokenised
-from trainer.replay import replaying
+from trainer.replay import adding
 from trainer.rows import Row
 from trainer.settings import Load
 from trainer.workbench import Workbench
@@ -97,9 +98,9 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             shuffle_dataset=False,
         )
     )
-    pad = bench.tokenizer.pad_token_id
+    held = beside(replay, data, bench, made)
     trainer_class = measured(tokenised(GRPOTrainer, TokenisedPrompts), curriculum, texts)
-    return replaying(trainer_class, replay, pad=pad, seed=train.seed, parts=made.accumulation)(
+    return adding(trainer_class, held)(
         model=bench.base_model(),
         reward_funcs=telling(reward(rows), curriculum),
         args=settings,
@@ -126,10 +127,12 @@ def fitting(data: TrainingData, bench: Workbench) -> tuple[list[Row], list[float
 def load(rows: list[Row], bench: Workbench) -> Load:
     """What a run over these prompts has to hold."""
     longest = max(len(bench.encoder.renderer.prompt_ids(row.conversation)) for row in rows)
+    per_step = min(PROMPTS_PER_STEP, len(rows))
     return Load(
-        min(PROMPTS_PER_STEP, len(rows)) * GENERATIONS,
+        per_step * GENERATIONS,
         longest + bench.task.train.max_completion_tokens,
         len(rows),
+        taught=per_step,
     )
 
 

@@ -1,4 +1,5 @@
-"""SFT on the right answers - accepted, corrected, preferred - with replay rows in every batch.
+"""SFT on the right answers - accepted, corrected, preferred - with replay rows in every batch, or,
+while comments teach, anchors beside it.
 
 The method to beat wherever there are thumbs or corrections: 99 % on what was taught and nothing
 forgotten in about 12 s on two cores, against 30 to 60 s for the others.
@@ -6,9 +7,10 @@ forgotten in about 12 s on two cores, against 30 to 60 s for the others.
 
 from typing import Any
 
-from trainer.lessons.rows import AUTHOR
+from trainer.anchor import beside
 from trainer.methods import Method, Reward, TrainingData, too_few
 from trainer.render import Example
+from trainer.replay import adding
 from trainer.rows import Row
 from trainer.settings import Load
 from trainer.workbench import Workbench, shuffled_cycles
@@ -29,7 +31,12 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     bench.encoder.enough(learned, MIN_ROWS, "accepted or corrected answers")
     replay, _ = encoded(data.replay, bench)
     longest = max(map(len, [*learned, *replay]))
-    made = bench.settings("sft", Load(bench.task.train.batch_size, longest, len(learned)))
+    batch = bench.task.train.batch_size
+    main = batch - aside(data, bench, replay)
+    made = bench.settings(
+        "sft", Load(batch, longest, len(learned), taught=main, ruled=data.contrasted)
+    )
+    held = beside(replay, data, bench, made) if data.contrasted else None
     settings = SFTConfig(
         **bench.arguments(
             "sft",
@@ -39,7 +46,7 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
             max_length=None,
         )
     )
-    return SFTTrainer(
+    return adding(SFTTrainer, held)(
         model=bench.base_model(),
         args=settings,
         train_dataset=Dataset.from_list(layout(data, bench, made.max_steps)),
@@ -53,23 +60,21 @@ def layout(data: TrainingData, bench: Workbench, steps: int) -> list[dict[str, l
     train = bench.task.train
     learned, weights = encoded(data.learned, bench)
     replay, even = encoded(data.replay, bench)
-    aside = round(train.batch_size * replay_share(data, train.replay)) if replay else 0
-    main = train.batch_size - aside
+    rest = aside(data, bench, replay)
+    main = train.batch_size - rest
     first = shuffled_cycles(len(learned), weights, main * steps, train.seed)
-    second = shuffled_cycles(len(replay), even, aside * steps, train.seed)
+    second = shuffled_cycles(len(replay), even, rest * steps, train.seed)
     order = []
     for step in range(steps):
         order += [learned[i] for i in first[step * main : (step + 1) * main]]
-        order += [replay[i] for i in second[step * aside : (step + 1) * aside]]
+        order += [replay[i] for i in second[step * rest : (step + 1) * rest]]
     return [{"input_ids": each.input_ids, "labels": each.labels} for each in order]
 
 
-def replay_share(data: TrainingData, least: float) -> float:
-    """Of each batch: `least`, or where comments teach as much as there are prompts that their rules
-    leave as they are, up to half. Shown seldom, those do not tell where a rule ends."""
-    contrasts = sum(row.author == AUTHOR for row in data.replay)
-    lessons = sum(row.author == AUTHOR for row in data.learned)
-    return max(least, min(0.5, contrasts / max(1, contrasts + lessons)))
+def aside(data: TrainingData, bench: Workbench, replay: list[Example]) -> int:
+    """Rows of each batch that are replay; anchors stand beside the batch."""
+    train = bench.task.train
+    return round(train.batch_size * train.replay) if replay and not data.contrasted else 0
 
 
 def encoded(rows: list[Row], bench: Workbench) -> tuple[list[Example], list[float]]:
