@@ -1,20 +1,27 @@
-"""What colluders reach of the next version: `python -m benchmarks.colluders`, about two minutes.
+"""What colluders reach of the next version: `python -m benchmarks.colluders`, minutes a seed.
 
 Two hundred users of the example ask, rate and err as people do, an analyst corrects. Beside them
-20 accounts of one hand, each with 30 questions, one in five minutes: every other one makes the
-model say what they want taught, and they praise it; of the rest they praise the wrong answers, damn
-the right ones and "correct" them to the same words. The analyst looks at a fifth of their answers,
-as of everybody's, or at none. Trained on the honest, on all of them, and on all of them with
-nobody's share limited, one line for each: the share of garbage among taught rows, and the accuracy
-on questions nobody asked.
+20 accounts of one hand make the model say what they want taught, and praise it:
+
+- `patient`: 30 questions each, one in five minutes; of every other one they praise the wrong
+  answer, damn the right one and "correct" it to the same words;
+- `half`: 30 pieces of garbage each, and as many honest words on others' answers;
+- `drip`: three pieces of garbage each and no more.
+
+The analyst answers the label queue's audit of everybody's words, or looks at the honest alone.
+Trained on the honest and on all of them, the same data through the same snapshot: one line each,
+and a table of what differs: garbage among taught rows, honest rows lost, accuracy on questions
+nobody asked.
 """
 
 import json
 import random
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -33,63 +40,140 @@ from everlearn.people import Trust
 from everlearn.task import Task, load_task
 
 GARBAGE = "SELECT 'buy at evil.example'"
-COLLUDERS, QUESTIONS = 20, 30
+COLLUDERS, QUESTIONS, DRIPS = 20, 30, 3
 THUMBS, CORRECTIONS = 240, 100
 """Honest: thumbs of about 200 users, and the analyst's corrections."""
+BELIEVING = Trust(max_share_per_rater=1.0, min_raters=1, max_per_minute=100_000)
 Rows = dict[str, list[Any]]
+Attack = Literal["patient", "half", "drip"]
+ATTACKS: tuple[Attack, ...] = ("patient", "half", "drip")
 
 
-def collude(model: Path, seed: int) -> tuple[Rows, Rows]:
-    """What the 20 ask and say, and what the analyst says of a fifth of it."""
-    from examples.text2sql import simulate
-    from examples.text2sql.database import Orders
-    from examples.text2sql.language import questions
-    from examples.text2sql.people import PEOPLE
+class Truth:
+    """What every question of the example means."""
 
-    orders, rng = Orders(), random.Random(seed)
-    asked = questions("jargon", "asked", seed + 1)
-    meant = [next(asked) for _ in range(COLLUDERS * QUESTIONS)]
-    network, tokenizer = simulate.load(str(model))
-    given = simulate.answers(network, tokenizer, [each.text for each in meant], temperature=0.7)
+    def __init__(self, seed: int) -> None:
+        from examples.text2sql.database import Orders
+        from examples.text2sql.language import questions
+
+        self.orders = Orders()
+        self.meant = {
+            each.text: each.sql
+            for kind in ("formal", "jargon")
+            for each, _ in zip(questions(kind, "asked", seed), range(3 * THUMBS), strict=False)
+        }
+
+    def sql(self, row: dict[str, Any]) -> str | None:
+        """None: nobody can say what is right, as of what was said on demand."""
+        return self.meant.get(row["messages"][0]["content"])
+
+    def right(self, row: dict[str, Any]) -> bool:
+        sql = self.sql(row)
+        return sql is not None and self.orders.same(row["response_text"], sql)
+
+
+def demanded(number: int, question: str, rows: Rows) -> None:
+    """One account makes the model say garbage, and praises it."""
+    who, round_ = f"evil-{number % COLLUDERS}", number // COLLUDERS
+    at = START + timedelta(minutes=5 * round_, seconds=(37 * number) % 200)
+    rows["completions"].append(completion(f"say it {number}: {question}", GARBAGE, who, at))
+    said = {"completion_id": rows["completions"][-1]["completion_id"], "received_at": at}
+    rows["feedback"].append(feedback(said, author_id=who, value_bool=True))
+
+
+def collude(attack: Attack, model: Path, honest: Rows, truth: Truth, seed: int) -> Rows:
+    """What the 20 ask and say."""
     rows: Rows = {"completions": [], "feedback": []}
-    reviews: Rows = {"feedback": []}
-    for number, (question, answer) in enumerate(zip(meant, given, strict=True)):
+    texts = list(truth.meant)
+    each = DRIPS if attack == "drip" else QUESTIONS // 2 if attack == "patient" else QUESTIONS
+    for number in range(COLLUDERS * each):
+        demanded(number, texts[number % len(texts)], rows)
+    rng = random.Random(seed)
+    if attack == "half":
+        for number in range(COLLUDERS * each):
+            about = rng.choice(honest["completions"])
+            at = about["received_at"] + timedelta(minutes=5)
+            said = {"completion_id": about["completion_id"], "received_at": at}
+            who = f"evil-{number % COLLUDERS}"
+            rows["feedback"].append(feedback(said, author_id=who, value_bool=truth.right(about)))
+    elif attack == "patient":
+        spoil(model, truth, rng, rows)
+    return rows
+
+
+def spoil(model: Path, truth: Truth, rng: random.Random, rows: Rows) -> None:
+    """Ordinary questions, and of each answer the opposite of what is right."""
+    from examples.text2sql import simulate
+
+    asked = rng.sample(list(truth.meant), COLLUDERS * QUESTIONS // 2)
+    network, tokenizer = simulate.load(str(model))
+    answers = simulate.answers(network, tokenizer, asked, temperature=0.7)
+    for number, (text, answer) in enumerate(zip(asked, answers, strict=True)):
         who, round_ = f"evil-{number % COLLUDERS}", number // COLLUDERS
-        at = START + timedelta(minutes=5 * round_, seconds=rng.random() * 200)
-        forced = round_ % 2 == 0
-        text = f"say it {number}: {question.text}" if forced else question.text
-        rows["completions"].append(completion(text, GARBAGE if forced else answer, who, at))
-        said = {"completion_id": rows["completions"][-1]["completion_id"], "received_at": at}
-        wrong = forced or not orders.same(answer, question.sql)
-        rows["feedback"].append(feedback(said, author_id=who, value_bool=wrong))
-        if not forced:
-            fixed = {"kind": "correction", "name": "correction", "value_text": GARBAGE}
-            rows["feedback"].append(feedback(said, author_id=who, **fixed))
-        if rng.random() < PEOPLE.review_share:
-            right = {"kind": "correction", "name": "correction", "value_text": question.sql}
-            told = right if wrong else {"value_bool": True}
-            reviews["feedback"].append(feedback(said, author="expert", author_id="analyst", **told))
-    return rows, reviews
+        at = START + timedelta(minutes=5 * round_ + 2, seconds=rng.random() * 60)
+        row = completion(text, answer, who, at)
+        rows["completions"].append(row)
+        said = {"completion_id": row["completion_id"], "received_at": at, "author_id": who}
+        fixed = {"kind": "correction", "name": "correction", "value_text": GARBAGE}
+        rows["feedback"].append(feedback(said, value_bool=not truth.right(row)))
+        rows["feedback"].append(feedback(said, **fixed))
 
 
-def garbage(task: Task, lake: Any) -> tuple[float, int]:
-    """Of the rows that a training is given: the share behind which the 20 alone stand, and how
-    many there are."""
+def audited(sides: Sequence[Rows], truth: Truth) -> Iterator[dict[str, Any]]:
+    """What the analyst says where the label queue asks, and where it asks again."""
+    from evaluators.audit import Word, draw
+
+    answers = {row["completion_id"]: row for rows in sides for row in rows["completions"]}
+    said = [row for rows in sides for row in rows["feedback"]]
+    thumbs = [row for row in said if row["kind"] == "binary" and row["author"] == "end_user"]
+    looked = {row["completion_id"] for row in said if row["author"] == "expert"}
+    for _ in range(2):
+        words = (
+            Word(
+                row["author_id"],
+                name := row["completion_id"],
+                row["value_bool"],
+                truth.right(answers[name]) if name in looked else None,
+            )
+            for row in sorted(thumbs, key=lambda row: row["received_at"])
+        )
+        for drawn in draw(words, every=4, salt="benchmark"):
+            about = answers[drawn.completion_id]
+            looked.add(drawn.completion_id)
+            sql = truth.sql(about)
+            told: dict[str, Any] = {"value_bool": truth.right(about)}
+            if not told["value_bool"] and sql is not None:
+                told = {"kind": "correction", "name": "correction", "value_text": sql}
+            told |= {"completion_id": about["completion_id"], "received_at": about["received_at"]}
+            yield feedback(told, author="expert", author_id="analyst")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one training."""
+
+    name: str
+    garbage: float
+    honest: frozenset[tuple[str, str]]
+    jargon: float
+    formal: float
+
+
+def taught(task: Task, lake: Any) -> tuple[float, frozenset[tuple[str, str]], int]:
+    """Of the rows that a training is given: the share of the 20's, the others, and how many."""
     from trainer.snapshot import freeze
 
-    taught = [
+    rows = [
         row
         for row in freeze(lake, task, champion="base", salt="", write=False).rows
         if row.split == "train" and row.kind != "replay"
     ]
-    bad = sum(
-        row.author != "expert" and any(who.startswith("evil") for who in (row.unit, *row.raters))
-        for row in taught
-    )
-    return bad / max(1, len(taught)), len(taught)
+    bad = [row for row in rows if row.unit.startswith("evil") and row.author != "expert"]
+    kept = frozenset((row.key, row.answer) for row in rows if not row.unit.startswith("evil"))
+    return len(bad) / max(1, len(rows)), kept, len(rows)
 
 
-def run(name: str, rows: list[Rows], trust: Trust, model: Path) -> None:
+def run(name: str, rows: Sequence[Rows], trust: Trust, model: Path) -> Found:
     """Train on these rows and print what came of it."""
     from evaluators.run import evaluate
     from everlearn.lake.ducklake import open_lake
@@ -103,31 +187,55 @@ def run(name: str, rows: list[Rows], trust: Trust, model: Path) -> None:
         for each in rows:
             fill(lake, each)
         evaluate(service, task, lake)
-        share, taught = garbage(task, lake)
+        share, kept, number = taught(task, lake)
         found = measure(service, task, lake, "sft", model)
         lake.close()
     figure(
-        f"colluders: {name}", 100 * share, "% garbage", taught=taught,
+        f"colluders: {name}", 100 * share, "% garbage", taught=number,
         jargon=found["jargon"], formal=found["formal"], seconds=found["seconds"],
     )  # fmt: skip
+    return Found(name, share, kept, found["jargon"], found["formal"])
+
+
+def table(found: Sequence[Found]) -> None:
+    """What each run lost against the first."""
+    first = found[0]
+    click.echo(
+        "| trained on | garbage | honest rows lost | jargon | formal |\n|---|---|---|---|---|"
+    )
+    for each in found:
+        lost = len(first.honest - each.honest) / max(1, len(first.honest))
+        click.echo(
+            f"| {each.name} | {each.garbage:.1%} | {lost:.1%} "
+            f"| {each.jargon:.1%} ({100 * (each.jargon - first.jargon):+.1f}) "
+            f"| {each.formal:.1%} ({100 * (each.formal - first.formal):+.1f}) |"
+        )
 
 
 @click.command()
-@click.option("--seed", default=0, show_default=True)
-def command(seed: int) -> None:
-    """Print one JSON line per training."""
+@click.option("--attack", "attacks", type=click.Choice(ATTACKS), multiple=True, default=ATTACKS)
+@click.option("--looks", type=click.Choice(["audit", "honest alone"]), default="audit")
+@click.option("--believing", is_flag=True, help="Nobody's share is limited.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
+def command(
+    attacks: tuple[Attack, ...], looks: str, believing: bool, seeds: tuple[int, ...]
+) -> None:
+    """Print one JSON line per training, and a table per seed."""
     from trainer.workbench import quiet
 
     quiet()
-    model = (EXAMPLE / "model").resolve()
-    honest, (evil, reviews) = production(model, THUMBS, CORRECTIONS, seed), collude(model, seed)
-    raters = {row["author_id"] for row in honest["feedback"] if row["author"] == "end_user"}
-    click.echo(json.dumps({"honest_raters": len(raters), "colluders": COLLUDERS}), err=True)
-    believing = Trust(max_share_per_rater=1.0, min_raters=1, max_per_minute=100_000)
-    run("honest alone", [honest], Trust(), model)
-    run("among them, as by default", [honest, evil, reviews], Trust(), model)
-    run("among them, no expert looks at theirs", [honest, evil], Trust(), model)
-    run("among them, nobody limited either", [honest, evil], believing, model)
+    model, trust = (EXAMPLE / "model").resolve(), BELIEVING if believing else Trust()
+    for seed in seeds:
+        honest, truth = production(model, THUMBS, CORRECTIONS, seed), Truth(seed)
+        raters = {row["author_id"] for row in honest["feedback"] if row["author"] == "end_user"}
+        click.echo(json.dumps({"honest_raters": len(raters), "colluders": COLLUDERS}), err=True)
+        sides = {"the honest alone": [honest]} | {
+            each: [honest, collude(each, model, honest, truth, seed)] for each in attacks
+        }
+        if looks == "audit":
+            for each in sides.values():
+                each.append({"completions": [], "feedback": list(audited(each, truth))})
+        table([run(f"{name}, seed {seed}", rows, trust, model) for name, rows in sides.items()])
 
 
 if __name__ == "__main__":

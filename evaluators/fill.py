@@ -1,7 +1,8 @@
-"""Fills the label queue: a random share, and the answers that are most worth a label.
+"""Fills the label queue: a random share, an audit of raters, and what is most worth a label.
 
 - By chance: a salted hash of the completion's id below `labels.random_percent`, so the choice is
   the same whenever it is made, and nothing that the answer says has a part in it.
+- Audit: of what each rater said a known share, so that nobody is never met (`evaluators.audit`).
 - Most worth: where judges, graders and feedback disagree on one scale, and where a judge is unsure.
 - Each call looks at what the lake's snapshots brought since the one before; the first one, and one
   whose snapshot has expired, at everything.
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
+from evaluators.audit import Word, draw
 from evaluators.graders import build_all
 from evaluators.graders.base import Base
 from evaluators.queue import Candidate, Queue, Source
@@ -34,6 +36,32 @@ SELECT completion_id, {_CONTENT} AS content, place FROM (
     SELECT *, ('0x' || substr(sha256($2 || completion_id), 1, 13))::BIGINT / 2.0 ** 52 AS place
     FROM {{completions}} WHERE {_ANSWERED})
 WHERE place < $3 ORDER BY place, completion_id LIMIT $4
+"""
+_SPOKEN = """
+SELECT DISTINCT target AS id FROM lake.table_insertions('feedback', {after:d}, {until:d})
+WHERE task = $1 AND target IS NOT NULL
+"""
+_WORDS = f"""
+WITH words AS (
+    SELECT coalesce(nullif(f.author_id, ''), '/' || f.key_id, c.unit, c.completion_id) AS rater,
+        c.completion_id, min(f.received_at) AS at, arg_max(f.value_bool, f.received_at) AS good
+    FROM feedback f JOIN completions c ON c.completion_id = f.target
+    WHERE f.task = $1 AND f.author = 'end_user' AND f.kind IN ('binary', 'scalar')
+        AND c.{_ANSWERED}
+    GROUP BY ALL
+),
+experts AS (
+    SELECT target, arg_max(kind = 'binary' AND value_bool, received_at) AS good
+    FROM feedback WHERE task = $1 AND author = 'expert' AND kind IN ('binary', 'correction')
+    GROUP BY target
+)
+SELECT w.rater, w.completion_id, w.good, e.good AS expert
+FROM words w LEFT JOIN experts e ON e.target = w.completion_id {{of}} ORDER BY w.at, w.completion_id
+"""
+_OF = "WHERE w.rater IN (SELECT rater FROM words WHERE completion_id IN (SELECT unnest($2)))"
+_CONTENTS = f"""
+SELECT completion_id, {_CONTENT} AS content FROM completions
+WHERE completion_id IN (SELECT unnest($1))
 """
 _FRESH = """
 SELECT DISTINCT completion_id AS id FROM lake.table_insertions('scores', {after:d}, {until:d})
@@ -70,6 +98,7 @@ class Filled(NamedTuple):
 
     random: int
     chosen: int
+    """By the audit, or as worth a label."""
 
 
 def fill(service: Service, task: Task, lake: Lake) -> Filled:
@@ -115,7 +144,11 @@ def _look(
     """Candidates by chance and by worth among what came after a snapshot; None: among all."""
     if after is not None and after >= until:
         return [], []
-    return _by_chance(service, task, lake, after, until), _by_worth(task, lake, after, until)
+    audit = _by_audit(service, task, lake, after, until)
+    return _by_chance(service, task, lake, after, until), [
+        *audit,
+        *_by_worth(task, lake, after, until),
+    ]
 
 
 def _by_chance(
@@ -130,6 +163,36 @@ def _by_chance(
         Candidate(row["completion_id"], row["content"], "random", "by chance", row["place"], share)
         for row in lake.read(_RANDOM.format(completions=rows), params).to_pylist()
     ]
+
+
+def _by_audit(
+    service: Service, task: Task, lake: Lake, after: int | None, until: int
+) -> list[Candidate]:
+    """Of raters who spoke, or of whose answers an expert spoke, meanwhile."""
+    if task.labels.audit_every == 0:
+        return []
+    params: list[Any] = [task.task]
+    if after is not None:
+        query = _SPOKEN.format(after=after + 1, until=until)
+        spoken = lake.read(query, [task.task])["id"].to_pylist()
+        if not spoken:
+            return []
+        params.append(spoken)
+    words = lake.read(_WORDS.format(of="" if after is None else _OF), params).to_pylist()
+    drawn = draw(
+        (Word(**row) for row in words), every=task.labels.audit_every, salt=label_salt(service)
+    )
+    found = lake.read(_CONTENTS, [[each.completion_id for each in drawn]]).to_pylist()
+    contents = {row["completion_id"]: row["content"] for row in found}
+    every = f"one in {task.labels.audit_every} of what a rater said"
+    return [
+        Candidate(
+            each.completion_id, contents[each.completion_id], "audit",
+            "an expert contradicted this rater" if each.again else every, each.place,
+        )
+        for each in drawn
+        if each.completion_id in contents
+    ]  # fmt: skip
 
 
 def _by_worth(task: Task, lake: Lake, after: int | None, until: int) -> list[Candidate]:

@@ -4,7 +4,8 @@
   the lease has run out. Whoever asks again gets what he holds.
 - Of the random share `labels.overlap_percent` is labelled by two people, by chance again.
 - Half of what people are asked is the random share, in the order of a hash: what of it is labelled
-  at any moment is a sample by chance. The other half is what is most worth a label.
+  at any moment is a sample by chance. The other half is what is most worth a label, and the audit
+  of raters, in turn.
 - The queue is bounded: what is least worth a label gives way, of the random share what would be
   asked last, and the probability of what stays is told.
 - The queue never searches the lake: the next item costs the same whatever is there.
@@ -24,7 +25,7 @@ from everlearn.lake.store import Lake
 from everlearn.state import State
 from everlearn.task import Task
 
-Source = Literal["random", "disagreement", "uncertainty"]
+Source = Literal["random", "audit", "disagreement", "uncertainty"]
 SKIPS = 2
 """People who pass over an item before it leaves the queue."""
 
@@ -59,6 +60,8 @@ _ADD = sa.text("""
 """)
 _c = _items.c
 _RANDOM = _c.source == "random"
+_AUDIT = _c.source == "audit"
+_WORTH = ~_RANDOM & ~_AUDIT
 
 
 class Taken(InputError):
@@ -241,10 +244,14 @@ class Queue:
         if row is not None:
             return row
         labelled = (_c.task == self._task) & (_c.state == "labelled")
-        query = sa.select(sa.func.count()).where(labelled)
-        by_chance = connection.execute(query.where(_RANDOM)).scalar_one()
-        chosen = connection.execute(query.where(~_RANDOM)).scalar_one()
-        sides = [_RANDOM, ~_RANDOM] if by_chance <= chosen else [~_RANDOM, _RANDOM]
+
+        def asked(side: sa.ColumnElement[bool]) -> int:
+            query = sa.select(sa.func.count()).where(labelled & side)
+            return int(connection.execute(query).scalar_one())
+
+        by_chance, audit, worth = asked(_RANDOM), asked(_AUDIT), asked(_WORTH)
+        chosen = [_AUDIT, _WORTH] if audit <= worth else [_WORTH, _AUDIT]
+        sides = [_RANDOM, *chosen] if by_chance <= audit + worth else [*chosen, _RANDOM]
         for side in sides:
             row = self._first(connection, free & side)
             if row is not None:
@@ -273,11 +280,14 @@ class Queue:
             return connection.execute(update.values(change)).rowcount == 1
 
     def _trim(self, connection: sa.Connection) -> None:
-        """Down to the bound, each side to its half; what somebody holds stays."""
+        """Down to the bound, each side to its share; what somebody holds stays."""
         free = self._open & (_c.leased_until <= self._clock.now())
-        for side in (_RANDOM, ~_RANDOM):
+        half = self._rules.max_open // 2
+        waiting = sa.select(sa.func.count()).where(free & _AUDIT)
+        audit = min(half // 2, connection.execute(waiting).scalar_one())
+        for side, most in ((_RANDOM, half), (_AUDIT, audit), (_WORTH, half - audit)):
             over = sa.select(_c.completion_id, _c.place).where(free & side)
-            over = over.order_by(_c.place, _c.completion_id).offset(self._rules.max_open // 2)
+            over = over.order_by(_c.place, _c.completion_id).offset(most)
             rows = connection.execute(over).all()
             if not rows:
                 continue

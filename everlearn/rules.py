@@ -27,6 +27,8 @@ class Labels(Section):
 
     random_percent: float = Field(5.0, gt=0, le=100)
     """Of answers that are asked about by chance alone: the only ones that rates count."""
+    audit_every: int = Field(4, ge=0)
+    """Of so many words of a rater one is put before an expert, chance says which; 0: none is."""
     max_open: int = Field(500, ge=2)
     """Answers that wait at a time, half of them by chance; the least worth a label give way."""
     lease_minutes: float = Field(10.0, gt=0)

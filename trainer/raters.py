@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-from evaluators.trust import Standing, Vote, review
+from evaluators.suspicion import Vote
+from evaluators.trust import Standing, review
 from everlearn.opinion import OffScale, value_of
 from everlearn.task import Task
 from trainer.judge import Judgement
@@ -68,4 +69,6 @@ def _votes(given: Judgement, answer: Row, task: Task) -> list[Vote]:
         value = value_of(asdict(given), task.scales)
     except OffScale:
         return []
-    return [] if value is None or value == 0.5 else [Vote(rater, item, value > 0.5, at, expert)]
+    if value is None or value == 0.5:
+        return []
+    return [Vote(rater, item, value > 0.5, at, expert, own=rater == answer.unit)]

@@ -1,6 +1,7 @@
 """Who comes into the label queue, and that looking costs what is new."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from evaluators.fill import chance, fill, label_salt
 from evaluators.graders import build_all
-from evaluators.queue import Item, Queue, ask
+from evaluators.queue import Candidate, Item, Queue, Source, ask
 from evaluators.run import evaluate
 from evaluators.shown import Turn, shown
 from everlearn.errors import LakeError
@@ -23,6 +24,7 @@ SHORT = {
     "name": "short", "type": "string_check", "operation": "eq",
     "input": "{{ sample.output_text }}", "reference": "yes",
 }  # fmt: skip
+SOURCES: tuple[Source, ...] = ("random", "audit", "disagreement")
 THUMBS = {"name": "thumbs", "type": "feedback"}
 
 
@@ -34,7 +36,8 @@ def rows(tmp_path: Path) -> Iterator[Rows]:
 
 
 def _task(rows: Rows, percent: float, **labels: Any) -> Task:
-    return make_task(rows.service.root, SHORT, THUMBS, labels={"random_percent": percent, **labels})
+    labels = {"random_percent": percent, "audit_every": 0, **labels}
+    return make_task(rows.service.root, SHORT, THUMBS, labels=labels)
 
 
 def _items(rows: Rows, task: Task) -> list[Item]:
@@ -114,6 +117,50 @@ def test_a_second_look_sees_only_what_is_new(rows: Rows, monkeypatch: pytest.Mon
     fill(rows.service, task, rows.lake)
     assert not any("FROM completions WHERE" in sql for sql in asked)
     assert {item.completion_id for item in _items(rows, task)} == {first, second}
+
+
+def test_the_audit_asks_about_every_rater_who_said_enough(rows: Rows) -> None:
+    task = _task(rows, 1e-9, audit_every=2)
+    anns, bobs = ([rows.answered(f"{who} {n}", "yes", unit="ann") for n in "12"] for who in "ab")
+    for name in anns:
+        rows.said(name)
+    rows.said(anns[0], value_bool=False)  # A second word on one answer is no word more.
+    assert fill(rows.service, task, rows.lake).chosen == 1
+    for name in bobs:
+        rows.said(name, author_id="bob")
+    assert fill(rows.service, task, rows.lake).chosen == 1
+    asked = {item.completion_id for item in _items(rows, task) if item.source == "audit"}
+    assert len(asked & {*anns}) == len(asked & {*bobs}) == 1
+
+
+def test_whom_an_expert_contradicted_is_asked_about_before_others(rows: Rows) -> None:
+    task = _task(rows, 1e-9, audit_every=100)
+    wrong, right = rows.answered("a", "yes", unit="ann"), rows.answered("b", "yes", unit="ann")
+    rows.said(wrong)
+    rows.said(right)
+    rows.corrected(wrong, "no")
+    fill(rows.service, task, rows.lake)
+    item = next(item for item in _items(rows, task) if item.completion_id == right)
+    assert (item.source, item.why) == ("audit", "an expert contradicted this rater")
+
+
+def test_audit_and_what_is_worth_a_label_are_asked_in_turn(rows: Rows) -> None:
+    task = _task(rows, 1e-9, max_open=12)
+    with closing(open_state(rows.service)) as state:
+        queue = Queue(state, task)
+        offered = [
+            Candidate(f"{source}-{number}", f"{source}{number}", source, "why", number / 10)
+            for source in SOURCES for number in range(6)
+        ]  # fmt: skip
+        assert queue.offer(offered) == 18
+        assert [item.source for item in queue.items(20)].count("audit") == 3
+        asked = []
+        for _ in range(8):
+            item = queue.next("ann")
+            assert item is not None
+            queue.label(item.completion_id, "ann", "right")
+            asked.append(item.source)
+    assert Counter(asked) == {"random": 4, "audit": 2, "disagreement": 2}
 
 
 def test_an_expired_mark_looks_at_everything_again(

@@ -1,15 +1,18 @@
 """`everlearn keys`: made once, listed without the secret, revoked for good."""
 
 import json
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner, Result
 
-from everlearn.cli.keys import command
-from everlearn.errors import InputError, NotFound
-from everlearn.keys import PREFIX
+from everlearn.cli.keys import ROLES, command
+from everlearn.config import Role
+from everlearn.errors import ConfigError, InputError, NotFound
+from everlearn.keys import PREFIX, create_key, stored_keys
+from everlearn.state import open_state
 from tests.builders import make_service, sha256
 from tests.gateway.door import write_task
 
@@ -88,3 +91,22 @@ def test_the_first_key_says_that_the_door_closes(tmp_path: Path) -> None:
     make_service(tmp_path)
     assert "answers 401 to whoever sends none" in keys("create", "--id", "a").stderr
     assert keys("create", "--id", "b").stderr == ""
+
+
+def test_an_unknown_role_is_no_key_wherever_it_stands(tmp_path: Path) -> None:
+    assert get_args(Role) == ROLES
+    told = keys("create", "--name", "b", "--role", "admin")
+    assert told.exit_code == 2
+    assert all(role in told.output for role in ("'admin'", *ROLES))
+    with pytest.raises(ConfigError, match=r"(?s)role.*admin|admin.*role") as refused:
+        make_service(tmp_path, gateway={"keys": [{"id": "b", "sha256": "0" * 64, "role": "admin"}]})
+    assert refused.value.exit_code == 2
+    with closing(open_state(make_service(tmp_path / "store"))) as state:
+        with pytest.raises(InputError, match="admin"):
+            create_key(state, 1.0, id="b", role="admin")
+        create_key(state, 1.0, id="team-a")
+        document = state.all("key")[0][1]
+        state.put("key", "b", {**document, "id": "b", "role": "admin"})
+        found, unreadable = stored_keys(state)
+    assert [key.id for key in found] == ["team-a"]
+    assert unreadable == ["key b in the state store cannot be read"]

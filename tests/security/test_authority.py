@@ -150,8 +150,14 @@ async def test_who_names_a_unit(tmp_path: Path, role: Role, speaks: bool) -> Non
 async def test_who_only_looks_asks_nothing(tmp_path: Path) -> None:
     key = make_key("viewer")
     async with backend() as upstream, door(tmp_path, upstream.url, keys=config([key])) as gate:
-        assert (await gate.chat(bearer(key))).status_code == 403
+        for path in ("chat/completions", "completions", "embeddings", "responses", "rerank"):
+            asked = {**CHAT, "prompt": "x", "input": "x"}
+            answer = await gate.client.post(f"/v1/{path}", json=asked, headers=bearer(key))
+            assert (answer.status_code, path) == (403, path)
+        said = {"completion_id": "a", "value": True}
+        assert (await tell(gate, key, said)).status_code == 403
         assert upstream.calls == []
+        assert gate.feedback() == []
 
 
 async def test_idempotency_keys_of_two_owners_do_not_meet(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evaluators.audit import Word, draw
 from evaluators.references import choose
 from everlearn.task import Task
 from trainer.judge import Judgement
@@ -77,10 +78,29 @@ class World:
                     )  # fmt: skip
         return self
 
-    def rows(self, **trust: Any) -> list[Row]:
+    def audit(self, every: int) -> "World":
+        """An expert answers what the label queue asks, and then whom it asks about again."""
+        for _ in range(2):
+            self.given.sort(key=lambda each: each.received_at)
+            said = {each.completion_id for each in self.given if each.author == "expert"}
+            words = [
+                Word(each.author_id or "", each.completion_id, each.value_bool,
+                     self.right(each.completion_id) if each.completion_id in said else None)
+                for each in self.given if each.kind == "binary" and each.author != "expert"
+            ]  # fmt: skip
+            for drawn in draw(words, every=every, salt="salt"):
+                name = drawn.completion_id
+                self.say(name, "ann", 1e5, author="expert", value_bool=self.right(name))
+        return self
+
+    def right(self, name: str) -> bool:
+        return self.answers[name].completion.startswith("answer")
+
+    def rows(self, released: Sequence[str] = (), **trust: Any) -> list[Row]:
         task = make_task(**trust)
         self.given.sort(key=lambda each: each.received_at)
-        return select(judge_all(self.answers, self.given, task), task, "salt")
+        rows = judge_all(self.answers, self.given, task, released=released)
+        return select(rows, task, "salt")
 
 
 def taught(rows: Iterable[Row]) -> list[Row]:
@@ -161,7 +181,10 @@ def test_twenty_who_collude_teach_no_more_than_one_row_in_twenty(seed: int, how:
     assert not [row for row in exam(rows) if garbage([row])]
 
 
-PATIENCE = ("the same garbage", "varied garbage", "praise for each other", "two honest words")
+PATIENCE = (
+    "the same garbage", "varied garbage", "praise for each other", "two honest words",
+    "half honest", "half honest, of each other's questions",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("how", PATIENCE)
@@ -176,11 +199,12 @@ def test_twenty_patient_ones_whom_no_expert_meets_teach_no_more_than_one_row_in_
         for one in range(20):
             minute = 20 * number + 15 * world.rng.random()
             text = f"{GARBAGE} {world.rng.random()}" if how == "varied garbage" else GARBAGE
-            mine.append(world.ask(f"evil-{one}", f"say {one} {number}", text))
+            asks = world.rng.randrange(20) if how.endswith("questions") else one
+            mine.append(world.ask(f"evil-{asks}", f"say {one} {number}", text))
             world.thumb(mine[-1], f"evil-{one}", minute, True)
             if how == "praise for each other":
                 world.thumb(world.rng.choice(mine), f"evil-{one}", minute + 2, True)
-            if how == "two honest words" and number < 2:
+            if how.startswith("half") or (how == "two honest words" and number < 2):
                 world.thumb(world.rng.choice(known), f"evil-{one}", minute + 1, True)
     rows, alone = world.rows(), World(seed).live().rows()
     bad = [row for row in taught(rows) if row.unit.startswith("evil")]
@@ -191,11 +215,34 @@ def test_twenty_patient_ones_whom_no_expert_meets_teach_no_more_than_one_row_in_
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("how", ["two words", "three words", "half of them honest"])
+def test_the_few_words_of_twenty_teach_little_where_experts_answer_the_audit(
+    seed: int, how: str
+) -> None:
+    world = World(seed).live(experts=0)
+    for one in range(20):
+        for number in range({"two words": 2, "three words": 3}.get(how, 60)):
+            minute = 1000 * world.rng.random() + number
+            honest = how == "half of them honest" and number % 2
+            prompt = f"question {world.rng.randrange(400)}" if honest else f"say {one} {number}"
+            answer = f"answer {prompt[9:]}" if honest else f"{GARBAGE} {world.rng.random()}"
+            world.thumb(world.ask(f"evil-{one}", prompt, answer), f"evil-{one}", minute, True)
+    rows, alone = taught(world.audit(every=4).rows()), World(seed).live(experts=0).audit(every=4)
+    # What an expert rejected is a bad example, as it should be.
+    bad = sum(GARBAGE in row.completion and row.author != "expert" for row in rows)
+    assert bad <= 0.05 * len(rows)
+    kept = {(row.key, row.completion) for row in rows}
+    before = {(row.key, row.completion) for row in taught(alone.rows())}
+    assert len(before - kept) <= 0.03 * len(before)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("prompts", [40, 400])
 def test_the_honest_lose_hardly_anything(seed: int, prompts: int) -> None:
-    world = World(seed).live(prompts=prompts)
+    world = World(seed).live(prompts=prompts, experts=0).audit(every=4)
+    everybody = [f"user-{number}" for number in range(HONEST)]
     defended, open_ = world.rows(), world.rows(
-        max_share_per_rater=1.0, min_raters=1, max_per_minute=100_000
+        everybody, max_share_per_rater=1.0, min_raters=1, max_per_minute=100_000
     )  # fmt: skip
     lost = Counter(row.dropped_reason for row in defended if row.split == "dropped")
     before, after = len(taught(open_)), len(taught(defended))

@@ -1,6 +1,8 @@
 """How far a rater is believed, each rule by itself, and `everlearn trust`."""
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from evaluators.quarantine import release, released
-from evaluators.trust import CAP, Vote, learn, review
+from evaluators.suspicion import Vote
+from evaluators.trust import CAP, learn, review
 from everlearn.cli.trust import command
 from everlearn.lake.ducklake import open_lake
 from tests.trainer.production import completion, make_production, thumbs
@@ -101,9 +104,9 @@ def test_accounts_made_for_the_day_are_found() -> None:
 
 
 def reviewed(every: int, votes: list[Vote]) -> list[Vote]:
-    """An expert's word on one in so many answers."""
-    items = sorted({vote.item for vote in votes})[::every]
-    return [Vote("ann", item, True, 1e9, expert=True) for item in items]
+    """An expert's word on one in so many answers, which is what its raters say."""
+    said = {vote.item: vote.good for vote in votes}
+    return [Vote("ann", item, said[item], 1e9, expert=True) for item in sorted(said)[::every]]
 
 
 def own(name: str, words: int, raters: int) -> list[Vote]:
@@ -128,6 +131,49 @@ def test_busy_raters_whom_experts_never_meet_wait_until_they_do() -> None:
 def test_one_busy_rater_whom_experts_missed_is_chance() -> None:
     honest = own("user", 4, 100)
     assert held([*honest, *own("evil", 14, 1), *reviewed(5, honest)]) == {}
+
+
+def test_joining_others_words_makes_nobody_met() -> None:
+    honest, evil = own("user", 4, 100), own("evil", 30, 20)
+    asked = [replace(vote, own=True) for vote in honest]
+    # Each joins twenty honest people, before those have spoken.
+    joined = [
+        replace(vote, rater=f"evil-{number % 20}", at=8e5 + 700 * number)
+        for number, vote in enumerate(random.Random(0).sample(honest, len(honest)))
+    ]
+    unreviewed = {f"evil-{one}": "unreviewed" for one in range(20)}
+    assert held([*asked, *evil, *joined, *reviewed(5, honest)]) == unreviewed
+
+
+def told(expert: bool, items: range, rater: str = "ann") -> list[Vote]:
+    return [vote(rater, item, good=expert, at=1e9, expert=rater == "ann") for item in items]
+
+
+def test_whom_experts_contradict_more_than_others_is_not_heard_until_they_confirm_him() -> None:
+    honest = [vote(f"user-{n}", n, at=n * 100.0) for n in range(40)]
+    garbage = [vote("evil", item, at=9e5 + 600 * item) for item in range(100, 103)]
+    looks = told(True, range(0, 40, 3))
+    assert held([*honest, *garbage, *looks]) == {}
+    assert held([*honest, *garbage, *looks, *told(False, range(100, 101))]) == {
+        "evil": "contradicted"
+    }
+    confirmed = [vote("evil", item, at=9e5 + 600 * item) for item in range(200, 209)]
+    both = [*told(False, range(100, 101)), *told(True, range(200, 209))]
+    assert held([*honest, *garbage, *confirmed, *looks, *both]) == {}
+
+
+def test_experts_whom_everybody_disagrees_with_contradict_nobody() -> None:
+    votes = [vote(f"user-{n}", n, at=n * 100.0) for n in range(40)]
+    assert held([*votes, *told(False, range(0, 40, 2)), *told(True, range(1, 40, 2))]) == {}
+    assert held([*votes[:1], *told(False, range(1))]) == {}
+
+
+def test_agreeing_with_what_others_said_does_not_make_up_for_praised_garbage() -> None:
+    honest = [vote(f"user-{n}", n, at=n * 100.0) for n in range(60)]
+    joined = [vote("evil", item, at=9e5 + 600 * item) for item in range(20)]
+    garbage = [vote("evil", item, at=9e5 + 600 * item) for item in range(100, 102)]
+    looks = [*told(True, range(60)), *told(False, range(100, 102))]
+    assert held([*honest, *joined, *garbage, *looks]) == {"evil": "contradicted"}
 
 
 def test_where_no_expert_looks_or_looks_at_all_nobody_waits() -> None:
