@@ -10,7 +10,7 @@ Two hundred users of the example ask, rate and err as people do, an analyst corr
 
 The analyst answers the label queue's audit of everybody's words, or looks at the honest alone.
 Trained on the honest and on all of them, the same data through the same snapshot: one line each,
-and a table of what differs: garbage among taught rows, honest rows lost, accuracy on questions
+and a table of what differs: garbage among taught rows, honest prompts lost, accuracy on questions
 nobody asked.
 """
 
@@ -154,13 +154,15 @@ class Found:
 
     name: str
     garbage: float
-    honest: frozenset[tuple[str, str]]
+    honest: frozenset[str]
+    """Prompts of honest units that teach something."""
     jargon: float
     formal: float
 
 
-def taught(task: Task, lake: Any) -> tuple[float, frozenset[tuple[str, str]], int]:
-    """Of the rows that a training is given: the share of the 20's, the others, and how many."""
+def taught(task: Task, lake: Any) -> tuple[float, frozenset[str], int]:
+    """Of the rows that a training is given: the share of the 20's, the others' prompts, and
+    how many rows there are."""
     from trainer.snapshot import freeze
 
     rows = [
@@ -169,7 +171,7 @@ def taught(task: Task, lake: Any) -> tuple[float, frozenset[tuple[str, str]], in
         if row.split == "train" and row.kind != "replay"
     ]
     bad = [row for row in rows if row.unit.startswith("evil") and row.author != "expert"]
-    kept = frozenset((row.key, row.answer) for row in rows if not row.unit.startswith("evil"))
+    kept = frozenset(row.key for row in rows if not row.unit.startswith("evil"))
     return len(bad) / max(1, len(rows)), kept, len(rows)
 
 
@@ -201,7 +203,7 @@ def table(found: Sequence[Found]) -> None:
     """What each run lost against the first."""
     first = found[0]
     click.echo(
-        "| trained on | garbage | honest rows lost | jargon | formal |\n|---|---|---|---|---|"
+        "| trained on | garbage | honest prompts lost | jargon | formal |\n|---|---|---|---|---|"
     )
     for each in found:
         lost = len(first.honest - each.honest) / max(1, len(first.honest))
