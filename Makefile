@@ -51,6 +51,7 @@ up: .venv/demo
 system:
 	deploy/system-packages.sh
 	deploy/install-helm.sh
+	deploy/install-promtool.sh
 
 # uv comes from pip; the locks hold hashes and no registry address.
 .venv/bin/uv:
