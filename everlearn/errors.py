@@ -3,6 +3,7 @@
 EverlearnError
  ├─ ConfigError(ValueError)          exit 2: a key, its value, what is allowed
  ├─ InputError(ValueError)           exit 2: bad argument or bad file
+ │   └─ ReleaseBusy                  exit 3: another release of this task runs
  ├─ NotEnoughEvidence(LookupError)   exit 3: too few rows, scores or units to say anything
  ├─ TrainingBusy(RuntimeError)       exit 3: a training of this task is under way
  ├─ NotFound(LookupError)            exit 2: no such task, version, snapshot or release
@@ -38,6 +39,12 @@ class InputError(EverlearnError, ValueError):
     """An argument or an input file is wrong."""
 
     exit_code = 2
+
+
+class ReleaseBusy(InputError):
+    """A release of the task runs, and does not give way to a newer version."""
+
+    exit_code = 3
 
 
 class NotFound(EverlearnError, LookupError):

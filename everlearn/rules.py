@@ -192,6 +192,9 @@ class ReleaseRules(Section):
     blind guardrail from one that nobody met."""
     max_seconds: float = Field(86_400.0, gt=0)
     """A release that is undecided by then is stopped as inconclusive."""
+    supersede_after_seconds: float | None = Field(None, ge=0)
+    """A newer version that passed its gate takes the place of a release that has ramped for so long
+    and has no evidence for itself; none: it waits until that one ends."""
     primary: str = "thumbs"
     """Grader whose mean decides."""
     guardrails: tuple[str, ...] = ("error_rate", "latency_p95")

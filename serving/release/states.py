@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from everlearn.errors import InputError
+from everlearn.errors import InputError, ReleaseBusy
 from everlearn.rules import ReleaseRules
 from gateway.routes import ArmRoute
 from serving.release.budget import Budget, promoted, spend
@@ -30,6 +30,8 @@ class Phase(StrEnum):
     INCONCLUSIVE = "inconclusive"
     ABORTED = "aborted"
     """By an operator."""
+    SUPERSEDED = "superseded"
+    """Undecided when a newer version took its place: neither harm nor futile."""
     ERROR = "error"
     """It did not load or verify, and never had traffic; or a guardrail stayed blind."""
 
@@ -54,6 +56,7 @@ VERSION_STATE = {
     Phase.STOPPED: "retired",
     Phase.INCONCLUSIVE: "retired",
     Phase.ABORTED: "retired",
+    Phase.SUPERSEDED: "retired",
     Phase.ERROR: "rejected",
 }
 
@@ -174,7 +177,7 @@ def begin(traffic: Traffic, release: Release) -> Traffic:
     """A release is asked for: one at a time per task; its level is spent at once."""
     if traffic.release is not None and traffic.release.active:
         running = traffic.release
-        raise InputError(
+        raise ReleaseBusy(
             f"version {running.candidate.version} is {running.phase} (release "
             f"{running.release_id}): one release at a time; wait, or `everlearn release abort`"
         )

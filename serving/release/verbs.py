@@ -11,7 +11,14 @@ from evaluators.fill import label_salt
 from evaluators.judges import require
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
-from everlearn.errors import InputError, NotFound, RegistryError, ServingAway, ServingError
+from everlearn.errors import (
+    InputError,
+    NotFound,
+    RegistryError,
+    ReleaseBusy,
+    ServingAway,
+    ServingError,
+)
 from everlearn.ids import new_id
 from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
@@ -21,10 +28,12 @@ from gateway.table import first_arm
 from registry.record import read as read_record
 from registry.states import VersionState
 from registry.versions import BASE, ModelVersion, Registry
+from serving.release.accounts import Accounts
 from serving.release.adapters import ready
 from serving.release.book import Book
 from serving.release.budget import next_level
 from serving.release.decide import last_stage
+from serving.release.observations import frozen
 from serving.release.routing import sync_route
 from serving.release.states import (
     Phase,
@@ -36,6 +45,7 @@ from serving.release.states import (
     revert,
     standing,
 )
+from serving.release.supersede import left_alone, verdict
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +116,36 @@ class Desk:
             if asked.ungated is None:
                 level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
                 asked = msgspec.structs.replace(asked, alpha=level)
-            begun = begin(traffic, asked)
+            room = self._make_room(traffic, asked)
+            begun = begin(room, asked)
             look(asked)
             try:
                 self.book.write(name, begun, kept[1] if kept else 0)
             except StateConflict:
                 continue  # an outbox was emptied, or another release came first: look again
+            if room is not traffic:
+                sync_route(self._service.routes_path, name, lambda: self.book.traffic(name))
             return asked
         raise StateConflict(f"task {name}: somebody else kept writing; try again")
+
+    def _make_room(self, traffic: Traffic, asked: Release) -> Traffic:
+        """Without the release that runs, where it gives way: both are written at once."""
+        running, now = traffic.release, self._clock.now()
+        if running is None or not running.active:
+            return traffic
+        why = left_alone(running, asked, now)
+        if why is None:
+            with closing(open_lake(self._service, read_only=True)) as lake:
+                accounts = Accounts(running.parsed_rules, frozen(lake, running.release_id))
+            gives_way, why = verdict(asked, accounts.evidence())
+            if gives_way:
+                summary = accounts.summary(with_interval=True)
+                return change(traffic, Phase.SUPERSEDED, why, now, evidence=summary)
+        raise ReleaseBusy(
+            f"version {running.candidate.version} is {running.phase} (release "
+            f"{running.release_id}): one release at a time; wait, or `everlearn release abort`; "
+            f"not superseded: {why}"
+        )
 
     def abort(self, reason: str, *, expect: str | None = None) -> Traffic:
         """End the running release; its version gets no more traffic. `expect`: see `rollback`."""

@@ -225,7 +225,7 @@ def test_what_is_not_gated_is_refused_unless_a_reason_is_given(place: Place) -> 
     assert allowed.returncode == 0, allowed.stderr
     assert "released without a passed gate: to see it fail" in allowed.stdout
     twice = place.everlearn(*words)
-    assert twice.returncode == 2
+    assert twice.returncode == 3
     assert "one release at a time" in twice.stderr
     assert place.everlearn("release", "abort", place.task).returncode == 0
     assert place.phase() == "aborted"
