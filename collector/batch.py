@@ -18,6 +18,7 @@ from everlearn.events import Completion, decode
 from everlearn.lake.columns import COMPLETIONS, DEAD_LETTERS, FEEDBACK, FOUND, TableSpec
 from everlearn.lake.schema import arrow_schema
 from everlearn.log.bus import Record
+from everlearn.process_log import about, about_bytes
 from everlearn.tolerant import mended
 
 CHUNK = 2048
@@ -55,6 +56,9 @@ class Batch:
         self._dead: list[Row] = []
         self.rows = 0
         """Read so far, dead letters not counted."""
+        self.told: list[dict[str, Any]] = []
+        """Extras of a line of the process log for each dead letter and each row that lost values.
+        """
 
     @property
     def dead_letters(self) -> int:
@@ -105,17 +109,25 @@ class Batch:
         that is nobody without such a value is buried."""
         fields, kinds = _FIELDS[spec.name], _SCHEMAS[spec.name]
         values = dict(zip(fields, row, strict=True))
+        names, lost = about(values["completion_id"], values["request_id"]), False
         try:
             for name in kinds.names:
-                values[name] = _fitting(values[name], kinds.field(name).type, name in _IDENTITY)
+                fitting = _fitting(values[name], kinds.field(name).type, name in _IDENTITY)
+                lost |= fitting is not values[name]
+                values[name] = fitting
         except _BAD as error:
             raw = repr(tuple(values[name] for name in kinds.names)).encode(errors="replace")
             self._bury(values["gateway_id"], values["seq"], f"{spec.name}: {error}", raw)
+            self.told[-1] |= names
             return None
+        if lost:
+            self.told.append({**names, "status": "stored, but changed to fit"})
         return tuple(values[name] for name in fields)
 
     def _bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes) -> None:
         self._dead.append((gateway_id, seq or None, reason, raw, int(time.time() * 1e6)))
+        origin = {"gateway_id": gateway_id, "seq": seq, "status": "dead letter"}
+        self.told.append({**about_bytes(raw), **origin})
 
 
 def _fitting(value: Any, kind: pa.DataType, needed: bool) -> Any:

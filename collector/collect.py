@@ -48,6 +48,8 @@ class Stored(NamedTuple):
     payload_bytes: int
     oldest_seconds: float
     """How long the batch gathered."""
+    told: Sequence[Mapping[str, Any]]
+    """What the process log says of rows that were not whole."""
 
 
 class Collector:
@@ -145,7 +147,7 @@ class Collector:
         move(transaction, before, reached)
         repeated = len(records) - len(fresh)
         size = sum(len(record.payload) for record in fresh)
-        return Stored(len(records), batch.rows, repeated, batch.dead_letters, size, 0.0)
+        return Stored(len(records), batch.rows, repeated, batch.dead_letters, size, 0.0, batch.told)
 
     def _unseen(self, transaction: Transaction, records: Sequence[Record]) -> list[Record]:
         """Without those that the lake holds; only numbers not above the highest are looked up."""

@@ -20,6 +20,7 @@ from everlearn.errors import ConfigError
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.log.bus import EventSource
 from everlearn.metrics import answer_prometheus
+from everlearn.process_log import tell_rows
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,7 @@ def _count(batch: Stored) -> None:
     DEAD.inc(batch.dead_letters)
     GATHERED.observe(batch.oldest_seconds)
     LAST.set(time.time())
-    if batch.dead_letters:
-        log.warning("%d dead letters", batch.dead_letters)
+    tell_rows(log, "a record is not whole in the lake", batch.told)
 
 
 def stop_on_signals() -> threading.Event:

@@ -26,6 +26,7 @@ from everlearn.config import Bus, Service
 from everlearn.errors import CaptureError, EverlearnError
 from everlearn.log.bus import EventSource, Record
 from everlearn.log.identity import read_counts, worker_folders
+from everlearn.process_log import about_bytes
 from everlearn.state import State, StateConflict, open_state
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ class Shipper:
         folder.mkdir(exist_ok=True)
         (folder / f"{record.seq:020d}").write_bytes(record.payload)
         reason = f"{len(record.payload)} bytes are more than the topic takes: kept in {folder}"
-        log.error("%s %d: %s", record.gateway_id, record.seq, reason)
+        origin = {"gateway_id": record.gateway_id, "seq": record.seq}
+        log.error("%s", reason, extra={**about_bytes(record.payload), **origin})
         return replace(record, payload=record.payload[:STUB_BYTES], error=reason)
 
     def _again(self) -> None:

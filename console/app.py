@@ -40,6 +40,7 @@ from console.pages import (
 from console.render import page, wants_page
 from console.session import Keys, Sessions
 from console.source import Source
+from everlearn.access_log import AccessLog
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
 from everlearn.errors import EverlearnError, NotFound
@@ -94,6 +95,7 @@ def create_app(
         sessions=Sessions(clock or SystemClock()), audit=audit,
     )  # fmt: skip
     app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(AccessLog, every=service.logging.requests)
     app.exception_handler(EverlearnError)(_error)
     app.exception_handler(HTTPException)(_http_error)
     for router in ROUTERS:

@@ -88,7 +88,7 @@ due AS (
                 > {retry_seconds} * 2 ** (l.failures - 1))
     GROUP BY ALL ORDER BY a.received_at, a.completion_id LIMIT $limit
 )
-SELECT d.completion_id, d.evaluators, c.messages, c.tools, c.answer, c.response_text,
+SELECT d.completion_id, d.evaluators, c.request_id, c.messages, c.tools, c.answer, c.response_text,
     c.finish_reason, c.metadata, c.version, c.arm, o.digest AS feedback_digest, o.feedback
 FROM due d JOIN completions c USING (completion_id) LEFT JOIN opinions o USING (completion_id)
 WHERE true {among_c}
@@ -138,6 +138,7 @@ class Pending:
     feedback_digest: str
     prompt: str
     reference_digest: str
+    request_id: str | None = None
     fault: str | None = None
     """Why the row cannot be read: it is unscored for that reason, until something changes."""
 
@@ -270,6 +271,7 @@ def readable(row: Mapping[str, Any], known: Mapping[str, Reference]) -> Pending:
         feedback_digest=row["feedback_digest"] or "",
         prompt="",
         reference_digest="",
+        request_id=row.get("request_id"),
     )
     try:
         messages, tools = asked(row)

@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,14 @@ from everlearn.config import Service
 from everlearn.errors import LakeError, NotFound
 from everlearn.lake.progress import Mark, read_mark, write_mark
 from everlearn.lake.store import Lake
+from everlearn.process_log import about, tell_rows
 from everlearn.state import open_state
 from everlearn.task import Task
 from everlearn.tolerant import mended
 
 __all__ = ["evaluate", "EvaluateReport", "GraderCounts", "grade", "grade_all"]
+
+log = logging.getLogger(__name__)
 
 BATCH = 1000
 """Completions per commit."""
@@ -272,6 +276,20 @@ def _score(
                 counts[evaluator.name].add(verdict)
                 rows.append(_row(task, member, evaluator, verdict))
     lake.commit(lambda transaction: transaction.append("scores", rows))
+    _tell(batch, rows)
+
+
+def _tell(batch: Sequence[Pending], rows: Sequence[Mapping[str, Any]]) -> None:
+    """In the process log: the answers that a grader failed at, or that no grader can read. Why
+    stands in the row, not here: it may quote the answer."""
+    known = {each.completion_id: each for each in batch}
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        each = known[row["completion_id"]]
+        if row["error"] is not None or each.fault is not None:
+            names = about(each.completion_id, each.request_id)
+            lines.append({**names, "task": row["task"], "grader": row["evaluator"]})
+    tell_rows(log, "not scored, scores.error and scores.reason say why", lines)
 
 
 def _row(task: str, member: Pending, grader: Base[Any], score: Score) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def environment(service: Service, home: Path, config: Path) -> dict[str, str]:
             f"airflow.host = {host!r}: the Airflow of `up --stack full` is for this machine, "
             "127.0.0.1; for others to reach it run Airflow's own deployment on the dags/ folder"
         )
+    json_logs = {"AIRFLOW__LOGGING__JSON_LOGS": "True"} if service.logging.format == "json" else {}
     return {
+        **json_logs,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API__BASE_URL": f"http://{host}:{port}",
         "AIRFLOW__API__HOST": host,

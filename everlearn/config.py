@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from everlearn import regex
 from everlearn.errors import ConfigError
+from everlearn.process_log import Logging
 from everlearn.yaml_file import describe, read_yaml
 
 
@@ -423,6 +424,7 @@ class Service(BaseSettings):
     releases: Releases = Releases()
     console: Console = Console()
     airflow: Airflow = Airflow()
+    logging: Logging = Logging()
 
     @classmethod
     def settings_customise_sources(

@@ -21,7 +21,7 @@ def render(verbs: Sequence[tuple[str, str]]) -> str:
     parts = [_HEAD, "## Verbs\n\n| verb | does |\n|---|---|\n"]
     parts += [f"| `everlearn {name}` | {text} |\n" for name, text in verbs]
     parts.append("\n## Service: `everlearn.yaml`\n")
-    parts += _page("Service", folder / "config.py")
+    parts += _page("Service", folder / "config.py", folder / "process_log.py")
     parts.append("\n## Task: `tasks/*.yaml`\n")
     parts += _page(
         "Task", *(folder / f"{name}.py" for name in ("task", "rules", "people", "schedule"))

@@ -1,5 +1,7 @@
 """Which processes a config asks for on one machine, in which order: nothing is started here."""
 
+import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from everlearn import airflow
 from everlearn.broker import prepare
 from everlearn.config import Service
 from everlearn.process import Process
+from everlearn.process_log import uvicorn_settings
 
 
 def processes(service: Service, config: Path, stack: str) -> tuple[Process, ...]:
@@ -80,6 +83,11 @@ def _mlflow(service: Service) -> Process:
         *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "artifacts")),
     )
+    if service.logging.format == "json":
+        settings = service.data_path / "run" / "mlflow-log.json"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text(json.dumps(uvicorn_settings("mlflow")))
+        command += ("--uvicorn-opts", f"--log-config {shlex.quote(str(settings))}")
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     address = service.mlflow.tracking_uri
     ready = f"{address}/health"

@@ -16,7 +16,8 @@ from pathlib import Path
 from everlearn.config import Capture
 from everlearn.events import Completion, Event, Feedback, Status, encode
 from everlearn.log.wal import WalStats, WalWriter
-from everlearn.telemetry import Telemetry
+from everlearn.process_log import about, about_event
+from everlearn.telemetry import OPERATIONS, Telemetry
 from gateway.http.heads import Request
 from gateway.masking import Masker
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 Then = Callable[[], None]
 
+FAILED = ("upstream_error", "timeout")
+"""Told in the process log, whatever it is told else."""
 REJECTED_BODY_BYTES = 16 * 2**10
 """Kept of a rejected request's body."""
 MASKED_AT_ONCE_BYTES = 128 * 2**10
@@ -34,11 +37,18 @@ class Recorder:
     """Masks, encodes and appends events."""
 
     def __init__(
-        self, root: Path, worker: int, settings: Capture, telemetry: Telemetry | None = None
+        self,
+        root: Path,
+        worker: int,
+        settings: Capture,
+        telemetry: Telemetry | None = None,
+        *,
+        tell_all: bool = False,
     ) -> None:
-        """Used from the running event loop only."""
+        """Used from the running event loop only. The process log tells of requests that failed
+        upstream, or of all."""
         self._loop = asyncio.get_running_loop()
-        self._telemetry = telemetry
+        self._telemetry, self._tell_all = telemetry, tell_all
         self._wal = WalWriter(root, worker, settings)
         self._masker = Masker(settings.mask) if settings.mask else None
         self._rejects = settings.on_full == "reject"
@@ -152,7 +162,7 @@ class Recorder:
         try:
             return event if self._masker is None else self._masker.event(event)
         except Exception as error:
-            self._failed(error)
+            self._failed(error, event)
             return None
 
     def _encoded(self, event: Event | None, traceparent: bytes | None = None) -> bytes:
@@ -163,8 +173,10 @@ class Recorder:
             payload = encode(event)
             if self._telemetry is not None:
                 self._telemetry.event(event, traceparent)
+            if type(event) is Completion and (self._tell_all or event.status in FAILED):
+                _tell(event)
         except Exception as error:
-            self._failed(error)
+            self._failed(error, event)
             return b""
         return payload
 
@@ -182,9 +194,23 @@ class Recorder:
             self._failed(error)
         _call_all(waiting)
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, event: Event | None = None) -> None:
+        """`event`: the one that is lost; one that could not be masked is told by our name of it."""
         self.errors += 1
-        log.error("capture failed: %s: %s", type(error).__name__, error)
+        name = event.completion_id if isinstance(event, Completion) else None
+        log.error("capture failed", exc_info=error, extra=about(name))
+
+
+def _tell(event: Completion) -> None:
+    """A line of the process log, of what is masked by now."""
+    known = event.endpoint in OPERATIONS
+    extra = {
+        **about_event(event),
+        **{"task": event.task, "status": event.status, "http_status": event.http_status},
+        "route": f"/v1/{event.endpoint}" if known else "other",
+        "ms": round(event.latency_ms, 1),
+    }
+    log.log(logging.WARNING if event.status in FAILED else logging.INFO, "answered", extra=extra)
 
 
 def _size(event: Event) -> int:

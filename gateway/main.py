@@ -17,6 +17,7 @@ import uvloop
 
 from everlearn.config import Service
 from everlearn.errors import ConfigError
+from everlearn.process_log import set_up
 from everlearn.task import Task
 from everlearn.tls import tls_context
 from gateway.counters import LIMITS_FILE, SharedCounters
@@ -55,7 +56,7 @@ def work(service: Service, tasks: dict[str, Task], worker: int, where: Where | N
     if where is not None:
         # A parent killed with -9 takes its workers with it; they drain.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        set_up(service.logging, "gateway")
     try:
         shared = Shared(shared_socket(where.host, where.port), where.folder) if where else None
         uvloop.run(serve(service, tasks, worker, shared))

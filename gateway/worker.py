@@ -126,7 +126,11 @@ def build_parts(
             for name, one in service.upstreams.items()
         },
         recorder=Recorder(
-            service.wal_path, worker, settings.capture, open_telemetry("everlearn-gateway")
+            service.wal_path,
+            worker,
+            settings.capture,
+            open_telemetry("everlearn-gateway"),
+            tell_all=service.logging.requests,
         ),
         keyring=Keyring(
             settings.keys,

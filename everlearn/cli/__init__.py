@@ -96,5 +96,7 @@ def main() -> None:
     try:
         group(prog_name="everlearn")
     except EverlearnError as error:
-        click.echo(f"everlearn: {error}", err=True)
+        from everlearn.process_log import last_words
+
+        last_words(str(error))
         sys.exit(error.exit_code)

@@ -10,11 +10,10 @@ from everlearn.cli import config_option
 @config_option
 def command(once: bool, config_path: str | None) -> None:
     """Move events into the lake."""
-    import logging
-
     from collector.process import run
     from everlearn.config import load
+    from everlearn.process_log import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    run(load(config_path), once=once)
+    service = load(config_path)
+    set_up(service.logging, "collector")
+    run(service, once=once)

@@ -26,9 +26,11 @@ def command(task_name: str, learn: bool, as_json: bool, config_path: str | None)
 
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
 
     service = load(config_path)
+    set_up(service.logging, "comments")
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released

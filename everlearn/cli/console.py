@@ -11,8 +11,10 @@ def command(config_path: str | None) -> None:
     """Serve the console at the address of the config."""
     from everlearn.config import config_file, load
     from everlearn.ports import must_be_free
+    from everlearn.process_log import set_up
 
     service = load(config_path)
+    set_up(service.logging, "console")
     address = service.console
     must_be_free(address.host, address.port, "console.port")
 
@@ -26,11 +28,12 @@ def command(config_path: str | None) -> None:
         service, "console.metrics_port", address.metrics_port, app.state.metrics.registry
     )
     click.echo(f"console: http://{address.host}:{address.port}/?token={app.state.token}")
-    # the token of an address must not stand in a log
+    # the token of an address must not stand in a log: AccessLog tells of requests
     uvicorn.run(
         app,
         host=address.host,
         port=address.port,
+        log_config=None,
         log_level="warning",
         access_log=False,
         # open pages listen for news without end

@@ -9,6 +9,7 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from evaluators.drift.look import Compared, Look
     from everlearn.config import Service
+    from everlearn.process_log import set_up
 
 DRIFTED = 5
 """Exit code of its own: a crash of Python is a 1, and must not pass for drift."""
@@ -35,6 +36,7 @@ def command(task_name: str, accepted: bool, as_json: bool, config_path: str | No
     from everlearn.task import load_task
 
     service = load(config_path)
+    set_up(service.logging, "drift")
     task = load_task(service, task_name)
     lake = open_lake(service)
     try:

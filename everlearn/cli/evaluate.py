@@ -28,9 +28,11 @@ def command(
     from evaluators.run import evaluate
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
 
     service = load(config_path)
+    set_up(service.logging, "evaluate")
     declared = load_task(service, task)
     lake = open_lake(service)
     try:

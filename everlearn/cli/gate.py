@@ -25,6 +25,7 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
 
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
     from registry.judgement import judge
     from registry.versions import Registry
@@ -32,6 +33,7 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
     from serving.release.verbs import Desk
 
     service = load(config_path)
+    set_up(service.logging, "gate")
     declared = load_task(service, task)
     registry, desk = Registry(service), Desk(service, declared)
     try:

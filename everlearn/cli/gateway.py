@@ -9,13 +9,12 @@ from everlearn.cli import config_option
 @config_option
 def command(config_path: str | None) -> None:
     """Run the gateway: answers users, captures what happened; SIGTERM drains."""
-    import logging
-
     from everlearn.config import load
+    from everlearn.process_log import set_up
     from everlearn.task import running_tasks
 
     service = load(config_path)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(service.logging, "gateway")
     tasks = running_tasks(service)
     from gateway.main import run
 

@@ -22,8 +22,11 @@ def command(keep_hours: float, as_json: bool, config_path: str | None) -> None:
     from collector.compact import maintain
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
 
-    done = maintain(open_lake(load(config_path)), keep_hours)
+    service = load(config_path)
+    set_up(service.logging, "maintain")
+    done = maintain(open_lake(service), keep_hours)
     if as_json:
         click.echo(json.dumps(done))
     else:

@@ -15,17 +15,17 @@ def command() -> None:
 def run(config_path: str | None) -> None:
     """Move the traffic of every task by evidence until SIGTERM."""
     import fcntl
-    import logging
     import signal
     import threading
 
     from everlearn.config import load
     from everlearn.errors import InputError
     from everlearn.metrics import answer_prometheus
+    from everlearn.process_log import set_up
     from serving.release.controller import run as run_all
 
     service = load(config_path)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(service.logging, "releases")
     service.data_path.mkdir(parents=True, exist_ok=True)
     with (service.data_path / "releases.lock").open("w") as lock:
         try:
@@ -35,6 +35,5 @@ def run(config_path: str | None) -> None:
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         answer_prometheus(service, "releases.metrics_port", service.releases.metrics_port)
         run_all(service, stop)

@@ -9,17 +9,16 @@ from everlearn.cli import config_option
 @config_option
 def command(config_path: str | None) -> None:
     """Run the local model server: OpenAI's routes, LoRA adapters loaded at run time."""
-    import logging
-
     from everlearn.config import load
     from everlearn.errors import ConfigError
     from everlearn.ports import must_be_free
+    from everlearn.process_log import set_up
 
     service = load(config_path)
+    set_up(service.logging, "model-server")
     if not service.model_server.model:
         raise ConfigError("model_server.model is empty; name a folder or a hub id of a model")
     must_be_free(service.model_server.host, service.model_server.port, "model_server.port")
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from serving.local.server import run
 
     run(service)

@@ -9,11 +9,10 @@ from everlearn.cli import config_option
 @config_option
 def command(config_path: str | None) -> None:
     """Move WAL records to Kafka; what is acknowledged there is freed here."""
-    import logging
-
     from collector.process import ship
     from everlearn.config import load
+    from everlearn.process_log import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    ship(load(config_path))
+    service = load(config_path)
+    set_up(service.logging, "shipper")
+    ship(service)

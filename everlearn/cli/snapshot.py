@@ -16,9 +16,11 @@ def command(task_name: str, as_json: bool, config_path: str | None) -> None:
     from everlearn.config import load
     from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
 
     service = load(config_path)
+    set_up(service.logging, "snapshot")
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released

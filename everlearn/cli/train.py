@@ -11,6 +11,7 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from everlearn.config import Service
     from everlearn.lake.store import Lake
+    from everlearn.process_log import set_up
     from trainer.outcome import Outcome
     from trainer.plan import Plan
     from trainer.workbench import Workbench
@@ -71,6 +72,7 @@ def command(
     from everlearn.task import load_task
 
     service = load(config_path)
+    set_up(service.logging, "train")
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import httptools
 
+from everlearn.process_log import about
 from gateway.http.heads import Head, Heads, Request
 from gateway.http.wire import UPGRADE, Refusal, header_lines, status_line
 
@@ -341,7 +342,9 @@ class Client(asyncio.Protocol):
 
     def failed(self) -> None:
         """An error of ours, in an `except` clause: one request's error is not the others'."""
-        log.exception("request failed in the gateway")
+        known = self._current.head.known if self._current else {}
+        name = known.get(b"x-request-id", b"").decode("utf-8", "replace")
+        log.exception("request failed in the gateway", extra=about(None, name))
         self.abort()
         self.finished()
 

@@ -7,6 +7,7 @@ import sys
 import torch
 import uvicorn
 
+from everlearn.access_log import AccessLog
 from everlearn.config import ModelServer, Service
 from serving.local.app import make_app
 from serving.local.model import Model, resolve
@@ -26,11 +27,13 @@ def run(service: Service) -> None:
     model = Model(resolve(service.root, options.model), options.max_batch)
     name = options.served_model_name or options.model
     app = make_app(model, name=name, max_batch=options.max_batch, max_adapters=options.max_adapters)
+    app.add_middleware(AccessLog, every=service.logging.requests)
     logging.getLogger(__name__).info("serving %s at %s:%d", name, options.host, options.port)
     uvicorn.run(
         app,
         host=options.host,
         port=options.port,
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -1,5 +1,6 @@
 """`everlearn serve` as people start it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from tests.serving.conftest import wait_until
 
 def config(folder: Path, **model_server: Any) -> Path:
     file = folder / "everlearn.yaml"
-    file.write_text(yaml.safe_dump({"model_server": model_server}))
+    logs = {"format": "json", "requests": True}
+    file.write_text(yaml.safe_dump({"model_server": model_server, "logging": logs}))
     return file
 
 
@@ -28,7 +30,7 @@ def serve(file: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-def test_serve_answers_and_stops_on_sigterm_with_the_answer_under_way(
+def test_serve_answers_tells_of_it_and_stops_on_sigterm_with_the_answer_under_way(
     base: Path, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     (tmp_path / "model").symlink_to(base)
@@ -44,7 +46,10 @@ def test_serve_answers_and_stops_on_sigterm_with_the_answer_under_way(
             "ignore_eos": True,
             "stream": True,
         }
-        with httpx.stream("POST", f"{root}/v1/completions", json=body, timeout=60) as answer:
+        named = {"x-request-id": "order-7"}
+        with httpx.stream(
+            "POST", f"{root}/v1/completions", json=body, timeout=60, headers=named
+        ) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
@@ -52,7 +57,11 @@ def test_serve_answers_and_stops_on_sigterm_with_the_answer_under_way(
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)
     finally:
         process.kill()
-        process.communicate()
+        _, stderr = process.communicate()
+    told = [json.loads(each) for each in stderr.splitlines() if each.startswith("{")]
+    (of_it,) = [each for each in told if each.get("request_id") == "order-7"]
+    assert (of_it["process"], of_it["route"]) == ("model-server", "/v1/completions")
+    assert "how many" not in stderr
 
 
 @pytest.mark.parametrize("model", ["", "no-such-model"])
@@ -60,8 +69,8 @@ def test_without_a_model_serve_exits_2_with_one_line(tmp_path: Path, model: str)
     process = serve(config(tmp_path, model=model))
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2
-    last = stderr.strip().splitlines()[-1]
-    assert last.startswith("everlearn: model_server.model")
+    last = json.loads(stderr.strip().splitlines()[-1])
+    assert last["message"].startswith("model_server.model")
 
 
 def _healthy(root: str) -> bool:
