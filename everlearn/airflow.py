@@ -34,6 +34,7 @@ def processes(service: Service, config: Path) -> list[Process]:
         Process("airflow", server, 3, address, ready, values, setting="airflow.port", login=login),
         _part("airflow-scheduler", values, "scheduler", "--skip-serve-logs"),
         _part("airflow-dags", values, "dag-processor"),
+        _part("airflow-triggerer", values, "triggerer", "--skip-serve-logs"),
     ]
 
 

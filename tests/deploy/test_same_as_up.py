@@ -101,7 +101,7 @@ def test_nothing_is_told_by_the_environment_but_secrets_and_where_the_files_are(
 def test_airflow_is_told_the_same(started: dict[str, Process]) -> None:
     folder = Path(settings({})["data_dir"]) / "airflow"
     here = airflow.environment(load(CONFIG), folder, Path(IN_CONTAINER))
-    for name in ("airflow", "airflow-scheduler", "airflow-dags"):
+    for name in ("airflow", "airflow-scheduler", "airflow-dags", "airflow-triggerer"):
         told = {key for key in environment(name) if key.startswith("AIRFLOW")}
         assert told - here.keys() == {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"}
         assert here.keys() - environment(name).keys() == {"PATH"}, "each has its own"
@@ -133,7 +133,8 @@ def test_health_is_asked_where_the_process_says_that_it_answers(
         elif name in ports:
             assert f"http://localhost:{ports[name]}'" in asked[name]
         else:
-            part = {"airflow-scheduler": "scheduler", "airflow-dags": "dag_processor"}[name]
+            parts = {"airflow-scheduler": "scheduler", "airflow-dags": "dag_processor"}
+            part = {**parts, "airflow-triggerer": "triggerer"}[name]
             state = (started["airflow"].ready or "").replace("127.0.0.1", "airflow")
             assert f"{state}'))['{part}']['status'] == 'healthy'" in asked[name]
 
@@ -181,7 +182,7 @@ def understood(arguments: list[str]) -> None:
 def test_airflow_understands_its_commands(tmp_path: Path) -> None:
     lines = [
         part.removeprefix("exec ").removeprefix("airflow ").split()
-        for name in ("airflow", "airflow-scheduler", "airflow-dags")
+        for name in ("airflow", "airflow-scheduler", "airflow-dags", "airflow-triggerer")
         for part in words(services()[name]["command"]).split(" && ")
     ]
     assert ["db", "migrate"] in lines

@@ -164,7 +164,7 @@ def test_every_process_is_told_with_its_address_and_airflow_with_its_login(stack
     said = stack.said()
     assert {line.split()[0] for line in said.splitlines() if line.startswith("  ")} == {
         *("kafka", "mlflow", "model-server", "collector", "shipper", "gateway", "releases"),
-        *("console", "airflow", "airflow-scheduler", "airflow-dags"),
+        *("console", "airflow", "airflow-scheduler", "airflow-dags", "airflow-triggerer"),
     }
     for name in ("gateway", "console", "airflow", "mlflow", "model"):
         assert f"http://127.0.0.1:{stack.ports[name]}" in said
