@@ -47,6 +47,8 @@ class Schedule(Section):
 
     evaluate: When = "10m"
     """Score what is new and fill the label queue."""
+    label: When = "1d"
+    """Fill the label queue, and say how far each grader agrees with the experts."""
     drift: When = "1h"
     """Compare what is asked and answered with what was."""
     retrain: When = "2h"

@@ -21,7 +21,7 @@ found = {}
 for path in sys.argv[1:]:
     for name, dag in runpy.run_path(path).items():
         if name.startswith("everlearn_"):
-            found[name] = str(dag.schedule)
+            found[name] = [str(dag.schedule), dag.catchup, dag.max_active_runs]
 print("FOUND" + json.dumps(found))
 """
 
@@ -72,17 +72,22 @@ def test_each_task_has_its_own_and_a_wrong_one_stops_only_itself(folder: Path) -
         **os.environ, "AIRFLOW_HOME": str(folder / "airflow"),
         "EVERLEARN_CONFIG": str(folder / "everlearn.yaml"),
     }  # fmt: skip
-    files = [str(DAGS / f"{name}.py") for name in ("evaluate", "drift", "retrain")]
+    files = [str(DAGS / f"{name}.py") for name in ("evaluate", "label", "drift", "retrain")]
     shown = subprocess.run(
         [sys.executable, "-c", SHOW, *files],
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert "FOUND" in shown.stdout, shown.stderr
-    assert json.loads(shown.stdout.split("FOUND")[1]) == {
+    found = json.loads(shown.stdout.split("FOUND")[1])
+    # A scheduler that was down for an hour trains once when it is back, and never twice at a time.
+    assert {(catches_up, at_once) for _, catches_up, at_once in found.values()} == {(False, 1)}
+    assert {name: schedule for name, (schedule, _, _) in found.items()} == {
         "everlearn_evaluate_usual": "0:10:00",
+        "everlearn_label_usual": "1 day, 0:00:00",
         "everlearn_drift_usual": "1:00:00",
         "everlearn_retrain_usual": "2:00:00",
         "everlearn_evaluate_hurried": "0:01:00",
+        "everlearn_label_hurried": "1 day, 0:00:00",
         "everlearn_drift_hurried": "None",
         "everlearn_retrain_hurried": "*/20 * * * *",
     }
