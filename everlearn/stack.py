@@ -78,7 +78,7 @@ def _mlflow(service: Service) -> Process:
     ).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     host, _, port = service.mlflow.tracking_uri.split("//", 1)[1].partition(":")
-    command = (
+    command: tuple[str, ...] = (
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port or "5000"),
         *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "artifacts")),
