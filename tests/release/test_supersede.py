@@ -11,13 +11,12 @@ from gateway.routes import ArmRoute
 from serving.release.accounts import Accounts
 from serving.release.budget import Budget, next_level, spend
 from serving.release.history import events
+from serving.release.observations import Counted, freeze
 from serving.release.states import Phase, Release
 from serving.release.supersede import EVIDENCE, left_alone, verdict
 from serving.release.verbs import Desk
 from tests.release.world import BASE, World, make_release, make_rules
 
-EQUAL = {"good": 0.97, "thumbs": 0.5}
-GOOD = {"good": 0.97, "thumbs": 0.9}
 NEWER = ArmRoute(version="8", model="candidate-8", adapter_digest="8" * 64)
 STARTED = 1_800_000_000.0
 
@@ -72,14 +71,24 @@ def begin_newer(world: World, asked: Release) -> Release:
         desk.close()
 
 
+def heard(world: World, *, candidate: float) -> None:
+    """Sixty users of the release that runs have had their say; the champion pleased every other."""
+    rows = []
+    for place in range(60):
+        treated = place % 2 == 1
+        value = candidate if treated else float(place % 4 == 0)
+        rows.append(Counted("thumbs", f"u{place}", 0, place, treated, 0.5, value, 0))
+    freeze(world.lake, world.release.release_id, rows, world.clock.now())
+    world.clock.sleep(60.0)
+
+
 def test_a_stale_release_gives_way_at_once_and_nothing_of_its_level_comes_back(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world(make_rules(supersede_after_seconds=60))
+    world = make_world()
     world.ramp()
     first = world.release
-    world.live(60, 2, EQUAL, EQUAL)
-    assert world.release.phase is Phase.RAMPING, world.release.reason
+    heard(world, candidate=0.5)
     assert world.route.challenger is not None
     started = begin_newer(world, newer())
     # Without waiting for the controller.
@@ -91,24 +100,21 @@ def test_a_stale_release_gives_way_at_once_and_nothing_of_its_level_comes_back(
     level = next_level(spent, 3, 0.05)
     assert started.alpha == level
     assert traffic.budget == spend(spent, level)
-    told = {(note.name, note.version) for note in traffic.notes if note.kind == "state"}
-    assert told == {("retired", "7"), ("loading", "8")}
-    world.loop._report()
-    rows = [row for row in events(world.lake, "text2sql") if row["event"] == "superseded"]
-    (row,) = rows
+    told = [(note.name, note.version) for note in traffic.notes if note.kind == "state"]
+    assert told[-2:] == [("retired", "7"), ("loading", "8")]
+    world.book.tell_lake("text2sql", world.lake)
+    (row,) = [row for row in events(world.lake, "text2sql") if row["event"] == "superseded"]
     assert row["percent"] == 0
     assert "superseded by version 8: promote e-value" in row["reason"]
-    assert row["evidence"]["thumbs"]["units"] > 50
+    assert row["evidence"]["thumbs"]["units"] == 60
     assert "effect_95" in row["evidence"]["thumbs"]
 
 
 def test_one_that_is_winning_is_left_alone(make_world: Callable[..., World]) -> None:
-    # It never has the units that a promotion wants, so it only ever gathers evidence.
-    world = make_world(make_rules(min_units=100_000))
+    world = make_world()
     world.ramp()
-    world.live(120, 8, EQUAL, GOOD)
+    heard(world, candidate=1.0)
     before = world.book.read("text2sql")
-    assert world.release.phase is Phase.RAMPING
     with pytest.raises(ReleaseBusy, match="not superseded: it has evidence for itself") as refused:
         begin_newer(world, newer())
     assert refused.value.exit_code == 3
