@@ -1,7 +1,6 @@
 """WAL to lake, embedded: rate per core beside a plain DuckDB append and a plain Parquet write of
 the same rows, and the delay from answer to queryable row."""
 
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from benchmarks.figures import figure
 from benchmarks.traffic import event, fill, temporary_service
 from collector.batch import Batch
 from collector.collect import Collector, Stored
-from collector.process import LAKE_THREADS, open_source
+from collector.process import LAKE_THREADS, open_source, settle_memory
 from everlearn.lake.ducklake import open_lake
 from everlearn.log.bus import Record
 
@@ -110,8 +109,7 @@ def peers() -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    # As the collector's process does.
-    gc.set_threshold(500_000, 20, 100)
+    settle_memory()
     value = collector_rate()
     more = {"goal": 50_000, **parts(), **peers()}
     figure("collector_embedded", value, "events/s/core", **more)

@@ -1,7 +1,6 @@
 """The Kafka form with a real broker: shipper, collector, delay, and an outage of 60 s."""
 
 import argparse
-import gc
 import threading
 import time
 from typing import Any
@@ -11,7 +10,7 @@ from benchmarks.figures import figure
 from benchmarks.traffic import event, fill, temporary_service
 from collector.collect import Collector, Stored
 from collector.ledger import ledger
-from collector.process import LAKE_THREADS, open_source
+from collector.process import LAKE_THREADS, open_source, settle_memory
 from collector.ship import Shipper
 from collector.topic import ensure_topic
 from everlearn.config import Service
@@ -116,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outage-seconds", type=float, default=60.0)
     options = parser.parse_args()
-    gc.set_threshold(500_000, 20, 100)
+    settle_memory()
     broker = temporary_broker()
     try:
         with temporary_service(bus=bus(broker, "rates")) as service:

@@ -124,7 +124,8 @@ class Batch:
             self.told.append({**names, "status": "stored, but changed to fit"})
         return tuple(values[name] for name in fields)
 
-    def _bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes) -> None:
+    def _bury(self, gateway_id: str, seq: int | None, reason: str, raw: bytes | memoryview) -> None:
+        raw = bytes(raw)
         self._dead.append((gateway_id, seq or None, reason, raw, int(time.time() * 1e6)))
         origin = {"gateway_id": gateway_id, "seq": seq, "status": "dead letter"}
         self.told.append({**about_bytes(raw), **origin})

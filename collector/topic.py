@@ -85,7 +85,7 @@ def message(record: Record) -> Message:
     ]
     if record.error is not None:
         headers.append(("error", record.error.encode()))
-    return Message(message_key(record), record.payload, headers)
+    return Message(message_key(record), bytes(record.payload), headers)
 
 
 def message_key(record: Record) -> bytes:

@@ -122,7 +122,7 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def decode(payload: bytes) -> Event:
+def decode(payload: bytes | memoryview) -> Event:
     """The event in `payload`.
 
     Raises msgspec.DecodeError or ValidationError on garbage and ValueError on a newer schema.

@@ -53,6 +53,16 @@ def test_every_record_comes_to_one_row_or_one_dead_letter() -> None:
     assert (batch.rows, batch.dead_letters) == (4, 2)
 
 
+def test_a_view_of_what_was_read_is_a_row_or_is_buried_as_its_bytes() -> None:
+    kept = encode(make_completion(completion_id="kept"))
+    window = memoryview(kept + b"garbage")
+    payloads = window[: len(kept)], window[len(kept) :]
+    batch = Batch([Record("s", seq, "gw", seq, item) for seq, item in enumerate(payloads, start=1)])
+    found = read(batch)
+    assert [row["completion_id"] for row in found["completions"]] == ["kept"]
+    assert [(row["seq"], row["raw"]) for row in found["dead_letters"]] == [(2, b"garbage")]
+
+
 def test_a_value_that_no_column_takes_costs_that_value() -> None:
     huge = b'{"choices":[{"message":{"content":"four"}}],"usage":{"prompt_tokens":%d}}' % 2**70
     ids = b'{"choices":[{"message":{"content":"four"},"token_ids":[%d]}]}' % 2**64
