@@ -67,7 +67,7 @@ def about_event(event: Completion | Feedback) -> Names:
     return about(event.completion_id, event.request_id)
 
 
-def about_bytes(payload: bytes) -> Names:
+def about_bytes(payload: bytes | memoryview) -> Names:
     """The same, of an event as it lies in a log; nothing where it cannot be read."""
     try:
         return about_event(decode(payload))
