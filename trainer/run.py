@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everlearn.config import Service
-from everlearn.errors import (
-    EverlearnError,
-    NotEnoughEvidence,
-    NotFound,
-    NothingLearned,
-    TrainingBusy,
-    TrainingError,
-)
+from everlearn.errors import EverlearnError, NotEnoughEvidence, TrainingBusy, TrainingError
 from everlearn.task import Task, base_model_path, heldout_grader
 from registry.versions import Registry
 from trainer import adapter as adapters
@@ -37,12 +30,13 @@ from trainer.methods import Method
 from trainer.methods.auto import choose, helped, highest, little_to_gain, over_budget, reserved
 from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_params, standing
 from trainer.plan import Plan, training_data
+from trainer.record import begun, end, opened, outcome_of, over
 from trainer.reward import Grading, reward_grader, trl_reward
 from trainer.rewarding import Rewarding, shown
 from trainer.rows import Row
 from trainer.settings import parameters
 from trainer.stream import Stream
-from trainer.tracking import TrainingRun, close_dead
+from trainer.tracking import TrainingRun
 from trainer.workbench import (
     OutOfMemory,
     Trained,
@@ -53,7 +47,7 @@ from trainer.workbench import (
     seeded,
     until,
 )
-from trainer.workplace import Workplace, identity
+from trainer.workplace import Workplace
 
 Report = Callable[[str], None]
 
@@ -86,22 +80,22 @@ def train(
         with holding(service, task.task) as own:
             return train(service, task, plan, registry, report, own)
     place = Workplace(service, task)
-    run, begun = opened(service, task, plan, held, report)
+    run, known = opened(service, task, plan, held, report)
     try:
-        begun = begun or _begun(service, task, plan, run)
-        held.keep(begun)
+        known = known or begun(service, task, plan, run)
+        held.keep(known)
         run.inputs(plan.snapshot)
         plan.check()
-        place.open(fresh=begun["free_bytes"] is None)
+        place.open(fresh=known["free_bytes"] is None)
         bench = Workbench(
             task,
             base_model_path(service, task),
             place.folder,
             report,
-            free_bytes=begun["free_bytes"],
+            free_bytes=known["free_bytes"],
         )
         # What is admitted and how it is batched follows the memory that was free at first.
-        held.keep({**begun, "free_bytes": bench.machine.free_bytes})
+        held.keep({**known, "free_bytes": bench.machine.free_bytes})
         learning = _Learning(service, bench, plan, run, Means(registry, report, place, held))
         try:
             outcome = learning.version()
@@ -110,82 +104,16 @@ def train(
     except TrainingBusy:
         raise  # the run is another process's by now
     except EverlearnError as error:
-        _end(run, held, outcome_of(error), str(error))
+        end(run, held, outcome_of(error), str(error))
         if isinstance(error, NotEnoughEvidence | TrainingError):
             over(place, held)
         raise
     except BaseException as error:
-        _end(run, held, "failed", str(error) or type(error).__name__)
+        end(run, held, "failed", str(error) or type(error).__name__)
         raise
-    _end(run, held, "registered", outcome.reason)
+    end(run, held, "registered", outcome.reason)
     over(place, held)
     return outcome
-
-
-def left_over(
-    service: Service, task: Task, held: Held, planned: Callable[[str], Plan]
-) -> Plan | None:
-    """The plan of a run whose process died, where it can go on; None: there is nothing to take up.
-
-    `planned` makes the plan for a snapshot."""
-    if held.run is None:
-        return None
-    try:
-        made = planned(held.run["snapshot_id"])
-    except NotFound:
-        return None
-    return made if held.run["identity"] == _identity(service, task, made) else None
-
-
-def opened(
-    service: Service, task: Task, plan: Plan, held: Held, report: Report
-) -> tuple[TrainingRun, dict[str, Any] | None]:
-    """The MLflow run, and what is known of it where a dead one is taken up."""
-    left = held.run
-    if left is None:
-        return TrainingRun(service, task), None
-    if left["identity"] == _identity(service, task, plan):
-        report(f"run {left['run_id']} died: it is taken up, with snapshot {left['snapshot_id']}")
-        return TrainingRun(service, task, left["run_id"]), left
-    reason = "its process died, and task, data, champion or program have changed since"
-    report(f"run {left['run_id']} is closed as killed: {reason}")
-    close_dead(service, task, left["run_id"], reason)
-    held.keep(None)
-    return TrainingRun(service, task), None
-
-
-def _begun(service: Service, task: Task, plan: Plan, run: TrainingRun) -> dict[str, Any]:
-    """What the next process must know of this run."""
-    return {
-        "run_id": run.run_id,
-        "snapshot_id": plan.snapshot.snapshot_id,
-        "method": plan.method,
-        "identity": _identity(service, task, plan),
-        "free_bytes": None,
-    }
-
-
-def _identity(service: Service, task: Task, plan: Plan) -> str:
-    return identity(service, task, plan.snapshot, f"{plan.method} {plan.champion}")
-
-
-def _end(run: TrainingRun, held: Held, outcome: str, reason: str) -> None:
-    """Close the run's record. The state store hears of it first: MLflow may be what is away."""
-    held.ended(run.run_id, outcome)
-    run.end(outcome, reason)
-
-
-def over(place: Workplace, held: Held) -> None:
-    """The run has ended: nothing of it is to be taken up."""
-    held.keep(None)
-    place.close()
-
-
-def outcome_of(error: EverlearnError) -> str:
-    """As the run's record names it."""
-    if isinstance(error, NotEnoughEvidence):
-        return "not_enough_evidence"
-    return "nothing_learned" if isinstance(error, NothingLearned) else "failed"
 
 
 class Means(NamedTuple):

@@ -80,7 +80,8 @@ def command(
     from registry.versions import Registry
     from trainer.lock import holding
     from trainer.plan import plan
-    from trainer.run import left_over, train
+    from trainer.record import left_over
+    from trainer.run import train
     from trainer.sampling import ask_served
     from trainer.workbench import Workbench, quiet
 
