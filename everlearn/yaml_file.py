@@ -17,12 +17,15 @@ def describe(error: ValidationError, where: str, model: Any) -> str:
     """One line per problem: file, key, value received and what is allowed."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {key}: {_unknown(model, problem['loc'])}")
             continue
-        received = "" if problem["type"] == "missing" else f" = {_short(problem['input'])}"
-        lines.append(f"{where}: {key}{received}: {problem['msg']}")
+        # What a rule of ours says of a whole section names its own key and value.
+        ours = problem["type"] == "value_error" and isinstance(problem["input"], dict)
+        received = "" if problem["type"] == "missing" or ours else f" = {_short(problem['input'])}"
+        said = problem["msg"].removeprefix("Value error, ")
+        lines.append(": ".join(filter(None, (where, f"{key}{received}", said))))
     return "\n".join(lines)
 
 

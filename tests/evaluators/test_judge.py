@@ -111,6 +111,18 @@ async def test_a_server_that_fails_is_unscored(
     assert error in (found.error or "")
 
 
+async def test_a_judge_that_is_down_half_the_time_costs_no_score(
+    tmp_path: Path, judge: JudgeServer
+) -> None:
+    def every_other(body: dict[str, Any]) -> Any:
+        down = len(judge.requests) % 2 == 1
+        return (answers(503) if down else says('{"score": 0.5}'))(body)
+
+    judge.answer = every_other
+    assert [(await ask(tmp_path, judge.address)).value for _ in range(2)] == [0.5, 0.5]
+    assert len(judge.requests) == 4
+
+
 async def test_the_servers_own_words_are_in_the_reason(tmp_path: Path, judge: JudgeServer) -> None:
     judge.answer = answers(400, '{"error": {"message": "context length is 8"}}')
     found = await ask(tmp_path, judge.address)

@@ -109,6 +109,19 @@ def test_a_bad_task_says_what_is_wrong(
     assert said in str(caught.value)
 
 
+def test_a_rule_over_a_section_names_key_and_value_without_the_whole_of_it(tmp_path: Path) -> None:
+    service = make_service(tmp_path)
+    write_task(tmp_path, release={"primary": "wins"})
+    with pytest.raises(ConfigError) as caught:
+        load_tasks(service)
+    file = service.tasks_path / "support.yaml"
+    said = f"{file}: release.primary 'wins' is not a grader of the task; there are: thumbs"
+    assert str(caught.value) == said
+    write_task(tmp_path, release={"primary": "thumbs", "steps": [5, 1, 100]})
+    with pytest.raises(ConfigError, match=r"support\.yaml: release(\.steps = .*)?: .*steps rise"):
+        load_tasks(service)
+
+
 def test_two_files_cannot_declare_one_task(tmp_path: Path) -> None:
     service = make_service(tmp_path)
     write_task(tmp_path)
