@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import logging.config
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ import httpx
 import pytest
 import yaml
 
+from collector.ship import Shipper
+from everlearn import airflow
 from everlearn.access_log import AccessLog, Message, Receive, Scope, Send
 from everlearn.events import encode
+from everlearn.log.bus import Record
 from everlearn.process_log import (
     ROWS_TOLD,
     JsonLine,
@@ -27,8 +31,10 @@ from everlearn.process_log import (
     tell_rows,
     uvicorn_settings,
 )
+from everlearn.stack import processes
 from tests.builders import make_completion, make_service
-from tests.gateway.backend import Backend, Call, answer, chat_body
+from tests.gateway.backend import Backend, Call, answer, backend, chat_body
+from tests.gateway.door import door
 from tests.ports import find_free_port
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +197,58 @@ def test_a_server_that_is_not_ours_tells_of_its_requests_in_the_same_form(
     found = json.loads(capsys.readouterr().err)
     assert (found["process"], found["logger"]) == ("mlflow", "uvicorn.access")
     assert found["message"] == '127.0.0.1:5 - "GET /health HTTP/1.1" 200'
+
+
+def test_the_shipper_names_the_answer_that_the_topic_does_not_take(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = make_completion(completion_id="c-9", request_id="order-9", request=SAID.encode())
+    (tmp_path / "wal" / "g").mkdir(parents=True)
+    shipper = Shipper(tmp_path / "wal", make_service(tmp_path).bus)
+    shipper._refuse(Record("wal/g", 1, "g", 7, encode(event)))
+    shipper.close()
+    (record,) = [each for each in caplog.records if each.name == "collector.ship"]
+    found = json.loads(JsonLine("shipper").format(record))
+    assert (found["completion_id"], found["request_id"]) == ("c-9", "order-9")
+    assert (found["gateway_id"], found["seq"]) == ("g", 7)
+    assert SAID not in json.dumps(found)
+
+
+@pytest.mark.anyio
+async def test_what_failed_upstream_is_told_unasked_and_what_went_well_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = False
+
+    async def reply(call: Call, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"{}", 500) if broken else answer(chat_body(ANSWERED)))
+
+    caplog.set_level(logging.INFO, logger="gateway")
+    never = {"max_retries": 0}
+    async with backend(reply) as upstream, door(tmp_path, upstream.url, settings=never) as gate:
+        await gate.chat({"x-request-id": "order-6"})
+        broken = True
+        failed = await gate.chat({"x-request-id": "order-7"})
+        assert failed.status_code >= 500
+    (record,) = [each for each in caplog.records if each.name == "gateway.capture"]
+    found = json.loads(JsonLine("gateway").format(record))
+    assert (found["level"], found["status"]) == ("warning", "upstream_error")
+    assert found["request_id"] == "order-7"
+    assert found["completion_id"] == failed.headers["x-everlearn-id"]
+
+
+def test_a_stack_tells_the_form_to_the_servers_that_are_not_ours(tmp_path: Path) -> None:
+    config = tmp_path / "everlearn.yaml"
+    text = make_service(tmp_path)
+    usual = {row.name: row for row in processes(text, config, "local")}
+    assert "--uvicorn-opts" not in usual["mlflow"].command
+    assert "AIRFLOW__LOGGING__JSON_LOGS" not in airflow.environment(text, tmp_path, config)
+    service = make_service(tmp_path, logging={"format": "json"})
+    (mlflow,) = [row for row in processes(service, config, "local") if row.name == "mlflow"]
+    options = shlex.split(mlflow.command[mlflow.command.index("--uvicorn-opts") + 1])
+    assert options[0] == "--log-config"
+    assert json.loads(Path(options[1]).read_text()) == uvicorn_settings("mlflow")
+    assert airflow.environment(service, tmp_path, config)["AIRFLOW__LOGGING__JSON_LOGS"] == "True"
 
 
 GRADER = {"type": "endpoint", "name": "right"}
