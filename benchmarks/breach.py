@@ -31,7 +31,7 @@ from everlearn.state import open_state
 from everlearn.task import load_task
 from gateway.routes import ArmRoute, read_routes
 from serving.release.book import Book
-from serving.release.controller import run as control
+from serving.release.leading import run as control
 from serving.release.observations import answer_seconds
 from serving.release.states import Phase, Release, Traffic, begin, change
 from tests.gateway.backend import Backend, Call, answer, backend

@@ -22,7 +22,7 @@ def run(config_path: str | None) -> None:
     from everlearn.errors import InputError
     from everlearn.metrics import answer_prometheus
     from everlearn.process_log import set_up
-    from serving.release.controller import run as run_all
+    from serving.release.leading import run as run_all
 
     service = load(config_path)
     set_up(service.logging, "releases")

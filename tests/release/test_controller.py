@@ -43,7 +43,7 @@ def test_a_better_version_takes_each_step_and_becomes_champion(
     low, high = rows[-1]["evidence"]["thumbs"]["effect_95"]
     assert -0.1 < low < 0.4 < high
     told = story(world.lake, "text2sql", world.release)
-    assert told.evidence[-1][1] == world.loop._account(world.release).evidence()
+    assert told.evidence[-1][1] == world.loop.counting.account(world.release).evidence()
     assert [step[2] for step in told.steps] == [row["event"] for row in rows]
     assert told.effect[-1][1:] == pytest.approx((low, high), abs=0.06)
     picture = tmp_path / "release.svg"
@@ -120,10 +120,10 @@ def test_a_killed_controller_goes_on_where_it_was_and_no_unit_counts_twice(
     world.ramp()
     world.live(20, 8, FAIR, FAIR)
     rows = frozen(world.lake, world.release.release_id)
-    summary = world.loop._account(world.release).summary()
+    summary = world.loop.counting.account(world.release).summary()
     world.loop.close()
     world.loop = TaskLoop(world.service, world.task, world.clock)
-    assert world.loop._account(world.release).summary() == summary
+    assert world.loop.counting.account(world.release).summary() == summary
     world.live(20, 8, FAIR, FAIR)
     after = frozen(world.lake, world.release.release_id)
     assert after[: len(rows)] == rows

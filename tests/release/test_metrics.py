@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from everlearn.errors import LakeError
 from everlearn.state import open_state
-from serving.release.controller import _forever
+from serving.release.leading import _forever
 from serving.release.lease import Lease
 from tests.builders import make_service
 
