@@ -35,7 +35,7 @@ _RELEASES = """
     SELECT task, max(epoch(created_at)) AS at, arg_max(event, created_at) AS event,
         arg_max(percent, created_at) AS percent
     FROM releases GROUP BY task"""
-_UNDER_WAY = ("started", "step")
+_UNDER_WAY = ("started", "pairing", "step")
 
 Families = list[Metric]
 Part = Callable[[Source], Families]

@@ -1,5 +1,6 @@
 """What is still to be scored: one query over the lake, its rows as (sample, item).
 
+An answer in the shadow of a release is compared with the one that was shown, and not scored.
 A completion is due for a grader when it has no row of that grader's version, when only the seed is
 there, when what the row saw has changed (feedback, reference), or when the grader itself failed,
 `MAX_FAILURES` times at most and with growing pauses. What a judge had no money for is no failure:
@@ -27,7 +28,8 @@ RETRY_SECONDS = 15.0
 
 _ANSWERED = """
     SELECT completion_id, received_at FROM completions
-    WHERE task = $task AND (status = 'ok' OR (status = 'shadow' AND error IS NULL))
+    WHERE task = $task
+        AND (status = 'ok' OR (status = 'shadow' AND error IS NULL AND release IS NULL))
         AND response_text IS NOT NULL AND received_at >= $since
 """
 _AMONG = """ AND {id} BETWEEN $low AND $high AND {id} IN (SELECT unnest($ids::VARCHAR[]))"""

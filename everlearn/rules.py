@@ -165,6 +165,16 @@ class GateRules(Section):
     """Mean completion tokens against the champion's: the cost of an answer."""
 
 
+class ShadowPairs(Section):
+    """A judge compares both versions' answers before anybody sees the candidate's."""
+
+    judge: str
+    """A pairwise_model grader of the task that holds its vote."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Of the requests that the candidate answers as well, unseen; a user makes one pair in an
+    epoch."""
+
+
 class ReleaseRules(Section):
     """How a version gets its traffic."""
 
@@ -205,6 +215,10 @@ class ReleaseRules(Section):
     may be named."""
     co_margin: float = Field(0.05, gt=0, lt=1)
     """Loss of the co-primary metric that must be ruled out; under not_worse `margin`, if less."""
+    shadow_pairs: ShadowPairs | None = None
+    """For few users: who is better is asked of pairs of answers, at the level of the release,
+    before anybody meets the candidate; the ramp that follows looks for harm alone. Empty: the ramp
+    decides."""
     response_bias: float = Field(1.25, ge=1)
     """How many times as often, against the dissatisfied, the satisfied users of one version may
     answer as those of the other: what this alone could fake is no gain. 1: they answer alike."""

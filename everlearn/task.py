@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from everlearn.config import Section, Service
 from everlearn.coverage import first_on_every_answer, needs_people
 from everlearn.errors import ConfigError, NotFound
-from everlearn.graders import Criterion, FeedbackGrader, Grader, Multi, RubricModel
+from everlearn.graders import Criterion, FeedbackGrader, Grader, Multi, PairwiseModel, RubricModel
 from everlearn.opinion import Scale
 from everlearn.people import Comments, FeedbackRule, Trust
 from everlearn.rules import (
@@ -121,6 +121,24 @@ class Task(Section):
                 f"release.co_primary {name!r} is no other grader that judges every answer without "
                 "a person; there are: "
                 f"{', '.join(each for each in fit if each != self.release.primary) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shadow_judge(self) -> "Task":
+        asked = self.release.shadow_pairs
+        if asked is None:
+            return self
+        fit = [each.name for each in self.graders if isinstance(each, PairwiseModel)]
+        if asked.judge not in fit:
+            raise ValueError(
+                f"release.shadow_pairs.judge {asked.judge!r} is no pairwise_model grader of the "
+                f"task; there are: {', '.join(fit) or 'none'}"
+            )
+        if self.release.goal == "not_worse":
+            raise ValueError(
+                "release.shadow_pairs asks who is better: it belongs to goal: better; leave it "
+                "out, or name what the pairs are to show as the goal"
             )
         return self
 

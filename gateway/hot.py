@@ -363,7 +363,10 @@ class Exchange:
             body = with_model(self._request.body, draft.model_served or "", draft.model_requested)
             body, _ = upstream.dialect.request(body, self._body, draft.endpoint, counted=False)
             lines = upstream.request_lines(head.headers, own_key=own_key)
-            asked = Asked(suffix_of(head), lines, body, stream=draft.stream)
+            asked = Asked(
+                suffix_of(head), lines, body, stream=draft.stream,
+                adapter=draft.version != "base", again=False, beside=True,
+            )  # fmt: skip
             answer = await upstream.send(asked)
             code = answer.status
             response = await shadow.whole(answer)

@@ -52,6 +52,9 @@ class Asked(NamedTuple):
     """Whether a 404 says that this replica has not got the model that others may have."""
     again: bool = True
     """Whether it may be sent twice."""
+    beside: bool = False
+    """Nobody waits for it: what becomes of it closes no replica to those who do, and no retry of
+    theirs is spent on it."""
 
 
 class Replica:
@@ -198,7 +201,7 @@ class Upstream:
         if begun is None and better and not self.promises:
             raise UpstreamFailure("unavailable", "every replica has failed; none is asked for now")
         tried: list[int] = []
-        if begun is None:
+        if begun is None and not asked.beside:
             self._budget.earn()
         attempt = 0
         while True:
@@ -264,9 +267,11 @@ class Upstream:
         try:
             answer = await self._exchange(replica, _payload(replica, asked), asked.stream)
         except UpstreamFailure as failure:
-            self.settle(index, failure)
+            if not asked.beside:
+                self.settle(index, failure)
             raise
-        self.settle(index, answer)
+        if not asked.beside:
+            self.settle(index, answer)
         return answer
 
     @property

@@ -22,7 +22,9 @@ from console.source import Asked, Asks, Read, Source
 from console.steering import run
 from everlearn.errors import EverlearnError, InputError, NotFound
 from serving.release.outlook import REMAINING, remaining
-from serving.release.states import Traffic, standing
+from serving.release.pairs_ahead import PAIRED, InShadow
+from serving.release.pairs_ahead import standing as standing_pairs
+from serving.release.states import Release, Traffic, standing
 
 router = APIRouter()
 
@@ -137,8 +139,13 @@ def _page(
         wagers=_wagers(events, rules.primary),
         done=done if done in ("rollback", "abort", "start") else "",
         left=remaining(shown, units, time.time()) if shown else None,
+        paired=_paired(source, shown) if shown else None,
         means=_means(source, chosen, rules.primary), evidence=_latest(events),
     )  # fmt: skip
+
+
+def _paired(source: Source, shown: Release) -> InShadow | None:
+    return standing_pairs(shown, source.rows(PAIRED, [shown.release_id]), time.time())
 
 
 def _traffic(source: Source, task: str) -> Traffic | None:

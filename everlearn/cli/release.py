@@ -61,19 +61,20 @@ def start(
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from registry.versions import Registry
-    from serving.release.outlook import Outlook, outlook
+    from serving.release import outlook, pairs_ahead
     from serving.release.verbs import Desk
 
     service = load(config_path)
     declared = load_task(service, task)
     desk = Desk(service, declared)
     lake: Any = None
-    ahead: list[Outlook] = []
+    ahead: list[outlook.Outlook | pairs_ahead.PairsOutlook] = []
 
     def look(asked: Any) -> None:
         nonlocal lake
         lake = lake or open_lake(service)
-        ahead.append(outlook(lake, declared, asked))
+        paired = asked.parsed_rules.shadow_pairs is not None and ungated is None
+        ahead.append((pairs_ahead if paired else outlook).outlook(lake, declared, asked))
         if ahead[-1].refused is not None and not anyway:
             raise NotEnoughEvidence(f"version {version} not released: {ahead[-1].refused}")
 
@@ -110,6 +111,8 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.task import load_task
     from serving.release.history import by_arm, events, unheard, untold
     from serving.release.outlook import REMAINING, remaining
+    from serving.release.pairs_ahead import PAIRED
+    from serving.release.pairs_ahead import standing as standing_pairs
     from serving.release.states import chain
     from serving.release.verbs import Desk
     from serving.release.watch import standing
@@ -137,6 +140,9 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     former = [arm.version for arm in chain(traffic)]
     units = lake.read(REMAINING, [release.release_id]).to_pylist()
     left = remaining(release, units, time.time())
+    paired = standing_pairs(
+        release, lake.read(PAIRED, [release.release_id]).to_pylist(), time.time()
+    )
     if as_json:
         told: dict[str, Any] = {
             "task": task,
@@ -144,7 +150,9 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
             "phase": str(release.phase),
             "percent": release.percent,
             "reason": release.reason,
+            "holding": release.holding,
             "remaining": left and left._asdict(),
+            "shadow_pairs": paired and paired._asdict(),
             "champion": traffic.champion.version,
             "former_champions": former,
             "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
@@ -159,8 +167,10 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         f"{task}: version {release.candidate.version} is {release.phase} at "
         f"{release.percent:g} % (champion: {traffic.champion.version})"
     )
-    if left is not None:
-        click.echo(f"  {left.line()}")
+    if release.active and release.holding is not None:
+        click.echo(f"  holding: {release.holding}")
+    for line in [each.line() for each in (left, paired) if each is not None]:
+        click.echo(f"  {line}")
     if former:
         click.echo(f"  `everlearn rollback {task} --to VERSION` goes back to: {', '.join(former)}")
     if traffic.watch is not None:

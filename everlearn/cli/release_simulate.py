@@ -95,7 +95,7 @@ def command(
     level = level or next_level(budget, rules.expected_releases, rules.alpha)
     supposed = Truth(**truth)
     known = seen(open_lake(service), task, rules)
-    if shadow_pairs:
+    if shadow_pairs or rules.shadow_pairs is not None:
         ends, found, rows = compared(rules, supposed, known, level, runs=runs, seed=seed)
     else:
         asked = trial(declared, supposed, known, level)

@@ -278,7 +278,7 @@ RELEASES = _table(
     (
         "event",
         "text",
-        "started, step, hold, promoted, watched, rolled_back, stopped, aborted, error",
+        "started, pairing, step, promoted, watched, rolled_back, stopped, aborted, error",
     ),
     ("phase", "text", "state after the event"),
     ("stage", "int", "index of the step"),
@@ -292,7 +292,7 @@ RELEASE_UNITS = _table(
     "release_units",
     "What a closed unit counted for in a release: the frozen evidence of every decision.",
     ("release_id", "text", "of the release"),
-    ("metric", "text", "grader name, error_rate or latency_p95"),
+    ("metric", "text", "grader name, error_rate, latency_p95, shadow_pairs, ..."),
     ("unit", "text", "who was assigned, by the number of its draw; counts once per stage"),
     ("stage", "int", "index of the step"),
     ("position", "int", "order in which units were counted, per release"),

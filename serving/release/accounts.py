@@ -15,6 +15,10 @@ from serving.release.observations import Counted
 
 BELOW, ABOVE = Question(0.0, -1), Question(0.0, 1)
 """Of a guardrail: is it worse; of what is to be won: is it better."""
+PAIRS = "shadow_pairs"
+"""The name under which pairs are counted, as of a metric."""
+SPREAD = (0.5, 0.25)
+"""Mean and variance by which pairs are bet on: as if all were won or lost, half of them."""
 
 
 def questions(rules: ReleaseRules) -> tuple[Question, Question, Question]:
@@ -134,6 +138,16 @@ class Account:
         return found
 
 
+def pair_account(rules: ReleaseRules, paths: int = 1) -> Account:
+    """Of shadow pairs: is it worse, better, not better by enough; h0 is wins less losses.
+
+    A judge is wrong at times, and what is won by it less than what is gained: half of
+    `smallest_effect` is worth waiting for.
+    """
+    asked = (BELOW, ABOVE, Question(rules.smallest_effect / 2, -1))
+    return Account(PAIRS, asked, ratio=False, paths=paths, fixed=SPREAD)
+
+
 def accounts(rules: ReleaseRules, paths: int = 1) -> dict[str, Account]:
     """Of every metric by name, the primary one first."""
     found = {rules.primary: Account(rules.primary, questions(rules), paths=paths)}
@@ -148,6 +162,8 @@ class Accounts:
     def __init__(self, rules: ReleaseRules, rows: Iterable[Counted] = ()) -> None:
         self._guardrails = accounts(rules)
         self._primary = self._guardrails.pop(rules.primary)
+        self.pairs = pair_account(rules)
+        """Of the time before anybody met the candidate; empty where none was compared."""
         self.rows = 0
         self.fold(rows)
 
@@ -171,13 +187,18 @@ class Accounts:
     def summary(self, with_interval: bool = False) -> dict[str, Any]:
         """For the record: numbers by metric, and the interval of the primary effect if asked."""
         found = self.evidence()
-        metrics = {entry.name: plain(entry) for entry in (found.primary, *found.guardrails)}
+        entries = [found.primary, *found.guardrails]
+        if self.pairs.seen:
+            entries.append(self.pairs.evidence())
+        metrics = {entry.name: plain(entry) for entry in entries}
         if with_interval and self._primary.seen:
             low, high = interval(self._primary.seen)
             metrics[found.primary.name]["effect_95"] = [round(low, 3), round(high, 3)]
         return metrics
 
     def _account(self, name: str) -> Account:
+        if name == PAIRS:
+            return self.pairs
         return self._primary if name == self._primary.name else self._guardrails[name]
 
 

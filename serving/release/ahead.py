@@ -24,6 +24,8 @@ MIXTURE = 1.0
 """What it costs, in log e, that no bet knows the effect."""
 WON = 0.45
 """By how much what is to be won gets better, as a share of its range."""
+AGREEMENT = 0.9
+"""Of the judge of shadow pairs, where nothing is supposed."""
 USUAL_MEAN = {"cost": 0.5, "latency": 0.5}
 USUAL_GRADE = 0.97
 """Of a co-primary metric that has scored nothing yet."""
@@ -104,9 +106,24 @@ def information(
     if beyond <= 0:
         return math.inf
     mean = min(1.0, base + effect / 2)
-    variance = max(MIN_VARIANCE, mean * (1 - mean))
+    return walked(beyond, max(MIN_VARIANCE, mean * (1 - mean)), level, share)
+
+
+def walked(beyond: float, variance: float, level: float, share: float = MEDIAN) -> float:
+    """The same, of an effect (above 0) beyond h0 and the variance of the values."""
     height = math.log(1 / level) + MIXTURE
     return 2 * variance * height / beyond**2 * _first_passage(share, height / 2)
+
+
+def pairs_needed(
+    base: float, effect: float, agreement: float, level: float, share: float = MEDIAN
+) -> float:
+    """Shadow pairs by which that share of the comparisons has found a version that is so much
+    better than a champion right in `base`, by a judge right in `agreement` of the pairs."""
+    wins, losses = (base + effect) * (1 - base), base * (1 - base - effect)
+    ties = 1 - wins - losses
+    spread = (1 - agreement * ties) / 4
+    return 4 * walked((2 * agreement - 1) * (wins - losses), spread, level, share)
 
 
 def seconds_until(steps: list[tuple[float, float]], wanted: float) -> float:

@@ -7,7 +7,7 @@ from everlearn.lake.store import Lake
 from everlearn.task import Task
 from serving.release import observations
 from serving.release.cost import rates
-from serving.release.states import Release, Traffic
+from serving.release.states import Phase, Release, Traffic
 
 
 def baseline(service: Service, task: Task, lake: Lake, traffic: Traffic) -> Release:
@@ -39,9 +39,30 @@ def baseline(service: Service, task: Task, lake: Lake, traffic: Traffic) -> Rele
     )
 
 
+def opening(begun: Release) -> tuple[Phase, str]:
+    """Where a loaded release begins, and what that is. An ungated one is never promoted: nothing
+    would follow from its pairs."""
+    rules = begun.parsed_rules
+    if rules.shadow_pairs is None or begun.ungated is not None:
+        return Phase.RAMPING, f"first step, {rules.steps[0]:g} %"
+    asked = rules.shadow_pairs
+    return (
+        Phase.PAIRING,
+        f"answers {100 * asked.share:g} % of the requests unseen, {asked.judge} compares",
+    )
+
+
 def unknown(release: Release) -> str | None:
-    """Why what a `not_worse` release must win cannot be measured, if so."""
-    wins = release.parsed_rules.wins
+    """Why what is to be compared cannot be, if so: what a `not_worse` release must win, or answers
+    that are not done when they are counted."""
+    rules, wins = release.parsed_rules, release.parsed_rules.wins
+    usual = release.latency_reference_ms
+    if usual is not None and release.answer_seconds < usual / 1000:
+        return (
+            f"release.answer_seconds {rules.answer_seconds}: one in twenty of the champion's "
+            f"answers takes longer than {usual / 1000:.3g} s: a slower version would be compared "
+            "by its quick answers alone; leave it at auto, or say more"
+        )
     reference = release.cost_mean if wins == "cost" else release.latency_mean_ms
     if wins is None or reference is not None:
         return None

@@ -3,9 +3,10 @@
 Each tick of a task, in this order:
 1. make `routes.json` what the document says (a verb may have changed it, or we were killed);
 2. a loading release: load and verify its adapter, or end it as an error;
-3. a ramping one: per group of metrics, the quick first: score, count closed units, decide;
-4. else a watched promotion: the same, against the version before; back to it on harm;
-5. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
+3. one that answers in the shadow: have its pairs judged, decide (`pairing.py`, `pairs.py`);
+4. a ramping one: per group of metrics, the quick first: score, count closed units, decide;
+5. else a watched promotion: the same, against the version before; back to it on harm;
+6. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
 
 - Harm flips the routes before anything else is written.
 - Everything it knows stands in the document and in `release_units`: after kill -9 it goes on where
@@ -24,14 +25,17 @@ from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task, load_task
 from registry.versions import Registry
+from serving.release import pairs
 from serving.release.accounts import Accounts
 from serving.release.adapters import keep_warm, place
-from serving.release.baseline import baseline, left_out, unknown
+from serving.release.baseline import baseline, left_out, opening, unknown
 from serving.release.book import Book
 from serving.release.counting import Counting
 from serving.release.decide import Decision, decide
+from serving.release.pairing import Pairing
 from serving.release.routing import put_route, render, sync_route
 from serving.release.states import Phase, Traffic, change, revert, unwatch, watching
+from serving.release.votes import Votes
 from serving.release.watch import announcement, at_epoch, verdict
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,8 @@ class TaskLoop:
         self._warm_after = 0.0
         self._attempts = 0
         self.counting = Counting(service, task, self._lake, self._clock)
+        self._votes = Votes(service, self._lake)
+        self._pairing = Pairing(service, self._lake, self._votes)
 
     def close(self) -> None:
         """Let go of lake and state."""
@@ -98,13 +104,16 @@ class TaskLoop:
         try:
             if phase is Phase.LOADING and not glance:
                 self._load(traffic, revision)
+            elif phase is Phase.PAIRING and not glance:
+                self._pair(traffic, revision)
             elif phase is Phase.RAMPING:
                 self._judge(traffic, revision, glance=glance)
-            elif phase is not Phase.LOADING:
+            elif phase not in (Phase.LOADING, Phase.PAIRING):
                 self._watch(traffic, revision, glance=glance)
         except StateConflict as conflict:
             log.info("%s: decided again next round: %s", name, conflict)
             self.counting.forget()
+            self._pairing.forget()
 
     def _load(self, traffic: Traffic, revision: int) -> None:
         """Step 2: nothing is routed to a version that did not verify on every replica."""
@@ -128,17 +137,36 @@ class TaskLoop:
         if missing is not None:
             self._move(change(traffic, Phase.ERROR, missing, now), revision)
             return
-        first = f"first step, {begun.parsed_rules.steps[0]:g} %"
+        phase, first = opening(begun)
         reason = f"loaded and verified on every replica: {first}{left_out(release, begun)}"
         ready = msgspec.structs.replace(traffic, release=begun)
-        self._move(change(ready, Phase.RAMPING, reason, now), revision)
+        self._move(change(ready, phase, reason, now), revision)
+
+    def _pair(self, traffic: Traffic, revision: int) -> None:
+        """Step 3: nobody has met the candidate, so nothing is in a hurry."""
+        release = traffic.release
+        assert release is not None
+        accounts = self.counting.account(release)
+        assert isinstance(accounts, Accounts)
+        now = self._clock.now()
+        problem = self._pairing.count(self._task, release, accounts, now)
+        decision = pairs.decide(release, accounts.pairs.evidence(), problem, now)
+        if decision.phase is Phase.PAIRING:
+            self._hold(traffic, revision, problem and problem.reason)
+            return
+        if decision.phase is Phase.RAMPING:
+            won = msgspec.structs.replace(release, paired=decision.reason)
+            traffic = msgspec.structs.replace(traffic, release=won)
+        self._apply(traffic, revision, decision)
 
     def _judge(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
-        """Step 3."""
+        """Step 4."""
         release = traffic.release
         assert release is not None
         rules = release.parsed_rules
         problem = None
+        if not glance:
+            problem = self._votes.lost(self._task, release.release_id, rules, self._clock.now())
         decision = Decision(release.phase, release.reason, release.stage)
         for names in self.counting.groups(release, glance=glance):
             problem = self.counting.count(release, names) or problem
@@ -150,9 +178,11 @@ class TaskLoop:
             return  # the rest of the evidence may be stale
         if (decision.phase, decision.stage) != (release.phase, release.stage):
             self._apply(traffic, revision, decision)
+        elif not glance:
+            self._hold(traffic, revision, problem)
 
     def _watch(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
-        """Step 4: of a champion, against the version before it."""
+        """Step 5: of a champion, against the version before it."""
         watch = watching(traffic)
         if watch is None:
             return
@@ -197,6 +227,18 @@ class TaskLoop:
         evidence = msgspec.structs.replace(moved.events[-1], evidence=summary)
         self._move(msgspec.structs.replace(moved, events=(*moved.events[:-1], evidence)), revision)
 
+    def _hold(self, traffic: Traffic, revision: int, problem: str | None) -> None:
+        """Keep what the release waits for beside evidence, for people: nothing else changes."""
+        release = traffic.release
+        assert release is not None
+        if release.holding != problem:
+            if problem is not None:
+                log.error("%s: holding: %s", self._task.task, problem)
+            held = msgspec.structs.replace(release, holding=problem)
+            self._book.write(
+                self._task.task, msgspec.structs.replace(traffic, release=held), revision
+            )
+
     def _move(self, traffic: Traffic, revision: int) -> None:
         """Save, then route, then say so."""
         name = self._task.task
@@ -209,7 +251,7 @@ class TaskLoop:
             )
 
     def _report(self) -> None:
-        """Step 5: the outbox; MLflow may be away for a while without holding traffic up."""
+        """Step 6: the outbox; MLflow may be away for a while without holding traffic up."""
         name = self._task.task
         self._book.tell_lake(name, self._lake)
         if self._clock.now() < self._registry_after:

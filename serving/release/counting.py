@@ -21,6 +21,7 @@ from serving.release import observations
 from serving.release.accounts import Accounts
 from serving.release.decide import Evidence
 from serving.release.failures import FAILURES, OF
+from serving.release.observations import CLOCK_SECONDS
 from serving.release.raters import Raters
 from serving.release.states import Release
 from serving.release.watch import Watched
@@ -105,11 +106,13 @@ class Counting:
         # Imported late: the graders' libraries take a second.
         from evaluators.run import evaluate
 
+        # Of the days in the shadow nothing is scored: those answers are no units.
+        begin = release.ramp_since - CLOCK_SECONDS if release.paired else release.created_at
+        since = datetime.fromtimestamp(max(begin, release.created_at), UTC)
         snapshots = {}
         for name in names:
             snapshots[name] = self._lake.snapshot_id()
             if name not in (*observations.LIVE, FAILURES):
-                since = datetime.fromtimestamp(release.created_at, UTC)
                 evaluate(self._service, self.task, self._lake, grader=name, since=since)
         return snapshots
 

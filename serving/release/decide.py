@@ -3,7 +3,10 @@
 - Harm on the primary metric or on any guardrail ends it, before anything else is asked.
 - Only the promote question can end it at 100 %, never for a release without a passed gate, and
   only with every guardrail seen, fresh evidence and the dwell of the step over.
-- A guardrail that stays blind ends it as an error with its name.
+- A guardrail that stays blind ends it as an error with its name, and so does what could not be
+  asked to the end (a grader that fails, a judge that lost its vote).
+- A version that was found better in the shadow (`pairs.py`) is asked about harm alone, at every
+  step; it is promoted from the last one.
 - The share of traffic never falls before the end; an ended release stays ended.
 - Nothing grows unseen or on adverse evidence: the first step is left only after some units of the
   candidate have closed, and none is taken while an e-value of harm stands above a bound.
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from everlearn.rules import ReleaseRules
 from serving.release.failures import OF, Failed
-from serving.release.states import ENDED, Phase, Release
+from serving.release.states import Phase, Release
 
 RATIO_LEVEL = 0.001
 """Of the sample-ratio check, both sides together."""
@@ -73,7 +76,7 @@ class Decision(NamedTuple):
 
 def decide(release: Release, evidence: Evidence, rules: ReleaseRules, now: float) -> Decision:
     """The first of these that holds; times are Unix seconds."""
-    if release.phase in ENDED or release.phase is Phase.LOADING:
+    if release.phase is not Phase.RAMPING:
         return Decision(release.phase, release.reason, release.stage)
     found = _end(release, evidence, rules, now)
     if found is not None:
@@ -115,7 +118,7 @@ def _end(
     if blind:
         return Phase.ERROR, blind
     line = _crossed("futility", primary.futility, rules.futility_level, primary)
-    if line:
+    if line and release.paired is None:
         ended = Phase.STOPPED
         line += f": {_wanted(rules)} is ruled out"
         if primary.harm_now >= math.log(HARM_AT_FUTILITY):
@@ -140,6 +143,10 @@ def _over(
     waits = _waits_for(release, evidence, rules, now) if _won(release, evidence, rules) else None
     open_question = _unproven(release, evidence, rules)
     why = f"; won, but {waits}" if waits else f"; {open_question}" if open_question else ""
+    if evidence.problem is not None:
+        # Not that the evidence says nothing: it could not be asked.
+        why = why or f"; holding: {evidence.problem}"
+        return Phase.ERROR, f"{reason} ({_summary(evidence.primary)}){why}"
     return Phase.INCONCLUSIVE, f"{reason} ({_summary(evidence.primary)}){why}"
 
 
@@ -151,6 +158,8 @@ def _won(release: Release, evidence: Evidence, rules: ReleaseRules) -> str | Non
     """
     if release.ungated is not None:
         return None
+    if release.paired is not None:
+        return f"{release.paired}; no harm in the ramp since: {_worst(evidence)}"
     line = _crossed("promote", evidence.primary.promote, release.alpha, evidence.primary)
     if line is None:
         return None
@@ -176,9 +185,8 @@ def _proven(evidence: Evidence, name: str, level: float) -> str | None:
 def _unproven(release: Release, evidence: Evidence, rules: ReleaseRules) -> str | None:
     """What the primary metric's promotion still waits for: another question's answer."""
     primary = evidence.primary
-    if release.ungated is not None or not _crossed(
-        "promote", primary.promote, release.alpha, primary
-    ):
+    settled = release.ungated is not None or release.paired is not None
+    if settled or not _crossed("promote", primary.promote, release.alpha, primary):
         return None
     for metric in evidence.guardrails:
         asked = metric.name in (rules.wins, rules.beside)
@@ -197,6 +205,13 @@ def _waits_for(release: Release, evidence: Evidence, rules: ReleaseRules, now: f
     dwell = now - release.stage_since
     if dwell < rules.min_dwell_seconds:
         return f"dwell {dwell:.0f} s < min_dwell_seconds {rules.min_dwell_seconds:g}"
+    if release.paired is not None:
+        # Nothing that was bet on in the ramp speaks for it: harm is looked for at every step.
+        if release.stage < last_stage(rules):
+            return f"at {release.percent:g} % of {rules.steps[last_stage(rules)]:g} %"
+        adverse = _adverse(evidence, rules)
+        if adverse is not None:
+            return adverse
     for metric in evidence.guardrails:
         if metric.candidates < rules.min_units:
             return (

@@ -200,7 +200,7 @@ _NO_SCORES = "SELECT NULL::VARCHAR AS completion_id, NULL::DOUBLE AS value WHERE
 _HISTORY = """
     SELECT completions.unit, avg(scores.value) AS reward
     FROM scores JOIN completions USING (completion_id)
-    WHERE scores.task = $task AND scores.evaluator = $primary
+    WHERE scores.task = $task AND scores.evaluator = $primary AND completions.status <> 'shadow'
         AND scores.created_at < to_timestamp($since)
         AND scores.created_at >= to_timestamp($since) - to_days($days)
         AND completions.task = $task
@@ -289,7 +289,7 @@ def closed_units(
         "latency_mean": release.latency_mean_ms,
         "cost_mean": release.cost_mean,
     }
-    due = _read(lake, sql, params)
+    due = read(lake, sql, params)
     if release.watch:
         # Those held back for good are drawn no more.
         share = release.parsed_rules.holdback_percent / 100
@@ -334,11 +334,11 @@ def oldest_since(
 def rewards(lake: Lake, task: str, primary: str, before: float) -> dict[str, float]:
     """Mean reward by unit in the days before a release: fixed once it has begun."""
     params = {"task": task, "primary": primary, "since": before, "days": HISTORY_DAYS}
-    rows = _read(lake, f"{_HISTORY} HAVING avg(scores.value) IS NOT NULL", params)
+    rows = read(lake, f"{_HISTORY} HAVING avg(scores.value) IS NOT NULL", params)
     return {row["unit"]: row["reward"] for row in rows}
 
 
-def _read(lake: Lake, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+def read(lake: Lake, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """Run a query written with $names; only the names it uses are passed."""
     order = [name for name in params if f"${name}" in sql]
     # Longest first: $metric must not eat the head of another name.
@@ -450,7 +450,7 @@ def worth(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
         "task": task,
         "received": release.created_at,
     }
-    return {row.pop("arm"): row for row in _read(lake, sql, params)}
+    return {row.pop("arm"): row for row in read(lake, sql, params)}
 
 
 def history_cuts(lake: Lake, task: str, primary: str, before: float) -> tuple[float, float] | None:
@@ -460,7 +460,7 @@ def history_cuts(lake: Lake, task: str, primary: str, before: float) -> tuple[fl
         "WHERE reward IS NOT NULL"
     )
     params = {"task": task, "primary": primary, "since": before, "days": HISTORY_DAYS}
-    row = _read(lake, sql, params)[0]
+    row = read(lake, sql, params)[0]
     if row["n"] < MIN_HISTORY_UNITS or row["cuts"][0] == row["cuts"][1]:
         return None
     low, high = row["cuts"]

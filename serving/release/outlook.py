@@ -11,14 +11,33 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from everlearn.coverage import first_on_every_answer, needs_people
+from everlearn.graders import PairwiseModel
 from everlearn.lake.store import Lake
 from everlearn.rules import ReleaseRules
 from everlearn.task import Task
 from serving.release.accounts import others, questions
-from serving.release.ahead import MEDIAN, Expected, Pace, expected, information
+from serving.release.ahead import (
+    AGREEMENT,
+    MEDIAN,
+    Expected,
+    Pace,
+    expected,
+    information,
+    pairs_needed,
+)
 from serving.release.analysis import Question
 from serving.release.decide import last_stage
-from serving.release.seen import DAY_SECONDS, Seen, Stretch, audible, busiest, seen
+from serving.release.seen import (
+    DAY_SECONDS,
+    RECENT_DAYS,
+    Seen,
+    Stretch,
+    audible,
+    busiest,
+    pairs_a_day,
+    seen,
+    unsaid,
+)
 from serving.release.states import Phase, Release
 
 EFFECTS = {"better": (0.05, 0.10, 0.20), "not_worse": (0.0, 0.05, 0.20)}
@@ -62,13 +81,15 @@ class Outlook(NamedTuple):
         """For people."""
         if self.level <= 0:
             return []  # ungated: never promoted, as its reason says
+        if not self.known and self.refusal is not None:
+            return []
         if not self.known:
             return [
                 f"nothing is known yet of how long it takes: less than {KNOWN_REQUESTS} requests "
                 f"or an hour of traffic that {self.metric} heard of, in the last days"
             ]
         head = (
-            f"champion's {self.metric} {self.base_rate:.2f}; in the busiest {_span(self.seconds)} "
+            f"champion's {self.metric} {self.base_rate:.2f}; in the busiest {span(self.seconds)} "
             f"lately {self.units_a_day:.0f} units a day, {self.metric} heard of "
             f"{self.heard_a_day:.0f} a day"
         )
@@ -83,14 +104,14 @@ class Outlook(NamedTuple):
             f"until it is promoted, at level {self.level:.4g}, if the true gain is",
         ]
         rows += [
-            f"  {_points(each.effect)}: {_row(each, self.metric, rules)}" for each in self.expected
+            f"  {points(each.effect)}: {_row(each, self.metric, rules)}" for each in self.expected
         ]
         times = [
-            f"{unit} {'never' if seconds is None else _span(seconds)}"
+            f"{unit} {'never' if seconds is None else span(seconds)}"
             for unit, seconds in self.by_unit.items()
         ]
         if len(set(self.by_unit.values())) > 1:
-            best = _points(self.expected[-1].effect)
+            best = points(self.expected[-1].effect)
             rows.append(f"  {best} by release.unit (now {rules.unit}): {', '.join(times)}")
         return rows
 
@@ -115,15 +136,38 @@ class Outlook(NamedTuple):
 def outlook(lake: Lake, task: Task, release: Release) -> Outlook:
     """At the rules and the level of this release."""
     rules = release.parsed_rules
+    known = seen(lake, task.task, rules)
+    if release.alpha > 0 and _busy(known) and rules.primary not in known.means:
+        missing = unsaid(lake, task, rules.primary)
+        if missing:
+            return _silent(task, release, known, missing)
     stretches = {}
     for unit in UNITS:
         other = rules.model_copy(update={"unit": unit})
         share, fair = audible(lake, task, other)
         stretch = busiest(lake, task.task, other)
         stretches[unit] = stretch._replace(audible=share, fair_share=fair)
-    return foresee(
-        task, release, stretches[rules.unit], seen(lake, task.task, rules), stretches=stretches
+    return foresee(task, release, stretches[rules.unit], known, stretches=stretches)
+
+
+def _busy(known: Seen) -> bool:
+    return known.seconds >= KNOWN_SECONDS and known.requests >= KNOWN_REQUESTS
+
+
+def _silent(task: Task, release: Release, known: Seen, missing: Sequence[str]) -> Outlook:
+    """Of a primary metric that nobody emits."""
+    primary = release.parsed_rules.primary
+    every = first_on_every_answer(task.graders)
+    ways = [
+        f"feedback named {' or '.join(missing)}",
+        *([f"release.primary: {every}, which scores every answer"] if every else []),
+        *_in_shadow(task, release, EFFECTS["better"][-1], known),
+    ]
+    refusal = (
+        f"release.primary {primary} waits for feedback named {', '.join(missing)}, and in "
+        f"{known.requests} requests of the last {RECENT_DAYS} days nobody has given any"
     )
+    return Outlook(False, primary, release.alpha, refusal=refusal, proposals=tuple(ways))
 
 
 def foresee(
@@ -164,7 +208,11 @@ def foresee(
         return _pace(task, other, there._replace(audible=max(heard, there.audible)), known)
 
     drawn = _redrawn(release, best, stretches, paced)
-    ways = (*drawn, *_ways(task, release, best, paced))
+    ways = (
+        *drawn,
+        *_in_shadow(task, release, best.effect, known),
+        *_ways(task, release, best, paced),
+    )
     return found._replace(refusal=_refusal(found, best, rules), proposals=ways)
 
 
@@ -207,18 +255,34 @@ def _redrawn(
                 share = math.ceil(100 * stretch.fair_share) / 100
                 asked.append(f"trust.max_share_per_rater: {share:g}, if you trust every user")
             if asked:
-                yield f"{'; with '.join(asked)} ({_span(takes)})"
+                yield f"{'; with '.join(asked)} ({span(takes)})"
                 return
 
 
+def _in_shadow(task: Task, release: Release, effect: float, known: Seen) -> Iterator[str]:
+    """Pairs that a judge of the task compares, where they decide at the same gain."""
+    rules = release.parsed_rules
+    judges = [each.name for each in task.graders if isinstance(each, PairwiseModel)]
+    if not judges or rules.goal != "better" or effect <= 0 or not known.a_day:
+        return
+    base = known.means.get(rules.primary, 0.5)
+    pairs = pairs_needed(base, effect, AGREEMENT, release.alpha)
+    takes = pairs / pairs_a_day(rules, known.a_day, known.users) * DAY_SECONDS
+    if takes <= rules.max_seconds:
+        yield (
+            f"release.shadow_pairs: {{judge: {judges[0]}}}, if people agree with it in "
+            f"{AGREEMENT:.0%} ({span(takes)})"
+        )
+
+
 def _refusal(found: Outlook, best: Expected, rules: ReleaseRules) -> str:
-    gain = f"even {_points(best.effect)}"
+    gain = f"even {points(best.effect)}"
     if best.median is None or best.units is None:
         return f"{gain} is never proven: {_too_small(rules, best.effect)}"
     return (
         f"{gain} could not be proven within release.max_seconds {rules.max_seconds:g} "
-        f"({_span(rules.max_seconds)}): it takes about {best.units} units that {found.metric} "
-        f"hears of, {found.heard_a_day:.0f} a day come: {_span(best.median)}"
+        f"({span(rules.max_seconds)}): it takes about {best.units} units that {found.metric} "
+        f"hears of, {found.heard_a_day:.0f} a day come: {span(best.median)}"
     )
 
 
@@ -236,13 +300,13 @@ def _ways(
     if every is not None and every != rules.primary:
         days = takes(primary=every, co_primary=None)
         if days is not None and days <= rules.max_seconds:
-            yield f"release.primary: {every}, which scores every answer ({_span(days)})"
+            yield f"release.primary: {every}, which scores every answer ({span(days)})"
     if rules.beside is not None:
         days = takes(co_primary=None)
         if days is not None and days <= rules.max_seconds:
-            yield f"--trust-raters, if users answer alike whoever served them ({_span(days)})"
+            yield f"--trust-raters, if users answer alike whoever served them ({span(days)})"
     if best.late is not None and best.median is not None:
-        yield f"release.max_seconds: {best.late:.0f} ({_span(best.late)}; 8 in 10 are done)"
+        yield f"release.max_seconds: {best.late:.0f} ({span(best.late)}; 8 in 10 are done)"
         if best.limit == "max_seconds" and pace(rules).heard < pace(rules).a_second:
             times = best.median / rules.max_seconds
             yield f"{times:.1f} times as much feedback"
@@ -266,11 +330,11 @@ class Remaining(NamedTuple):
     def line(self) -> str:
         """For people."""
         now = f"if it is worth {100 * self.effect:+.1f} points, as it looks now"
-        end = f"max_seconds ends it in {_span(self.days_left * DAY_SECONDS)}"
+        end = f"max_seconds ends it in {span(self.days_left * DAY_SECONDS)}"
         if self.units is None or self.days is None:
             return f"{now}: not to be promoted, by what {self.metric} looks like; {end}"
         rest = f"; {end}" if self.days > self.days_left else ""
-        took = _span(self.days * DAY_SECONDS)
+        took = span(self.days * DAY_SECONDS)
         return f"{now}: about {self.units} more units of {self.metric}, {took}{rest}"
 
 
@@ -288,7 +352,7 @@ REMAINING = """
 def remaining(release: Release, rows: Sequence[Mapping[str, Any]], now: float) -> Remaining | None:
     """The longest way of all that a promotion must be shown; None: it does not ramp, is never
     promoted, or one arm has nothing yet on some of it."""
-    if release.phase is not Phase.RAMPING or release.alpha <= 0:
+    if release.phase is not Phase.RAMPING or release.alpha <= 0 or release.paired is not None:
         return None
     rules = release.parsed_rules
     asked = {rules.primary: questions(rules)[1]}
@@ -357,14 +421,14 @@ def _row(each: Expected, metric: str, rules: ReleaseRules) -> str:
         metric: "",
         "max_seconds": "; max_seconds comes first",
     }.get(each.limit, f"; {each.limit} takes longest")
-    return f"{_span(each.median)} ({_span(each.late)} for 8 in 10), {each.units} units{limit}"
+    return f"{span(each.median)} ({span(each.late)} for 8 in 10), {each.units} units{limit}"
 
 
-def _points(effect: float) -> str:
+def points(effect: float) -> str:
     return f"{100 * effect:+.0f} points" if effect else "equal"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     if seconds >= DAY_SECONDS / 2:
         return f"{seconds / DAY_SECONDS:.1f} days"
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"

@@ -5,7 +5,6 @@ that differ the judge names the better one in `agreement` of the pairs, else the
 are alike it sees a tie in as many, and else one of them as better.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,14 +12,14 @@ import numpy as np
 
 from everlearn.rules import ReleaseRules
 from serving.release import pairs
+from serving.release.accounts import pair_account
+from serving.release.ahead import AGREEMENT
 from serving.release.analysis import Floats
 from serving.release.rehearse import DAY_SECONDS, Ends, Rates
-from serving.release.seen import Seen
+from serving.release.seen import Seen, pairs_a_day
 from serving.release.states import Phase
 from serving.release.trial import BASE, TRAFFIC, Truth, first
 
-AGREEMENT = 0.9
-"""Of the judge, where nothing is supposed."""
 PAIRS_A_LOOK = 10
 """The bets keep their peak, so no crossing is missed by looking seldom."""
 
@@ -41,7 +40,7 @@ def rehearse_pairs(
 ) -> Ends:
     """So many comparisons of one truth; a won one ends as promoted, without its ramp."""
     dice = np.random.default_rng(seed)
-    account = pairs.account(rules, runs)
+    account = pair_account(rules, runs)
     alive, phases = np.arange(runs), [Phase.RAMPING] * runs
     ends = Ends((), np.full(runs, np.inf), np.full(runs, np.inf), np.zeros(runs))
     count = 0
@@ -74,15 +73,6 @@ def compared(
     ends = rehearse_pairs(rules, shadow, alpha=level, runs=runs, seed=seed)
     result = told(shadow, level, ends)
     return ends, result, lines(result)
-
-
-def pairs_a_day(rules: ReleaseRules, traffic: float, users: int | None) -> float:
-    """Of so many requests a day by so many users; None: everybody comes once."""
-    if users is None:
-        return traffic
-    # Who comes at all in an epoch, if everybody comes as often.
-    epoch = (rules.epoch_seconds or rules.max_seconds) / DAY_SECONDS
-    return users * -math.expm1(-traffic * epoch / users) / epoch
 
 
 def _judged(shadow: Shadow, runs: int, dice: np.random.Generator) -> Floats:

@@ -12,22 +12,31 @@ def render(traffic: Traffic) -> TaskRoute:
     """The route that the document stands for."""
     release = traffic.release
     ramping = release is not None and release.phase is Phase.RAMPING
+    pairing = release is not None and release.phase is Phase.PAIRING
     # One question at a time: a watch waits while another version is compared.
-    asked = release if ramping else watching(traffic)
+    asked = release if ramping or pairing else watching(traffic)
     holdback, watched = traffic.holdback, 0.0
     if asked is not None and asked.watch:
         holdback, watched = traffic.last_good, asked.parsed_rules.watch_percent
     return TaskRoute(
         champion=traffic.champion,
-        challenger=release.candidate if ramping and release else None,
+        challenger=release.candidate if (ramping or pairing) and release else None,
         release=asked.release_id if asked else None,
-        stage=asked.stage if asked else None,
+        # In the shadow nobody is drawn: those answers are no units of any step.
+        stage=asked.stage if asked and not pairing else None,
         **_drawing(asked),
         challenger_share=release.percent / 100 if ramping and release else 0.0,
         holdback=holdback,
         holdback_share=traffic.holdback_percent / 100 if holdback else 0.0,
         watch_share=watched / 100,
+        shadow_share=_copied(release) if pairing and release else 0.0,
     )
+
+
+def _copied(release: Release) -> float:
+    """The share of requests that the candidate answers unseen."""
+    asked = release.parsed_rules.shadow_pairs
+    return 0.0 if asked is None else asked.share
 
 
 def _drawing(asked: Release | None) -> dict[str, Any]:

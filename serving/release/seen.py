@@ -1,5 +1,6 @@
 """What the lake says of a task's traffic lately: how much, from whom, and how good."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -64,6 +65,7 @@ _SCORES = """
     SELECT evaluator, avg(value) AS mean, count(DISTINCT completion_id) AS scored
     FROM scores JOIN completions USING (completion_id)
     WHERE scores.task = ? AND value IS NOT NULL AND completions.received_at >= to_timestamp(?)
+        AND status <> 'shadow'
     GROUP BY evaluator
 """
 
@@ -88,6 +90,21 @@ def seen(lake: Lake, task: str, rules: ReleaseRules, now: float | None = None) -
         means={**means, "error_rate": float(row["ok"])},
         heard={each["evaluator"]: each["scored"] / row["requests"] for each in scores},
     )
+
+
+_SAID = """
+    SELECT count(*) AS n FROM feedback
+    WHERE task = ? AND received_at >= to_timestamp(?) AND name IN (SELECT unnest(?::VARCHAR[]))
+"""
+
+
+def unsaid(lake: Lake, task: Task, name: str, now: float | None = None) -> tuple[str, ...]:
+    """The feedback that a grader waits for, where nobody has given any in the last days."""
+    names = sorted(feedback_names(task.grader(name), task.graders))
+    since = (time.time() if now is None else now) - RECENT_DAYS * DAY_SECONDS
+    if not names or lake.read(_SAID, [task.task, since, names])["n"][0].as_py():
+        return ()
+    return tuple(names)
 
 
 _WHO = {
@@ -141,6 +158,16 @@ def audible(
         most = max(1, int(task.trust.max_share_per_rater * heard / 2))
         before, heard = heard, sum(min(row["units"], most) * row["raters"] for row in rows)
     return heard / total, min(1.0, 2 * max(row["units"] for row in rows) / total)
+
+
+def pairs_a_day(rules: ReleaseRules, traffic: float, users: int | None) -> float:
+    """Shadow pairs of so many requests a day by so many users; None: everybody comes once."""
+    copied = traffic * (rules.shadow_pairs.share if rules.shadow_pairs else 1.0)
+    if users is None:
+        return copied
+    # Who comes at all in an epoch, if everybody comes as often.
+    epoch = (rules.epoch_seconds or rules.max_seconds) / DAY_SECONDS
+    return users * -math.expm1(-copied * epoch / users) / epoch
 
 
 class Stretch(NamedTuple):

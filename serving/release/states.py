@@ -21,6 +21,8 @@ class Phase(StrEnum):
 
     LOADING = "loading"
     """Adapter being loaded and verified; no traffic yet."""
+    PAIRING = "pairing"
+    """It answers in the shadow and a judge compares; nobody meets it yet (`pairs.py`)."""
     RAMPING = "ramping"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
@@ -33,16 +35,18 @@ class Phase(StrEnum):
     SUPERSEDED = "superseded"
     """Undecided when a newer version took its place: neither harm nor futile."""
     ERROR = "error"
-    """It did not load or verify, and never had traffic; or a guardrail stayed blind."""
+    """It did not load or verify, and never had traffic; or a guardrail stayed blind, or what was
+    to decide could not be asked to the end."""
 
 
 WATCH = ".watch"
 """A release's id and this is its watch's."""
 MAX_FORMER = 20
 """Champions before `last_good` that are kept."""
-ENDED = frozenset(Phase) - {Phase.LOADING, Phase.RAMPING}
+ENDED = frozenset(Phase) - {Phase.LOADING, Phase.PAIRING, Phase.RAMPING}
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.LOADING: frozenset({Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
+    Phase.LOADING: frozenset({Phase.PAIRING, Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
+    Phase.PAIRING: frozenset({Phase.RAMPING, *ENDED} - {Phase.PROMOTED, Phase.ROLLED_BACK}),
     Phase.RAMPING: ENDED,
     **{phase: frozenset() for phase in ENDED},
     # By an operator only: `rollback` after the promotion.
@@ -50,6 +54,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 }
 VERSION_STATE = {
     Phase.LOADING: "loading",
+    Phase.PAIRING: "loading",
     Phase.RAMPING: "ramping",
     Phase.PROMOTED: "champion",
     Phase.ROLLED_BACK: "rolled_back",
@@ -83,8 +88,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase = Phase.LOADING
     stage: int = 0
     stage_since: float = 0.0
+    pairs_since: float = 0.0
+    """When it began to answer in the shadow; 0: it never did."""
+    paired: str | None = None
+    """How its shadow pairs were won: all that is left to ask is whether it does harm."""
     ramp_since: float = 0.0
     reason: str = ""
+    holding: str | None = None
+    """What it waits for that is no evidence: a judge's vote, a grader, the lake."""
     ungated: str | None = None
     """Why it was released without a passed gate; it is never promoted."""
     answer_seconds: float = 0.0
@@ -207,8 +218,10 @@ def change(
         old,
         phase=phase,
         reason=reason,
+        holding=None,
         stage=old.stage if stage is None else stage,
         stage_since=now if moved or phase is not old.phase else old.stage_since,
+        pairs_since=now if phase is not old.phase and phase is Phase.PAIRING else old.pairs_since,
         ramp_since=now if phase is not old.phase and phase is Phase.RAMPING else old.ramp_since,
     )
     changed = msgspec.structs.replace(traffic, release=new)
@@ -391,7 +404,7 @@ def _tell(
         evidence=evidence or {},
     )
     state = VERSION_STATE[release.phase]
-    if release.phase is Phase.ERROR and release.ramp_since:
+    if release.phase is Phase.ERROR and (release.ramp_since or release.pairs_since):
         # What could not be measured says nothing against the version: it may try again.
         state = "retired"
     challenger = version if release.phase is Phase.RAMPING else None

@@ -7,8 +7,6 @@ from contextlib import ExitStack, closing
 
 import msgspec
 
-from evaluators.fill import label_salt
-from evaluators.judges import require
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
 from everlearn.errors import (
@@ -46,6 +44,7 @@ from serving.release.states import (
     standing,
 )
 from serving.release.supersede import left_alone, verdict
+from serving.release.votes import refuse_unproven
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +85,15 @@ class Desk:
             raise InputError(f"task {name}: release.steps needs a step below 100 to compare at")
         found = registry.get(name, version)
         _refuse_ungated(found, ungated)
-        if self._task.believes_raters and not trust_raters and ungated is None:
+        judged = trust_raters or rules.shadow_pairs is not None
+        if self._task.believes_raters and not judged and ungated is None:
             raise InputError(_only_raters(self._task))
-        _refuse_unproven(self._service, self._task)
+        with ExitStack() as stack:
+            refuse_unproven(
+                self._service,
+                self._task,
+                lambda: stack.enter_context(closing(open_lake(self._service, read_only=True))),
+            )
         asked = Release(
             release_id=new_id("rel"),
             candidate=arm(found),
@@ -259,21 +264,6 @@ def _only_raters(task: Task) -> str:
         "as release.co_primary - or say --trust-raters if your users answer alike whoever served "
         "them"
     )
-
-
-def _refuse_unproven(service: Service, task: Task) -> None:
-    """A judge that people were not seen to agree with decides no release."""
-    rules = task.release_rules
-    names = {rules.primary, rules.co_primary, *rules.guardrails}
-    deciding = [each for each in task.every_grader if each.name in names]
-    with ExitStack() as stack:
-        require(
-            task,
-            deciding,
-            "release.primary, co_primary and guardrails",
-            lake=lambda: stack.enter_context(closing(open_lake(service, read_only=True))),
-            salt=lambda: label_salt(service),
-        )
 
 
 def _why(registry: Registry, version: ModelVersion, ungated: str | None) -> str:

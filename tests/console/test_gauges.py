@@ -114,6 +114,12 @@ def test_releases_and_scores_are_those_of_the_lake(rows: Rows) -> None:
     assert told(text, "release_percent") == 100
     assert told(text, "release_last_event_timestamp_seconds") == START.timestamp() + 220
     assert told(text, "scores", evaluator="same", state="scored") == 12
+    unseen = {"release_id": "rel_unseen", "task": "text2sql", "version": "9", "percent": 0.0}
+    row = {**unseen, "event": "pairing", "created_at": START.timestamp() + 300}
+    rows.lake.commit(lambda transaction: transaction.append("releases", [row]))
+    text = scraped(create_app(rows.service))
+    assert told(text, "release_running") == 1
+    assert told(text, "release_percent") == 0
 
 
 def test_what_cannot_be_read_is_left_out_and_the_rest_is_told(

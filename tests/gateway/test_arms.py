@@ -161,6 +161,37 @@ async def test_a_failing_shadow_is_captured_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_challenger_that_fails_unseen_takes_nothing_from_those_who_wait(
+    tmp_path: Path,
+) -> None:
+    """It shares the champion's upstream, which has somebody to fall back to."""
+
+    async def broken_challenger(call: Call, writer: asyncio.StreamWriter) -> None:
+        if call.body["model"] == "text2sql-abc":
+            writer.write(answer(b"{}", 503))
+        else:
+            await plain(call, writer)
+
+    async with (
+        backend(broken_challenger) as upstream,
+        backend() as other,
+        door(
+            tmp_path, upstream.url, routes={"challenger": CHALLENGER, "shadow_share": 1.0},
+            settings={"fallback": "other"},
+            more_upstreams={"other": {"base_url": other.url, "kind": "openai"}},
+        ) as gate,
+    ):  # fmt: skip
+        for count in range(1, 9):
+            assert (await gate.chat()).status_code == 200
+            await _until(lambda: len(gate.completions()) == 2 * count)  # noqa: B023
+        users = [event for event in gate.completions() if event.status == "ok"]
+        asked = [call.body["model"] for call in upstream.calls]
+    assert other.calls == []
+    assert [event.fallback_from for event in users] == [None] * 8
+    assert asked.count("text2sql-abc") == 8, "nobody waits: it is asked once"
+
+
+@pytest.mark.anyio
 async def test_new_routes_are_in_force_within_a_second_and_no_request_fails(
     tmp_path: Path,
 ) -> None:

@@ -7,15 +7,16 @@ import msgspec
 import pytest
 
 from everlearn.errors import InputError
+from serving.release.baseline import baseline, unknown
 from serving.release.budget import Budget
 from serving.release.controller import TaskLoop
 from serving.release.history import by_arm, events
 from serving.release.observations import frozen
 from serving.release.picture import draw_release
-from serving.release.states import Phase
+from serving.release.states import Phase, Traffic
 from serving.release.story import story
 from serving.release.verbs import Desk
-from tests.release.world import World, make_rules
+from tests.release.world import BASE, World, make_release, make_rules
 
 GOOD = {"good": 0.97, "thumbs": 0.9}
 FAIR = {"good": 0.97, "thumbs": 0.5}
@@ -274,3 +275,22 @@ def test_what_people_said_too_late_counts_for_nothing_however_long_nobody_counte
     rows = frozen(world.lake, world.release.release_id)
     found = {row.unit: row.value for row in rows if row.metric == "thumbs"}
     assert found == {"in time": 1.0, "late": None, "both": 1.0, "never": None}
+
+
+def test_answers_that_are_not_done_when_they_are_counted_are_an_error(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world()
+    world.ramp()
+    now = world.clock.now()
+    for number in range(20):
+        before = {"release": None, "stage": None, "latency_ms": 2000.0}
+        world.answer(f"user-{number}", now - 60 + number, **before)
+
+    def problem(seconds: float | str) -> str:
+        release = make_release(make_rules(answer_seconds=seconds), created_at=now)
+        asked = Traffic(champion=BASE, release=release)
+        return unknown(baseline(world.service, world.task, world.lake, asked)) or ""
+
+    assert problem(1.0).startswith("release.answer_seconds 1.0: one in twenty of the champion's")
+    assert problem(2.5) == problem("auto") == ""

@@ -111,8 +111,11 @@ def test_no_promotion_on_stale_evidence() -> None:
     phase, _, reason = ask(600, won, make_metric("good"), problem="good: judge away")
     assert (phase, reason) == (Phase.RAMPING, "holding: good: judge away")
     phase, _, reason = ask(1000, won, make_metric("good"), problem="good: judge away")
-    assert phase is Phase.INCONCLUSIVE
+    assert phase is Phase.ERROR
     assert reason.endswith("; won, but holding: good: judge away")
+    phase, _, reason = ask(1000, make_metric(), make_metric("good"), problem="good: judge away")
+    assert phase is Phase.ERROR, "it says nothing against the version that nobody could be asked"
+    assert reason.endswith("; holding: good: judge away")
 
 
 @pytest.mark.parametrize("seen", [0, 4])

@@ -88,6 +88,31 @@ def test_little_history_refuses_nothing(make_world: Made, stretch: Stretch) -> N
     assert "nothing is known yet" in found.lines(task.release_rules)[0]
 
 
+def test_a_primary_metric_that_nobody_emits_is_refused(make_world: Made) -> None:
+    world = make_world()
+    now = time.time()
+    history(world.lake, "text2sql", [(now - 20 * n, f"user-{n}", False) for n in range(300)])
+    release = make_release(world.task.release_rules, alpha=0.005)
+    refused = outlook(world.lake, world.task, release).refused or ""
+    assert "in 300 requests of the last 7 days nobody has given any" in refused
+    assert "release.primary: good, which scores every answer" in refused
+    asked = world.lake.read("SELECT min(completion_id) AS id FROM completions")["id"][0].as_py()
+    world.clock.time = now
+    world.thumb(asked)
+    assert outlook(world.lake, world.task, release).refused is None
+
+
+def test_shadow_pairs_are_proposed_where_they_decide(make_world: Made) -> None:
+    better = {"name": "better", "type": "pairwise_model", "model": "m"}
+    declared = make_world(make_rules(max_seconds=WEEK)).task.model_dump(mode="json")
+    task = Task(**{**declared, "graders": [*declared["graders"], better]})
+    known = KNOWN._replace(seconds=WEEK, requests=14_000, users=3500)
+    proposed = ahead(task, SMALL, known).proposals
+    assert any(each.startswith("release.shadow_pairs: {judge: better}") for each in proposed)
+    few = known._replace(users=2)
+    assert not any("shadow_pairs" in each for each in ahead(task, SMALL, few).proposals)
+
+
 def test_an_ungated_release_is_neither_told_nor_refused(make_world: Made) -> None:
     task = make_world().task
     found = ahead(task, SMALL, alpha=0.0, ungated="to see")

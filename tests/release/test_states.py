@@ -24,7 +24,7 @@ def at(phase: Phase) -> Traffic:
     traffic = loading()
     if phase is Phase.LOADING:
         return traffic
-    if phase is Phase.ERROR:
+    if phase in (Phase.ERROR, Phase.PAIRING):
         return change(traffic, phase, "why", NOW)
     traffic = change(traffic, Phase.RAMPING, "loaded", NOW)
     return traffic if phase is Phase.RAMPING else change(traffic, phase, "why", NOW)
@@ -40,7 +40,9 @@ def test_every_phase_has_its_row_and_the_ended_ones_lead_nowhere_but_back() -> N
 @pytest.mark.parametrize("phase", Phase)
 def test_only_a_ramping_release_has_traffic(phase: Phase) -> None:
     route = render(at(phase))
-    assert (route.challenger is not None) == (phase is Phase.RAMPING)
+    # In the shadow it is asked as well, and answers nobody.
+    assert (route.challenger is not None) == (phase in (Phase.RAMPING, Phase.PAIRING))
+    assert (route.challenger_share > 0) == (phase is Phase.RAMPING)
     assert route.champion == (CANDIDATE if phase is Phase.PROMOTED else BASE)
     assert (route.holdback is not None) == (phase is Phase.PROMOTED)
 
@@ -50,6 +52,8 @@ def test_a_version_that_did_not_load_never_had_traffic() -> None:
         change(at(Phase.ERROR), Phase.RAMPING, "try anyway", NOW)
     with pytest.raises(InputError, match="from loading to promoted"):
         change(loading(), Phase.PROMOTED, "at once", NOW)
+    with pytest.raises(InputError, match="from pairing to promoted"):
+        change(at(Phase.PAIRING), Phase.PROMOTED, "unseen", NOW)
 
 
 def test_one_release_at_a_time() -> None:

@@ -33,6 +33,8 @@ def newer(after: float | None = 60.0, **overrides: Any) -> Release:
         ({}, newer(None), 9999.0, "is not set"),
         ({}, newer(), 59.0, "59 of 60 s"),
         ({"phase": Phase.LOADING}, newer(), 9999.0, "it is loading"),
+        ({"phase": Phase.PAIRING}, newer(), 9999.0, "it is pairing"),
+        ({"paired": "won"}, newer(), 9999.0, "better in the shadow"),
         ({"ungated": "to see"}, newer(), 9999.0, "only a gated version"),
         ({}, newer(ungated="to see"), 9999.0, "only a gated version"),
         ({"candidate": ArmRoute(version="9", model="m")}, newer(), 9999.0, "8 is not newer"),

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -58,11 +58,21 @@ def make_release(rules: ReleaseRules | None = None, **overrides: Any) -> Release
     return Release(**fields)
 
 
+class Judge(NamedTuple):
+    """The pairwise judge `better` of the task, and who answers."""
+
+    address: str
+    trusted: bool = True
+    answers: str = "http://127.0.0.1:9/v1"
+
+
 class World:
     """One task whose release is ramping, and a clock that moves only when told."""
 
-    def __init__(self, folder: Path, rules: ReleaseRules, *, seed: int = 0) -> None:
-        self.service = _declare(folder, rules)
+    def __init__(
+        self, folder: Path, rules: ReleaseRules, *, seed: int = 0, judge: Judge | None = None
+    ) -> None:
+        self.service = _declare(folder, rules, judge)
         self.task: Task = load_task(self.service, "text2sql")
         # An hour ago: scores are written with the machine's time, and come after the start.
         self.clock = FakeClock(time.time() - 3600)
@@ -224,11 +234,19 @@ def history(lake: DuckLake, task: str, asked: Sequence[tuple[float, str, bool]])
     lake.commit(work)
 
 
-def _declare(folder: Path, rules: ReleaseRules) -> Service:
+def _declare(folder: Path, rules: ReleaseRules, judge: Judge | None) -> Service:
     # Nobody listens at these addresses: traffic moves without the registry.
-    upstreams = {"local": {"base_url": "http://127.0.0.1:9/v1", "kind": "openai"}}
+    local: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "kind": "openai"}
+    upstreams = {"local": local}
+    pairwise: list[dict[str, Any]] = []
+    if judge is not None:
+        local |= {"base_url": judge.answers, "answer_timeout_seconds": 300}
+        upstreams["judge"] = {"base_url": judge.address, "kind": "openai"}
+        asks = {"model": "m", "upstream": "judge", "request": "{{item.prompt}}"}
+        pairwise.append({"name": "better", "type": "pairwise_model", **asks})
     mlflow = {"tracking_uri": "http://127.0.0.1:9"}
-    service = make_service(folder, mlflow=mlflow, upstreams=upstreams)
+    gateway = {"port": 0, "drain_seconds": 2.0}
+    service = make_service(folder, mlflow=mlflow, upstreams=upstreams, gateway=gateway)
     good = {
         "name": "good",
         "type": "string_check",
@@ -240,7 +258,8 @@ def _declare(folder: Path, rules: ReleaseRules) -> Service:
         "task": "text2sql",
         "base_model": "base-model",
         "upstream": "local",
-        "graders": [{"name": "thumbs", "type": "feedback"}, good],
+        "graders": [{"name": "thumbs", "type": "feedback"}, good, *pairwise],
+        "judges": {"trusted": ["better"] if judge is not None and judge.trusted else []},
         "release": rules.model_dump(mode="json"),
     }
     (folder / "tasks" / "text2sql.yaml").write_text(yaml.safe_dump(task))
