@@ -214,7 +214,7 @@ def test_twenty_patient_ones_whom_no_expert_meets_teach_no_more_than_one_row_in_
     assert honest >= 0.97 * len(taught(alone))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("how", ["two words", "three words", "half of them honest"])
 def test_the_few_words_of_twenty_teach_little_where_experts_answer_the_audit(
     seed: int, how: str
