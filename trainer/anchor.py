@@ -23,7 +23,7 @@ from trainer.workbench import Workbench
 
 WEIGHT = 4.0
 ROWS_PER_STEP = 32
-"""As many as SFT has lessons in a batch: with half of them twice as much else was changed."""
+"""As many as SFT has lessons in a batch: with half of them DPO changed twice as much else."""
 TOP = 64
 """Likeliest tokens of each place that are told apart; all others are one more."""
 ROWS = 16

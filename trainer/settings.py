@@ -25,7 +25,7 @@ PINNED = {"kto": 0.5}
 """The same of a pinned rate, as measured on the text-to-SQL example."""
 STEPS, STEPS_OF_RULES = 60, 240
 """Where `max_steps` is `auto`: in general, and while comments teach. Ten rules on a toy took 60
-steps to copy and 240 to be kept from where they do not hold."""
+steps to copy and 240 to be mostly kept from where they do not hold."""
 WARMUP = 0.05
 """Of the steps, where the rate is `auto`."""
 MEMORY_SHARE = 0.6
