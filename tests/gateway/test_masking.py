@@ -107,7 +107,7 @@ def test_a_number_becomes_a_string_so_that_json_stays_json() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        gzip.compress(b'{"a": "123-45-6789"}'),
+        gzip.compress(b'{"a": "123-45-6789"}', mtime=0),
         '{"a": "123-45-6789"}'.encode("utf-16-le"),
         b'{"a": "123\xff-45-6789"}',
     ],
