@@ -26,6 +26,7 @@ OURS = (
     "console",
 )
 """Loggers that the level is for."""
+UVICORN = ("uvicorn", "uvicorn.access", "uvicorn.error")
 DEAF = {"kafka": logging.CRITICAL}
 """It repeats each try to connect; what it comes to is told by our own lines."""
 ANSWER = ("completion_id", "request_id")
@@ -102,6 +103,7 @@ def uvicorn_settings(process: str) -> dict[str, Any]:
         **{"version": 1, "disable_existing_loggers": False},
         "formatters": {"json": {"()": f"{__name__}.JsonLine", "process": process}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "loggers": {name: {"level": "INFO", "propagate": True} for name in UVICORN},
         "root": {"handlers": ["stderr"], "level": "INFO"},
     }
 

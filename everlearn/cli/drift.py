@@ -9,7 +9,6 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from evaluators.drift.look import Compared, Look
     from everlearn.config import Service
-    from everlearn.process_log import set_up
 
 DRIFTED = 5
 """Exit code of its own: a crash of Python is a 1, and must not pass for drift."""
@@ -33,6 +32,7 @@ def command(task_name: str, accepted: bool, as_json: bool, config_path: str | No
     from evaluators.drift.look import accept, look
     from everlearn.config import load
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
 
     service = load(config_path)

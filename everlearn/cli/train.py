@@ -11,7 +11,6 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from everlearn.config import Service
     from everlearn.lake.store import Lake
-    from everlearn.process_log import set_up
     from trainer.outcome import Outcome
     from trainer.plan import Plan
     from trainer.workbench import Workbench
@@ -69,6 +68,7 @@ def command(
     from everlearn.config import load
     from everlearn.installation import heldout_salt
     from everlearn.lake.ducklake import open_lake
+    from everlearn.process_log import set_up
     from everlearn.task import load_task
 
     service = load(config_path)
