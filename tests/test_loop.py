@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -153,6 +155,24 @@ def test_airflow_judges_retrains_and_releases(demo: Run, airflow: Callable[..., 
     assert "everlearn_release_text2sql" in runs[runs.index("[{") :]
     # The demo made 1 and the spoiled 2.
     version = "3"
-    airflow("dags", "test", "everlearn_release_text2sql", "-c", json.dumps({"version": version}))
-    shown = json.loads(demo.everlearn("release", "show", "text2sql", "--json").stdout)
-    assert version in json.dumps(shown)
+    words = ("dags", "test", "everlearn_release_text2sql", "-c", json.dumps({"version": version}))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(airflow, *words)
+        deadline = time.monotonic() + 300
+        while (shown := released(demo))["phase"] != "ramping":
+            assert not waits.done(), waits.result()
+            assert time.monotonic() < deadline, shown
+            time.sleep(1)
+        assert shown["version"] == version
+        # Nobody asks here: it would wait for its evidence.
+        assert demo.everlearn("release", "abort", "text2sql").returncode == 0
+        waits.result()
+    assert released(demo)["phase"] == "aborted"
+
+
+def released(demo: Run) -> dict[str, Any]:
+    """The task's last release, as `release show` tells it."""
+    shown: dict[str, Any] = json.loads(
+        demo.everlearn("release", "show", "text2sql", "--json").stdout
+    )
+    return shown

@@ -20,7 +20,7 @@ from everlearn.state import open_state
 from gateway.routes import KIND
 
 POLL_SECONDS = 30.0
-UNDER_WAY = ("loading", "ramping")
+UNDER_WAY = ("loading", "pairing", "ramping")
 
 
 class Ended(BaseTrigger):  # type: ignore[misc]

@@ -14,11 +14,12 @@ import asyncio, importlib, json
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from everlearn.config import load
 from everlearn.state import open_state
-from serving.release.ended import AwaitRelease
-from serving.release.states import Phase, Traffic, begin, change
+from serving.release.ended import UNDER_WAY, AwaitRelease
+from serving.release.states import ENDED, Phase, Traffic, begin, change
 from serving.release.book import Book
 from tests.release.world import BASE, make_release
 
+assert set(UNDER_WAY) == set(Phase) - ENDED
 book = Book(open_state(load()))
 wait = AwaitRelease(task_id="decided", everlearn_task="support", version="7")
 try:
