@@ -11,6 +11,7 @@ from everlearn.cli import config_option, json_option
 if TYPE_CHECKING:
     from everlearn.config import Service
     from everlearn.lake.store import Lake
+    from registry.versions import Registry
     from trainer.outcome import Outcome
     from trainer.plan import Plan
     from trainer.workbench import Workbench
@@ -76,7 +77,6 @@ def command(
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released
-    from registry.erasure import redact
     from registry.versions import Registry
     from trainer.lock import holding
     from trainer.plan import plan
@@ -114,9 +114,7 @@ def command(
         holding(service, task.task, wait_seconds=wait_seconds) as held,
         closing(open_lake(service)) as lake,
     ):
-        # Nothing that was erased outlives the next training in what an earlier one kept.
-        for each in redact(registry, lake, [task.task]):
-            _say(f"run {each.run_id}: {each.texts} erased texts taken out of {each.file}")
+        _forget(registry, lake, task.task)
         left = left_over(service, task, held, lambda snapshot: planned(lake, snapshot))
         goes_on = left is not None and snapshot_id in (None, left.snapshot.snapshot_id)
         if not goes_on and snapshot_id is None:
@@ -133,6 +131,14 @@ def command(
         made = left if left is not None and goes_on else planned(lake, snapshot_id)
         outcome = train(service, task, made, registry, _say, held)
     _print_outcome(outcome, as_json)
+
+
+def _forget(registry: "Registry", lake: "Lake", task: str) -> None:
+    """Nothing that was erased outlives the next training in what an earlier one kept."""
+    from registry.erasure import redact
+
+    for each in redact(registry, lake, [task]):
+        _say(f"run {each.run_id}: {each.texts} erased texts taken out of {each.file}")
 
 
 def _say(line: str) -> None:
