@@ -1,11 +1,14 @@
 """`everlearn release`: start, show, try out or abort the release of a version."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from everlearn.cli import config_option, json_option
 from everlearn.cli.release_simulate import command as simulate
+
+if TYPE_CHECKING:
+    from serving.release.states import Release
 
 EXIT = {"promoted": 0, "inconclusive": 3}
 
@@ -163,12 +166,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         }
         click.echo(json.dumps(told, default=str))
         return
-    click.echo(
-        f"{task}: version {release.candidate.version} is {release.phase} at "
-        f"{release.percent:g} % (champion: {traffic.champion.version})"
-    )
-    if release.active and release.holding is not None:
-        click.echo(f"  holding: {release.holding}")
+    click.echo(_headline(task, release, traffic.champion.version))
     for line in [each.line() for each in (left, paired) if each is not None]:
         click.echo(f"  {line}")
     if former:
@@ -267,6 +265,16 @@ def _follow(desk: Any, lake: Any, task: str, release_id: str, as_json: bool) -> 
         if release.release_id != release_id or (not release.active and not pending):
             return str(release.phase) if release.release_id == release_id else "replaced"
         time.sleep(1.0)
+
+
+def _headline(task: str, release: "Release", champion: str) -> str:
+    """Where it stands, and in a line of its own why it waits."""
+    line = (
+        f"{task}: version {release.candidate.version} is {release.phase} at "
+        f"{release.percent:g} % (champion: {champion})"
+    )
+    held = release.active and release.holding is not None
+    return f"{line}\n  holding: {release.holding}" if held else line
 
 
 def _arm(arm: str, told: dict[str, Any], primary: str) -> str:
