@@ -27,6 +27,7 @@ from everlearn.supervise import Supervisor
 from examples import models
 from examples.support.house import SECONDS, House
 from examples.support.people import Desk, Record, Score, score
+from serving.release.states import ENDINGS
 
 HERE = Path(__file__).parent
 TASK = "support"
@@ -137,7 +138,7 @@ def _replace(loop: Loop, desk: Desk, version: str) -> bool:
     with _at_work(desk):
         events: list[dict[str, Any]] = []
         told, answered, moved = 0, len(desk.records), time.monotonic()
-        while not (events and events[-1]["event"] in _ENDINGS):
+        while not (events and events[-1]["event"] in ENDINGS):
             if len(desk.records) > answered:
                 answered, moved = len(desk.records), time.monotonic()
             if time.monotonic() - moved > STUCK_SECONDS:
@@ -148,9 +149,6 @@ def _replace(loop: Loop, desk: Desk, version: str) -> bool:
                 loop.say(f"{event['event']} {event['percent']:g} %: {event['reason']}")
             told = len(events)
     return bool(events[-1]["event"] == "promoted")
-
-
-_ENDINGS = {"promoted", "rolled_back", "stopped", "aborted", "error"}
 
 
 def _events(service: Service, version: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from examples.text2sql import measure, report, spoil
 from examples.text2sql.language import Kind
 from examples.text2sql.live import Arrivals, LiveTraffic
 from examples.text2sql.traffic import Traffic, accuracy
+from serving.release.states import ENDINGS
 
 TASK = "text2sql"
 MARK = "made-by-demo"
@@ -239,7 +240,7 @@ def _follow(loop: Loop, traffic: Traffic, version: str, ending: str) -> None:
             loop.say(f"  {event['event']} {event['percent']:g} %: {event['reason']}")
         told = len(events)
         names = {event["event"] for event in events}
-        wrong = names & ({"promoted", "rolled_back", "stopped", "aborted", "error"} - {ending})
+        wrong = names & (ENDINGS - {ending})
         if wrong:
             raise EverlearnError(f"version {version} ended as {wrong.pop()}, not {ending}")
         return ending in names

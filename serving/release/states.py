@@ -52,6 +52,11 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     # By an operator only: `rollback` after the promotion.
     Phase.PROMOTED: frozenset({Phase.ROLLED_BACK}),
 }
+EVENTS = {Phase.RAMPING: "step", Phase.INCONCLUSIVE: "stopped"}
+"""Of the lake's `releases` table: what tells that a release came into a phase, where it is not the
+phase's own name."""
+ENDINGS = frozenset(EVENTS.get(phase, str(phase)) for phase in ENDED)
+"""Names of the events that end a release."""
 VERSION_STATE = {
     Phase.LOADING: "loading",
     Phase.PAIRING: "loading",
@@ -227,9 +232,7 @@ def change(
     changed = msgspec.structs.replace(traffic, release=new)
     if phase is Phase.PROMOTED:
         changed = _crown(changed, new, now)
-    event = "step" if phase is Phase.RAMPING else str(phase)
-    if phase is Phase.INCONCLUSIVE:
-        event = "stopped"
+    event = EVENTS.get(phase, str(phase))
     return _tell(changed, event, new, now, evidence=evidence or {})
 
 

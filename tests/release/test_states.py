@@ -8,7 +8,16 @@ import pytest
 from everlearn.errors import InputError
 from gateway.routes import ArmRoute, read_routes
 from serving.release.routing import put_route, render, sync_route
-from serving.release.states import ENDED, TRANSITIONS, Phase, Traffic, begin, change, revert
+from serving.release.states import (
+    ENDED,
+    ENDINGS,
+    TRANSITIONS,
+    Phase,
+    Traffic,
+    begin,
+    change,
+    revert,
+)
 from tests.release.world import BASE, CANDIDATE, make_release, make_rules
 
 NOW = 1_800_000_000.0
@@ -35,6 +44,11 @@ def test_every_phase_has_its_row_and_the_ended_ones_lead_nowhere_but_back() -> N
     for phase in ENDED - {Phase.PROMOTED}:
         assert TRANSITIONS[phase] == frozenset()
     assert TRANSITIONS[Phase.PROMOTED] == {Phase.ROLLED_BACK}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_what_follows_a_release_knows_every_event_that_ends_it(phase: Phase) -> None:
+    assert (at(phase).events[-1].event in ENDINGS) == (phase in ENDED)
 
 
 @pytest.mark.parametrize("phase", Phase)

@@ -18,10 +18,9 @@ from examples.text2sql.traffic import Record
 if TYPE_CHECKING:
     from examples.text2sql.day.run import Plan
 
-__all__ = ["ENDINGS", "Day", "Kind", "Look", "settled", "table", "text", "verb", "write"]
+__all__ = ["Day", "Kind", "Look", "settled", "table", "text", "verb", "write"]
 
 Kind = Literal["people", "drift", "kill", "broker", "release", "trouble"]
-ENDINGS = ("promoted", "rolled_back", "stopped", "aborted", "error")
 BACK = 0.95
 """Of jargon right, before a drift and again after it."""
 WORSE_POINTS = 0.03

@@ -28,6 +28,7 @@ from examples.text2sql.live import LiveTraffic
 from examples.text2sql.loop import move_aside
 from examples.text2sql.people import People
 from examples.text2sql.traffic import FAILURES, Traffic, accuracy
+from serving.release.states import ENDINGS
 
 TASKS = {"text2sql": 6.0, "reports": 3.0}
 """Requests per second."""
@@ -171,7 +172,7 @@ class Program:
         task = next(iter(TASKS))
         events = self.day.events.get(task, [])
         champions = [each["version"] for each in events if each["event"] == "promoted"]
-        if not champions or events[-1]["event"] not in outcome.ENDINGS:
+        if not champions or events[-1]["event"] not in ENDINGS:
             self._due.append((self.second + 20, self._release_a_spoiled_version))
             return
         version = spoil.register(self.service, task, champions[-1])
