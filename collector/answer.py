@@ -3,10 +3,13 @@
 A body that is neither (an HTML error page, a cut stream) gives what could be read; nothing raises.
 """
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
+from collector.body import plain
 from collector.merge import logprob_values, merged
 from collector.message import Assistant, alternatives, assistant, responded, visible
 from collector.openai_json import (
@@ -20,6 +23,8 @@ from collector.openai_json import (
 from everlearn.events import Completion, Status
 from everlearn.tolerant import UNREADABLE, mended, text
 from everlearn.verdict import Signs, note, verdict
+
+_DIGITS = re.compile(r"[0-9]{1,18}$")
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -41,7 +46,7 @@ class Answer(msgspec.Struct, gc=False):
 
 def read_answer(event: Completion) -> Answer:
     """The answer in the event's response."""
-    body = event.response
+    body = plain(event.response)
     if event.status == "ok" and not event.stream:
         found = _ordinary(body)
         if found is not None:
@@ -80,14 +85,16 @@ def _ordinary(body: bytes) -> Answer | None:
     message = choice.message
     if message is None or choice.finish_reason != "stop" or choice.error is not None:
         return None
+    if usage is None or not type(usage.prompt_tokens) is type(usage.completion_tokens) is int:
+        return None
     content = message.content
-    if type(content) is not str or message != Message(content=content) or usage is None:
+    if type(content) is not str or message != Message(content=content):
         return None
     logprobs = None if choice.logprobs is None else logprob_values(choice.logprobs)
     return Answer(
         "ok",
         None,
-        None if response.id is None else str(response.id),
+        None if response.id in (None, "") else str(response.id),
         text(Assistant("assistant", content)),
         content,
         "stop",
@@ -111,7 +118,7 @@ def _judge(answer: Answer, event: Completion, signs: Signs) -> None:
 
 def _take(answer: Answer, response: Response, signs: Signs) -> Assistant | None:
     """Ids, counts and tokens; the message, if there is one."""
-    answer.upstream_id = None if response.id is None else str(response.id)
+    answer.upstream_id = None if response.id in (None, "") else str(response.id)
     answer.prompt_token_ids = response.prompt_token_ids
     answer.finish_reason = signs.finish_reason
     if response.usage is not None:
@@ -157,7 +164,18 @@ def _show(answer: Answer, message: Assistant) -> None:
 
 
 def _count(answer: Answer, usage: Usage) -> None:
-    answer.prompt_tokens = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
-    answer.completion_tokens = (
-        usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
-    )
+    answer.prompt_tokens = _first_count(usage.input_tokens, usage.prompt_tokens)
+    answer.completion_tokens = _first_count(usage.output_tokens, usage.completion_tokens)
+
+
+def _first_count(*said: Any) -> int | None:
+    """The first that is a number of tokens, as 12, 12.0 or "12"."""
+    return next((found for each in said if (found := _count_of(each)) is not None), None)
+
+
+def _count_of(said: Any) -> int | None:
+    if type(said) is int:
+        return said
+    if isinstance(said, float) and said.is_integer():
+        return int(said)
+    return int(said) if isinstance(said, str) and _DIGITS.match(said) else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from collector.message import arguments_text, plain
+from collector.message import arguments_text, plain, thinking
 from collector.openai_json import (
     Choice,
     Function,
@@ -22,6 +22,7 @@ from collector.openai_json import (
     ToolCall,
     Usage,
     read_response,
+    thought_of,
 )
 from everlearn.tolerant import UNREADABLE, loads
 from everlearn.verdict import Signs, note
@@ -104,9 +105,9 @@ class _Answer:
             self.texts.append(content)
         elif content is not None:
             self._content(content)
-        thought = delta.reasoning or delta.reasoning_content
+        thought = thought_of(delta)
         if thought:
-            self.thoughts.append(plain(thought) or "")
+            self.thoughts.append(thinking(thought) or "")
         if delta.refusal:
             self.refusals.append(plain(delta.refusal) or "")
         for call in delta.tool_calls or ():
@@ -122,7 +123,7 @@ class _Answer:
         for part in content if isinstance(content, list) else [content]:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "thinking":
-                self.thoughts.append(plain(part.get("thinking")) or "")
+                self.thoughts.append(thinking(part) or "")
             elif kind in (None, "text"):
                 self.texts.append(plain(part) or "")
             else:
@@ -141,9 +142,11 @@ class _Answer:
         before = self.latest.get(part.index)
         named = bool(_name(part))
         if part.id:
-            same = next((call for call in self.calls if call.id == part.id), None)
-            if same is not None or before is None:
-                return same
+            same = next((call for call in reversed(self.calls) if call.id == part.id), None)
+            if same is not None:
+                return None if named and _is_another(same, part) else same
+            if before is None:
+                return None
             if before.id:
                 return None if named else before
         return None if named and before is not None and _is_whole(before) else before
@@ -199,11 +202,16 @@ def _grow(call: ToolCall, part: ToolCall) -> None:
     if call.function is None:
         call.function = Function()
     known, new = call.function, part.function
-    known.name = known.name or new.name
+    known.name = _longer(known.name or "", new.name or "") or None
     more, have = arguments_text(new.arguments), arguments_text(known.arguments)
     if not more or (have == more and _closed(have)):
         return
     known.arguments = more if have in (None, "", "{}") else f"{have}{more}"
+
+
+def _longer(known: str, more: str) -> str:
+    """A name that comes with every piece of a call, grows with every piece, or is in pieces."""
+    return more if more.startswith(known) else known + more
 
 
 def _name(call: ToolCall) -> str | None:
@@ -214,6 +222,17 @@ def _name(call: ToolCall) -> str | None:
 def _is_whole(call: ToolCall) -> bool:
     """Whether nothing can follow: it has a name and its arguments are a whole JSON object."""
     return call.function is not None and bool(_name(call)) and _closed(call.function.arguments)
+
+
+def _is_another(call: ToolCall, part: ToolCall) -> bool:
+    """Whether a part under the same id is a call beside it: some ids are only the tool's name."""
+    return (
+        call.index != part.index
+        and part.function is not None
+        and _is_whole(call)
+        and _closed(part.function.arguments)
+        and call.function != part.function
+    )
 
 
 def _closed(arguments: Any) -> bool:
@@ -257,7 +276,7 @@ class _Stream:
     def __init__(self) -> None:
         self.signs = Signs()
         self._id: Any = None
-        self._usage: Usage | None = None
+        self._usage = Usage()
         self._prompt_token_ids: list[int] | None = None
         self._answers: dict[int, _Answer] = {}
         self._items: dict[int, _Item] = {}
@@ -276,8 +295,8 @@ class _Stream:
         note(self.signs, chunk)
         if event == b"error":
             self._failed(chunk.message if isinstance(chunk.message, str) else "error")
-        self._id = self._id if self._id is not None else chunk.id
-        self._usage = chunk.usage or self._usage
+        self._id = self._id if self._id not in (None, "") else chunk.id
+        self._used(chunk)
         self._prompt_token_ids = chunk.prompt_token_ids or self._prompt_token_ids
         for choice in chunk.choices or ():
             index = choice.index if isinstance(choice.index, int) else 0
@@ -296,6 +315,16 @@ class _Stream:
         if self._answers:
             whole.choices = [self._answers[index].choice(index) for index in sorted(self._answers)]
         return whole
+
+    def _used(self, chunk: Response) -> None:
+        """What a chunk says of the tokens: in pieces, running, at its choice or in an extension;
+        a count that is zero or left out takes none back."""
+        said = (chunk.usage, chunk.x_groq and chunk.x_groq.usage)
+        for usage in (*said, *(choice.usage for choice in chunk.choices or ())):
+            if usage is not None:
+                for name in Usage.__struct_fields__:
+                    value = getattr(usage, name) or getattr(self._usage, name)
+                    setattr(self._usage, name, value)
 
     def _failed(self, reason: str) -> None:
         self.signs.error = self.signs.error or reason or "error"

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from collector.openai_json import Choice, Function, Message, Output, ToolCall
+from collector.openai_json import Choice, Function, Message, Output, ToolCall, thought_of
 from everlearn.tolerant import UNREADABLE, loads, text
 
 
@@ -63,8 +63,8 @@ def assistant(message: Message) -> Assistant:
     found = Assistant("assistant", content if isinstance(content, str) else None)
     if message.refusal:
         found.refusal = plain(message.refusal)
-    if message.reasoning_content or message.reasoning:
-        found.reasoning = plain(message.reasoning or message.reasoning_content)
+    if (thought := thought_of(message)) is not None:
+        found.reasoning = thinking(thought) or None
     if content is not None and not isinstance(content, str):
         _take_parts(found, content)
     if message.tool_calls:
@@ -133,15 +133,17 @@ def plain(value: Any) -> str | None:
     if isinstance(value, list):
         return "".join(filter(None, map(plain, value)))
     if isinstance(value, dict):
-        return next(
-            (
-                plain(value[key])
-                for key in ("text", "content", "refusal", "summary")
-                if key in value
-            ),
-            None,
-        )
+        said = (plain(value.get(key)) for key in ("text", "content", "refusal", "summary"))
+        return next((each for each in said if each is not None), None)
     return str(value)
+
+
+def thinking(value: Any) -> str | None:
+    """The text of a thought: a text, or parts under the names of whoever made them."""
+    if isinstance(value, list):
+        return "".join(filter(None, map(thinking, value)))
+    named = value.get("thinking") if isinstance(value, dict) else None
+    return plain(value if named is None else named)
 
 
 def arguments_text(value: Any) -> str | None:
@@ -157,8 +159,7 @@ def _take_parts(found: Assistant, content: Any) -> None:
         if kind == "refusal":
             found.refusal = (found.refusal or "") + (plain(part.get("refusal")) or "")
         elif kind in _HIDDEN:
-            thought = plain(part.get("thinking")) or plain(part)
-            found.reasoning = (found.reasoning or "") + (thought or "")
+            found.reasoning = (found.reasoning or "") + (thinking(part) or "")
         elif (kept := _part(part)) is not None:
             shown.append(kept)
     if all(part.get("type") == "text" for part in shown):
@@ -230,8 +231,11 @@ def _item_call(item: Output) -> Call:
 
 
 def _parsed(arguments: str | None) -> dict[str, Any] | UnsetType:
-    """The arguments themselves, where they are a JSON object."""
-    if not arguments or arguments.lstrip()[:1] != "{":
+    """The arguments themselves, where they are a JSON object; none is how many servers call what
+    takes none."""
+    if not arguments or arguments.isspace():
+        return {}
+    if arguments.lstrip()[:1] != "{":
         return UNSET
     try:
         found = loads(arguments)

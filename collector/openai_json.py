@@ -99,10 +99,24 @@ class Message(Said, gc=False):
     content: Any = None
     reasoning: Any = None
     reasoning_content: Any = None
+    thinking: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
     audio: Any = None
     images: Any = None
+
+
+def thought_of(message: Message) -> Any:
+    """The thinking of a message or a delta, under whichever name; some servers write two."""
+    return (
+        message.reasoning
+        or message.reasoning_content
+        or message.thinking
+        or message.reasoning_details
+        or message.thinking_blocks
+    )
 
 
 class TokenLogprob(Struct, gc=False):
@@ -127,15 +141,22 @@ class Choice(Ending, gc=False):
     logprobs: Logprobs | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    usage: "Usage | None" = None
 
 
 class Usage(Struct, gc=False):
-    """Token counts under either API's names."""
+    """Token counts under either API's names, in whichever form of a number."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+
+
+class Groq(Struct, gc=False):
+    """Where Groq's streams say what they used."""
+
+    usage: Usage | None = None
 
 
 class Output(Struct, gc=False):
@@ -162,6 +183,7 @@ class Response(Envelope, gc=False):
     choices: list[Choice] | None = None
     output: list[Output] | None = None
     usage: Usage | None = None
+    x_groq: Groq | None = None
     prompt_token_ids: list[int] | None = None
     response: "Response | None" = None
     item: Output | None = None

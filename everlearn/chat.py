@@ -187,7 +187,7 @@ def _of_assistant(message: Message) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if message.get("tool_calls"):
         found["tool_calls"] = [_call(call) for call in message["tool_calls"]]
-    reasoning = message.get("reasoning", message.get("reasoning_content"))
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
     if isinstance(reasoning, str):
         found |= {"reasoning": reasoning, "reasoning_content": reasoning}
     return found

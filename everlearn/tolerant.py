@@ -38,7 +38,7 @@ def read(decode: Callable[[bytes], T], kind: type[T], body: bytes) -> T:
 
 def loads(body: bytes | str) -> Any:
     """Plain JSON types, every number finite; raises what is in UNREADABLE."""
-    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+    text = body if isinstance(body, str) else body.decode("utf-8-sig", "replace")
     return _loads(text)
 
 

@@ -9,8 +9,10 @@ decides. Pure; the gateway, the collector and whoever imports logs share it.
   stays as it is.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -21,15 +23,21 @@ from everlearn.tolerant import UNREADABLE, read, text
 ANSWERING = frozenset({"chat/completions", "completions", "responses"})
 """Endpoints whose answer has choices or output; of others only a reported error is a failure."""
 
-_INCOMPLETE = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "model_length", "abort", "aborted", "cancelled",
-     "incomplete", "in_progress", "queued"}
+_ENDINGS: tuple[tuple[Status, re.Pattern[str]], ...] = (
+    ("refused", re.compile("refus")),
+    ("filtered", re.compile(
+        "filter|safety|sensitive|recitation|blocklist|prohibited|guardrail|toxic|spii|armor|"
+        "^language$|^risk"
+    )),
+    ("upstream_error", re.compile("error|fail|malformed|unexpected|too_many|insufficient")),
+    ("incomplete", re.compile(
+        "length|max_|limit|exceeded|abort|cancel|incomplete|in_progress|queued|timeout|pause|"
+        "unload|unspecified|^other$"
+    )),
 )  # fmt: skip
-_FILTERED = frozenset(
-    {"content_filter", "content-filter", "safety", "sensitive", "recitation", "blocklist",
-     "prohibited_content", "guardrail_intervened"}
-)  # fmt: skip
-_FAILED = frozenset({"error", "failed", "network_error", "insufficient_system_resource"})
+"""Finish reasons that are no good end, by the words that OpenAI, Anthropic, Gemini, Bedrock, Cohere
+and those who put them behind one address use; whoever says something else stopped by itself."""
+FAILED: Final = "upstream_error"
 _CLOSING = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled"}
 )
@@ -133,12 +141,19 @@ def _note_response(signs: Signs, said: Envelope) -> None:
             signs.refused |= isinstance(part, dict) and part.get("type") == "refusal"
 
 
+@lru_cache(maxsize=256)
+def _ending(finish_reason: str) -> Status:
+    """What an answer is that ended for this reason."""
+    word = finish_reason.lower()
+    return next((status for status, words in _ENDINGS if words.search(word)), "ok")
+
+
 def error_of(said: Envelope) -> str | None:
     """The error that a body or a chunk reports, in whichever shape; None when it reports none."""
     found = said.error
     for choice in said.choices or ():
         found = found or choice.error
-        if not found and choice.finish_reason in _FAILED:
+        if not found and choice.finish_reason and _ending(choice.finish_reason) == FAILED:
             found = f"finish_reason {choice.finish_reason!r}"
     if not found and (said.object == "error" or said.type in ("error", "response.error")):
         found = said.message or said.code or "error"
@@ -160,15 +175,15 @@ def verdict(transport: Status, signs: Signs, endpoint: str) -> Status:
     """What became of the request, where `transport` is what the gateway saw of the connection."""
     if transport != "ok":
         return transport
-    finish = (signs.finish_reason or "").lower()
-    if signs.error is not None or finish in _FAILED:
-        return "upstream_error"
+    ending = _ending(signs.finish_reason) if signs.finish_reason else "ok"
+    if signs.error is not None or ending == FAILED:
+        return FAILED
     if endpoint not in ANSWERING:
         return "ok"
     if signs.refused:
         return "refused"
-    if finish in _FILTERED:
-        return "filtered"
-    if finish in _INCOMPLETE or not (finish or signs.ended):
+    if ending != "ok":
+        return ending
+    if not (signs.finish_reason or signs.ended):
         return "incomplete"
-    return "ok" if signs.answered else "upstream_error"
+    return "ok" if signs.answered else FAILED

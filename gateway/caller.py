@@ -75,6 +75,8 @@ def _identifier(header: bytes | None) -> str | None:
 
 
 def _string(value: object) -> str | None:
+    if type(value) is int:  # many number their users
+        value = str(value)
     return _bounded(value) if isinstance(value, str) and value else None
 
 

@@ -9,6 +9,7 @@ turn of the event loop in which it came, and so do its answer and every chunk of
 """
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 
@@ -167,12 +168,13 @@ class Exchange:
         client, channel = self._client, answer.channel
         assert channel is not None
         self._draft.stream = True
+        legible = answer.status < 400 and not answer.head.encoded
         client.start(answer.status, answer.head.lines + self._identity())
         relay = Relay(
             client, channel,
             record=partial(self._record_stream, answer.status), first=self._first,
             done=self._streamed, undo=self._undo,
-            endpoint=self._draft.endpoint if answer.status < 400 else "",
+            endpoint=self._draft.endpoint if legible else "",
         )  # fmt: skip
         if client.gone:
             self._stream_left(relay)
@@ -310,6 +312,8 @@ class Exchange:
         parts, draft, request = self._parts, self._draft, self._request
         caller = self._admit()
         holder = caller.holder
+        if request.body.startswith(BOM_UTF8):
+            request.body = request.body[len(BOM_UTF8) :]
         body = self._body = read_body(request.body)
         if holder is not None and holder.key.tasks and not names_one_model(request.body):
             message = "This key is limited to tasks: name `model` once, and in these letters."

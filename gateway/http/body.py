@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from everlearn.tolerant import UNREADABLE, fit, loads, whole
 from gateway.http.wire import Refusal
 
 _KEY = b'"model"'
@@ -19,6 +20,7 @@ _ESCAPED_CAPITAL = b"\\u004"
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(rb"\s*:\s*")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _decode_string = msgspec.json.Decoder(str).decode
 
 
@@ -47,10 +49,20 @@ def read_body(raw: bytes) -> Body:
         param = "model" if "model" in text else "stream" if "stream" in text else None
         raise Refusal(400, f"Invalid request body: {text}", "invalid_type", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _HALF.search(raw) and (found := _mended(raw)) is not None:
+            return found
         text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Refusal(
             400, f"We could not parse the JSON body of your request: {text}", "invalid_json"
         ) from None
+
+
+def _mended(raw: bytes) -> Body | None:
+    """Of a body that holds half a character (JavaScript cuts texts so), which is JSON to others."""
+    try:
+        return fit(Body, whole(loads(raw)))
+    except UNREADABLE:
+        return None
 
 
 def with_model(raw: bytes, model: str, was: str | None = None) -> bytes:

@@ -65,13 +65,15 @@ class Passing(asyncio.Protocol):
 class AnswerHead:
     """Status and headers of an answer; shared by all answers that carry the same."""
 
-    __slots__ = ("headers", "lines", "status")
+    __slots__ = ("encoded", "headers", "lines", "status")
 
     def __init__(self, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
         self.lines = header_lines(headers, NOT_TO_CLIENT)
         """Header lines for the client."""
+        self.encoded = header(headers, b"content-encoding") not in (None, b"identity")
+        """Compressed, though it was asked not to be: nothing can be read or added on the way."""
 
 
 class Answer:

@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 import httptools
 
 from everlearn.process_log import about
+from gateway.http.encoding import plain
 from gateway.http.heads import Head, Heads, Request
 from gateway.http.wire import UPGRADE, Refusal, header_lines, status_line
 
@@ -34,6 +35,7 @@ with unread bytes would reset the connection and lose the answer."""
 
 
 _NO_HEAD = Head()
+_NOT_PLAIN = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"content-encoding"})
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Client(asyncio.Protocol):
         """Answers the current request."""
         self._discarding = False
         self._chunked = False
+        self._encoding = b""
+        """Of the body of the request being parsed."""
         self._unsent = b""
         """Head of a streamed answer that waits for its first piece."""
         self._plain = False
@@ -148,8 +152,8 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
-        plain = self._in_head and self._request is None and self._head_bytes == 0
-        if plain and self._current is None:
+        fresh = self._in_head and self._request is None and self._head_bytes == 0
+        if fresh and self._current is None:
             found = self._heads.find(data)
             if found is not None and len(found[1]) <= self._body_limit:
                 request = Request(found[0])
@@ -173,7 +177,7 @@ class Client(asyncio.Protocol):
             self._refuse_now(Refusal(431, "The request's headers are too large."))
         elif not self._in_head:
             self.deadline = min(self._body_until, self._server.now() + self._gap)
-        elif plain and self._plain:
+        elif fresh and self._plain:
             self._heads.learn(data, self._announced, self._head)
 
     def pause_writing(self) -> None:
@@ -227,7 +231,11 @@ class Client(asyncio.Protocol):
         self._body_until = self._server.now() + self._limits.body_seconds
         head.known = known = dict(head.headers)
         head.lines = self._server.lines(head)
-        self._plain = not known.keys() & {b"expect", b"transfer-encoding", b"upgrade"}
+        self._plain = not known.keys() & _NOT_PLAIN
+        # What is made of the body says nothing of how it came.
+        self._encoding = known.pop(b"content-encoding", b"")
+        if self._encoding:
+            head.headers = [each for each in head.headers if each[0] != b"content-encoding"]
         if self._size > self._limits.head_bytes:
             self._refuse_now(Refusal(431, "The request's headers are too large."))
             return
@@ -253,6 +261,11 @@ class Client(asyncio.Protocol):
         if self._parser.should_upgrade():
             return
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if self._encoding and request.refusal is None:
+            try:
+                request.body = plain(request.body, self._encoding, self._body_limit)
+            except Refusal as refusal:
+                request.refusal = refusal
         self._request, self._body, self._in_head = None, [], True
         if self._current is None:
             self._begin(request)

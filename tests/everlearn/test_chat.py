@@ -121,3 +121,11 @@ def test_thinking_that_stands_in_the_text_is_told_apart() -> None:
     assert split_thinking("hm</think>yes") == ("hm", "yes")
     assert split_thinking("write <think> and </think>") == (None, "write <think> and </think>")
     assert split_thinking("yes") == (None, "yes")
+
+
+def test_thinking_is_read_under_either_name_where_the_other_is_null() -> None:
+    names = ("reasoning", "reasoning_content")
+    for name, other in (names, names[::-1]):
+        asked = [{"role": "assistant", "content": "four", name: "hm", other: None}]
+        [found] = template_messages(asked, "")
+        assert [found[each] for each in names] == ["hm", "hm"]
