@@ -136,6 +136,9 @@ class Train(Section):
     """Of data order, initial weights and sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the arithmetic while training; adapters are float32 always. auto: bfloat16 on a GPU, and
+    on a CPU with instructions for it where that pays: from 50 M parameters, not for rft."""
     load_in_4bit: bool = False
     """Base weights in 4 bits while training (QLoRA); needs CUDA and the extra `four-bit`."""
     lora: Lora = Lora()

@@ -172,4 +172,5 @@ def _origin(bench: Workbench, method: str, digest: str) -> dict[str, Any]:
         "template_hash": template_hash(bench.tokenizer.chat_template),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "method": method,
+        "precision": bench.precision(method),
     }

@@ -18,6 +18,15 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def native_bf16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16. Without them oneDNN computes them
+    by float32, which is slower than float32 itself."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def four_bit(uses_cpu: bool) -> Any:
     """How weights are held in 4 bits; ConfigError where that is not to be had."""
     if uses_cpu:

@@ -12,7 +12,7 @@ resolved stands in the run's parameters.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from everlearn.rules import Train
 
@@ -30,6 +30,10 @@ WARMUP = 0.05
 """Of the steps, where the rate is `auto`."""
 MEMORY_SHARE = 0.6
 """Of what is free, for activations: allocators fragment, and others live here too."""
+BF16_ON_CPU_FROM = 50_000_000
+"""Parameters from which a CPU with instructions for it computes in bfloat16: below, casting the
+weights takes what the products save."""
+Precision = Literal["float32", "bfloat16"]
 CHECKPOINTED_FROM = 500_000_000
 """Parameters from which a GPU recomputes activations: a third more time, a fifth of the memory."""
 
@@ -68,6 +72,10 @@ class Machine:
 
     cuda: bool
     free_bytes: int
+    native_bf16: bool = False
+    """Of a CPU: whether it has instructions for products in bfloat16."""
+    value_bytes: int = 4
+    """Of a weight and of an activation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +87,7 @@ class Settings:
     batch_size: int
     micro_batch: int
     warmup_steps: int
-    bf16: bool
+    precision: Precision
     gradient_checkpointing: bool
     epochs: float
     """Passes over the learned rows."""
@@ -126,10 +134,19 @@ def settings(train: Train, method: str, shape: Shape, machine: Machine, load: Lo
         batch_size=load.batch,
         micro_batch=fitting(load.batch, room(shape, machine) / max(1, load.longest)),
         warmup_steps=round(WARMUP * steps) if train.learning_rate == "auto" else 0,
-        bf16=machine.cuda,
+        precision=precision(train, method, shape, machine),
         gradient_checkpointing=checkpointed(shape, machine),
         epochs=steps * load.per_step / max(1, load.rows),
     )
+
+
+def precision(train: Train, method: str, shape: Shape, machine: Machine) -> Precision:
+    """Of the products of a training step; weights of adapters and what is summed are float32."""
+    if train.precision != "auto":
+        return train.precision
+    # An answer is generated token by token, and each casts every weight: on a CPU RFT loses by it.
+    pays = machine.native_bf16 and method != "rft" and shape.parameters >= BF16_ON_CPU_FROM
+    return "bfloat16" if machine.cuda or pays else "float32"
 
 
 def checkpointed(shape: Shape, machine: Machine) -> bool:
@@ -175,8 +192,9 @@ def fitting(batch_size: int, rows: float) -> int:
 
 
 def weights_bytes(shape: Shape, machine: Machine) -> int:
-    """Of the base model."""
-    return shape.parameters * (2 if machine.cuda else 4)
+    """Of the base model, and of what autocast keeps of it for the way back."""
+    cast = 2 if machine.native_bf16 and shape.parameters >= BF16_ON_CPU_FROM else 0
+    return shape.parameters * (machine.value_bytes + cast)
 
 
 def activation_bytes(shape: Shape, length: int, machine: Machine, checkpointing: bool) -> int:
@@ -187,8 +205,7 @@ def activation_bytes(shape: Shape, length: int, machine: Machine, checkpointing:
     float32.
     """
     kept = shape.layers if checkpointing else 17 * shape.layers
-    size = 2 if machine.cuda else 4
-    return length * (kept * shape.hidden * size + 3 * 4 * shape.vocabulary)
+    return length * (kept * shape.hidden * machine.value_bytes + 3 * 4 * shape.vocabulary)
 
 
 def estimate(made: Settings, shape: Shape, machine: Machine, load: Load) -> str:
@@ -201,7 +218,7 @@ def estimate(made: Settings, shape: Shape, machine: Machine, load: Load) -> str:
     return (
         f"{made.max_steps} steps of {made.batch_size} rows ({made.micro_batch} at a time) up to "
         f"{load.longest} tokens, rate {made.learning_rate:.2g}: about {memory / 2**30:.1f} GiB and "
-        f"at most {max(1, round(seconds / 60))} min"
+        f"at most {max(1, round(seconds / 60))} min in {made.precision}"
     )
 
 
@@ -213,6 +230,6 @@ def parameters(made: Settings) -> Mapping[str, Any]:
         "micro_batch": made.micro_batch,
         "accumulation": made.accumulation,
         "warmup_steps": made.warmup_steps,
-        "bf16": made.bf16,
+        "precision": made.precision,
         "gradient_checkpointing": made.gradient_checkpointing,
     }

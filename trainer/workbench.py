@@ -21,18 +21,20 @@ from everlearn.config import Service
 from everlearn.errors import ConfigError, TrainingError
 from everlearn.task import Task, base_model_path
 from trainer.encode import Encoder, template_hash
-from trainer.machine import available_memory, four_bit
+from trainer.machine import available_memory, four_bit, native_bf16
 from trainer.progress import shown
 from trainer.render import Conversation, Renderer
 from trainer.rows import Message, Messages
 from trainer.settings import (
     Load,
     Machine,
+    Precision,
     Settings,
     Shape,
     estimate,
     fitting,
     longest_row,
+    precision,
     settings,
 )
 from trainer.tracking import Metrics
@@ -168,10 +170,16 @@ class Workbench:
     def machine(self) -> Machine:
         """What settings depend on of this machine."""
         if self.uses_cpu:
-            return Machine(cuda=False, free_bytes=self.free_bytes or available_memory())
+            free = self.free_bytes or available_memory()
+            return Machine(cuda=False, free_bytes=free, native_bf16=native_bf16())
         import torch
 
-        return Machine(cuda=True, free_bytes=self.free_bytes or int(torch.cuda.mem_get_info()[0]))
+        free = self.free_bytes or int(torch.cuda.mem_get_info()[0])
+        return Machine(cuda=True, free_bytes=free, value_bytes=self.dtype.itemsize)
+
+    def precision(self, method: str) -> Precision:
+        """What the method computes in."""
+        return precision(self.task.train, method, self.shape, self.machine)
 
     def settings(self, method: str, load: Load) -> Settings:
         """What the method is trained with, said before the start."""
@@ -201,16 +209,23 @@ class Workbench:
             )
         return True
 
+    @property
+    def dtype(self) -> Any:
+        """Of the base model's weights. A CPU's stay float32: their copies are cast as they are
+        used, so that what was trained answers as a server without bfloat16 would."""
+        import torch
+
+        pinned = self.task.train.precision == "float32"
+        return torch.float32 if self.uses_cpu or pinned else torch.bfloat16
+
     def base_model(self) -> Any:
         """A fresh copy of the base model; TrainingError when it cannot be loaded."""
         quiet()
-        import torch
         from transformers import AutoModelForCausalLM
 
-        dtype = torch.float32 if self.uses_cpu else torch.bfloat16
         options = {"quantization_config": four_bit(self.uses_cpu)} if self.four_bit else {}
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype, **options)
+            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=self.dtype, **options)
         except (OSError, ValueError) as error:
             raise TrainingError(f"base model {self.base}: {str(error).splitlines()[0]}") from error
         return model if self.uses_cpu or self.four_bit else model.to("cuda")
@@ -259,7 +274,7 @@ class Workbench:
             "lr_scheduler_type": "linear",
             "use_cpu": self.uses_cpu,
             # TRL turns both on by default; on the CPU they cost time and win nothing.
-            "bf16": made.bf16,
+            "bf16": made.precision == "bfloat16",
             "gradient_checkpointing": made.gradient_checkpointing,
             "save_strategy": "no",
             "report_to": "none",
@@ -358,7 +373,8 @@ def fit(
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         raise OutOfMemory(f"{method}: out of memory: {reason}") from error
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    # As it will be served: without autocast, whatever it was trained in.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     return Trained(method, model, time.monotonic() - started, watch.metrics)
 
 

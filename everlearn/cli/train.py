@@ -107,7 +107,7 @@ def command(
     if dry_run:
         with closing(open_lake(service, read_only=True)) as lake:
             made = planned(lake, snapshot_id)
-        _print_plan(made, _rft(made, bench, service), as_json)
+        _print_plan(_found(made, bench, service), as_json)
         made.check()
         return
     with (
@@ -145,6 +145,17 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def _found(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any]:
+    """The plan, what each method computes in, and what an RFT run would be."""
+    methods = [] if made.refusal else [method.name for method in made.methods]
+    rft = _rft(made, bench, service)
+    return {
+        **made.summary(),
+        "precision": {name: bench.precision(name) for name in methods},
+        **({"rft": rft} if rft else {}),
+    }
+
+
 def _rft(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any] | None:
     from trainer.forecast import forecast
     from trainer.plan import training_data
@@ -155,22 +166,27 @@ def _rft(made: "Plan", bench: "Workbench", service: "Service") -> dict[str, Any]
     return forecast(data, made.snapshot.side("select"), bench, service)
 
 
-def _print_plan(made: "Plan", rft: dict[str, Any] | None, as_json: bool) -> None:
+def _print_plan(summary: dict[str, Any], as_json: bool) -> None:
     from trainer.forecast import lines
 
-    summary = {**made.summary(), **({"rft": rft} if rft else {})}
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
     click.echo(f"{summary['task']}: {summary['method']}: {summary['reason']}")
     for name, reason in summary["left_out"].items():
         click.echo(f"  {name} left out: {reason}")
-    for line in lines(rft) if rft else ():
+    for line in lines(summary["rft"]) if "rft" in summary else ():
         click.echo(f"  {line}")
     for side, counts in summary["counts"].items():
         rows = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
         click.echo(f"  {side}: {rows or 'no rows'}")
+    for precision, methods in _by_precision(summary["precision"]).items():
+        click.echo(f"  {precision}: {', '.join(methods)}")
     click.echo(f"  early stop: {summary['early_stop']}")
+
+
+def _by_precision(found: dict[str, str]) -> dict[str, list[str]]:
+    return {each: [name for name in found if found[name] == each] for each in found.values()}
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:

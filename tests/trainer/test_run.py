@@ -73,11 +73,8 @@ def test_from_feedback_to_a_registered_version_that_the_gate_lets_pass(world: Wo
         "probes.json",
     }
     origin = json.loads((version.path / "everlearn.json").read_text())
-    assert (origin["task"], origin["digest"], origin["method"]) == (
-        world.name,
-        version.digest,
-        "sft",
-    )
+    expected = {"task": world.name, "digest": version.digest, "method": "sft"}
+    assert origin == origin | expected | {"precision": "float32"}
     for probe in json.loads((version.path / "probes.json").read_text()):
         assert len(probe["token_ids"]) == len(probe["logprobs"]) > 0
         assert max(probe["logprobs"]) <= 0.0
@@ -88,6 +85,7 @@ def test_from_feedback_to_a_registered_version_that_the_gate_lets_pass(world: Wo
     run = world.runs()[0]
     assert run.data.tags["everlearn.outcome"] == "registered"
     assert run.data.params["champion"] == "base"
+    assert run.data.params["sft.precision"] == "float32"
     history = world.registry.client.get_metric_history(run.info.run_id, "sft/loss")
     assert len(history) == world.task.train.max_steps
 
@@ -210,9 +208,10 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     assert summary["would_train"] == ["sft", "kto", "dpo", "rft"]
     assert summary["counts"]["train"]["correction"] > 0
     assert summary["early_stop"].endswith(" select rows with a right answer < 32")
+    assert summary["precision"] == dict.fromkeys(summary["would_train"], "float32")
     _, out, _ = call(monkeypatch, capsys, *words, "--method", "dpo")
     assert out.startswith(f"{world.name}: dpo: dpo was asked for\n  train: ")
-    assert out.endswith(f"  early stop: {summary['early_stop']}\n")
+    assert out.endswith(f"  float32: dpo\n  early stop: {summary['early_stop']}\n")
     world.lake = open_lake(world.service)
     assert world.lake.read("SELECT * FROM snapshots").num_rows == 0
     assert world.runs() == []

@@ -16,6 +16,7 @@ from trainer.settings import (
     estimate,
     fitting,
     longest_row,
+    precision,
     rate,
     settings,
     steps_for,
@@ -23,8 +24,10 @@ from trainer.settings import (
 
 SMOLLM2 = Shape("llama", 576, 30, 49152, 8192)
 LLAMA_8B = Shape("llama", 4096, 32, 128256, 131072)
+TOY = Shape("llama", 128, 4, 512, 256)
 CPU = Machine(cuda=False, free_bytes=8 * 2**30)
-H100 = Machine(cuda=True, free_bytes=78 * 2**30)
+BF16_CPU = replace(CPU, native_bf16=True)
+H100 = Machine(cuda=True, free_bytes=78 * 2**30, value_bytes=2)
 
 
 def make(train: Train, shape: Shape = SMOLLM2, machine: Machine = CPU, **data: Any) -> Settings:
@@ -100,9 +103,33 @@ def test_micro_batches_fit_what_is_free() -> None:
 
 def test_a_gpu_computes_in_bfloat16_and_recomputes_what_is_large() -> None:
     large = make(Train(), LLAMA_8B, H100)
-    assert (large.bf16, large.gradient_checkpointing) == (True, True)
+    assert (large.precision, large.gradient_checkpointing) == ("bfloat16", True)
     assert make(Train(), SMOLLM2, H100).gradient_checkpointing is False
-    assert make(Train()).bf16 is False
+
+
+@pytest.mark.parametrize(
+    ("machine", "shape", "method", "expected"),
+    [
+        (CPU, SMOLLM2, "sft", "float32"),
+        (BF16_CPU, SMOLLM2, "sft", "bfloat16"),
+        (BF16_CPU, SMOLLM2, "dpo", "bfloat16"),
+        # It generates, token by token.
+        (BF16_CPU, SMOLLM2, "rft", "float32"),
+        (BF16_CPU, TOY, "sft", "float32"),
+        (H100, TOY, "rft", "bfloat16"),
+    ],
+)
+def test_precision_is_what_pays_on_the_machine_and_as_pinned_where_it_is(
+    machine: Machine, shape: Shape, method: str, expected: str
+) -> None:
+    assert precision(Train(), method, shape, machine) == expected
+    assert precision(Train(precision="float32"), method, shape, machine) == "float32"
+    assert precision(Train(precision="bfloat16"), method, shape, machine) == "bfloat16"
+
+
+def test_weights_that_are_cast_leave_less_room_for_rows() -> None:
+    assert longest_row(Train(), SMOLLM2, BF16_CPU) < longest_row(Train(), SMOLLM2, CPU)
+    assert longest_row(Train(), TOY, BF16_CPU) == longest_row(Train(), TOY, CPU)
 
 
 def test_a_row_may_be_as_long_as_context_and_memory_allow() -> None:
@@ -134,3 +161,4 @@ def test_the_estimate_says_memory_time_and_rate() -> None:
     assert said.startswith("60 steps of 8 rows (")
     assert "rate 0.0013" in said
     assert "GiB" in said
+    assert said.endswith(" in float32")

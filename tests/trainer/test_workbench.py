@@ -9,10 +9,12 @@ from everlearn.errors import ConfigError, TrainingError
 from everlearn.task import Task
 from tests.trainer.examples import accepted
 from tests.trainer.tiny import question
+from trainer import adapter as adapters
+from trainer.machine import native_bf16
 from trainer.methods import TrainingData, sft
 from trainer.render import Example
 from trainer.replay import padded
-from trainer.workbench import Workbench, fit, shuffled_cycles
+from trainer.workbench import Workbench, fit, seeded, shuffled_cycles
 
 
 def make_bench(model: Path, scratch: Path, **train: Any) -> Workbench:
@@ -131,3 +133,31 @@ def test_an_adapter_that_changes_nothing_answers_like_the_base_model(
             m(input_ids=ids).logits for m in (bench.base_model(), bench.adapted(None))
         )
     assert math.isclose(float((plain - adapted).abs().max()), 0.0, abs_tol=1e-6)
+
+
+def test_what_was_trained_in_bfloat16_has_float32_weights_and_answers_as_it_is_served(
+    model: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    rows = TrainingData(
+        tuple(accepted(messages=question("thing1", "shade"), completion="red") for _ in range(10))
+    )
+    digests, asked = {}, torch.tensor([[2, 10, 3]])
+    for name, precision in (("a", "bfloat16"), ("b", "bfloat16"), ("c", "float32")):
+        bench = make_bench(model, tmp_path, precision=precision, max_steps=3)
+        seeded(0)
+        trained = fit("sft", sft.METHOD.build(rows, bench, lambda rows: None), lambda line: None)
+        saved = adapters.save(trained.model, bench, tmp_path / name)
+        digests[name] = adapters.content_digest(saved)
+        assert {each.dtype for each in trained.model.parameters()} == {torch.float32}
+        served = bench.adapted(saved)
+        with torch.inference_mode():
+            now, then = (each(input_ids=asked).logits for each in (trained.model, served))
+        assert torch.equal(now, then)
+    assert digests["a"] == digests["b"] != digests["c"]
+
+
+def test_a_cpu_has_bfloat16_where_the_kernel_says_so() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert native_bf16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
