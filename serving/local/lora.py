@@ -3,7 +3,7 @@
 Every adapter of a batch is laid side by side in one pair of matrices per linear layer (a bank);
 a row's share is kept by a mask. So a batch of many adapters costs two matrix products per layer,
 not a loop over adapters, and an adapter may come or go while others run: rows hold the adapter
-they started with. Numerically the same as PEFT's own layers.
+they started with. Numerically the same as PEFT's own layers; a bank is in the model's own dtype.
 """
 
 import json
@@ -131,7 +131,7 @@ def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def make_bank(adapters: Sequence[Adapter]) -> Bank:
+def make_bank(adapters: Sequence[Adapter], dtype: torch.dtype = torch.float32) -> Bank:
     """Lay adapters side by side, zeros where one does not reach a layer."""
     weights = {}
     for module in dict.fromkeys(name for adapter in adapters for name in adapter.weights):
@@ -142,7 +142,10 @@ def make_bank(adapters: Sequence[Adapter]) -> Bank:
             )
             for adapter in adapters
         ]
-        weights[module] = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
+        weights[module] = (
+            torch.cat([a for a, _ in pairs]).to(dtype),
+            torch.cat([b for _, b in pairs], dim=1).to(dtype),
+        )
     stops = torch.tensor([adapter.rank for adapter in adapters]).cumsum(0).tolist()
     columns = {
         adapter: slice(stop - adapter.rank, stop)
@@ -156,6 +159,7 @@ class LoraLayers:
     """Hooks on every linear layer of a model; without a selection they do nothing."""
 
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
     _bank: Bank | None = None
     _weights: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _drop: Tensor | None = None
@@ -178,7 +182,7 @@ class LoraLayers:
             self._weights = {}
             return
         if self._bank is None or not set(needed) <= set(self._bank.adapters):
-            self._bank = make_bank(needed)
+            self._bank = make_bank(needed, self.dtype)
         self._weights = self._bank.weights
         drop = torch.ones(len(rows), 1, self._bank.ranks, dtype=torch.bool)
         for number, adapter in enumerate(rows):

@@ -1,6 +1,6 @@
 """The base model and its tokenizer: load, prefill, decode one step.
 
-Everything is computed in float32 on the CPU.
+Computed on the CPU, in float32 unless told otherwise; logits leave as float32 either way.
 
 Full attention only: a model with sliding windows is served up to its window, any other kind of
 layer is refused at start.
@@ -36,21 +36,22 @@ class Defaults:
 class Model:
     """One base model, its running rows and its adapters."""
 
-    def __init__(self, path: str, max_rows: int) -> None:
+    def __init__(self, path: str, max_rows: int, *, dtype: torch.dtype = torch.float32) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
             self._model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, attn_implementation="sdpa"
+                path, dtype=dtype, attn_implementation="sdpa"
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"model_server.model {path!r} cannot be loaded: {reason}") from error
         self._model.eval().requires_grad_(False)
+        self._dtype = dtype
         self.root = path
         self.max_len = context_length(self._model.config, path)
-        self.lora = LoraLayers()
+        self.lora = LoraLayers(dtype=dtype)
         self.lora.install(self._model)
         self.cache = RowCache(max_rows, self.max_len)
         generation = self._model.generation_config
@@ -82,7 +83,7 @@ class Model:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        mask = torch.full((width, width), torch.finfo(torch.float32).min).triu(1)[None, None]
+        mask = self._masked(torch.ones(width, width, dtype=torch.bool).triu(1))[None, None]
         ends, place = torch.unique(lengths - 1, return_inverse=True)
         self.lora.select(adapters)
         self.cache.begin_prefill(start)
@@ -93,9 +94,14 @@ class Model:
         """One more token per row; `lengths` is what each holds already. Adapters as selected."""
         width = int(lengths.max()) + 1
         unseen = torch.arange(width)[None] > lengths[:, None]
-        mask = torch.zeros(unseen.shape).masked_fill_(unseen, torch.finfo(torch.float32).min)
+        mask = self._masked(unseen)[:, None, None]
         self.cache.begin_decode(lengths)
-        return self._forward(tokens[:, None], mask[:, None, None], lengths[:, None], 1)[:, 0]
+        return self._forward(tokens[:, None], mask, lengths[:, None], 1)[:, 0]
+
+    def _masked(self, unseen: Tensor) -> Tensor:
+        """What is added to attention's scores: nothing, or as good as minus infinity."""
+        mask = torch.zeros(unseen.shape, dtype=self._dtype)
+        return mask.masked_fill_(unseen, torch.finfo(self._dtype).min)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor | int) -> Tensor:
         output = self._model(
@@ -106,7 +112,7 @@ class Model:
             use_cache=True,
             logits_to_keep=keep,
         )
-        logits: Tensor = output.logits
+        logits: Tensor = output.logits.float()
         return logits
 
 

@@ -24,7 +24,11 @@ def run(service: Service) -> None:
     options = service.model_server
     torch.set_num_threads(thread_count(options))
     sys.setswitchinterval(SWITCH_SECONDS)
-    model = Model(resolve(service.root, options.model), options.max_batch)
+    model = Model(
+        resolve(service.root, options.model),
+        options.max_batch,
+        dtype=getattr(torch, options.dtype),
+    )
     name = options.served_model_name or options.model
     app = make_app(model, name=name, max_batch=options.max_batch, max_adapters=options.max_adapters)
     app.add_middleware(AccessLog, every=service.logging.requests)

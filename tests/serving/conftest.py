@@ -60,14 +60,23 @@ def wait_until(done: Callable[[], bool], seconds: float = 20.0) -> None:
 
 @contextmanager
 def running(
-    base: Path, *, max_batch: int = 8, max_adapters: int = 8, port: int = 0, max_waiting: int = 1024
+    base: Path,
+    *,
+    max_batch: int = 8,
+    max_adapters: int = 8,
+    port: int = 0,
+    max_waiting: int = 1024,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Server]:
     """A model server of its own."""
     torch.set_num_threads(1)
     app = make_app(
-        Model(str(base), max_batch), name="base", max_batch=max_batch, max_adapters=max_adapters,
+        Model(str(base), max_batch, dtype=dtype),
+        name="base",
+        max_batch=max_batch,
+        max_adapters=max_adapters,
         max_waiting=max_waiting,
-    )  # fmt: skip
+    )
     with listening(app, port) as address:
         yield Server(address, app.state.engine)
 

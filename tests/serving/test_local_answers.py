@@ -1,6 +1,7 @@
 """The server's numbers are those of transformers and PEFT, alone or in a mixed batch."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import httpx
 import pytest
 import torch
 
+from serving.verify import measure, verify
 from tests.serving.conftest import Server
+from tests.serving.test_local_adapters import load
+from tests.serving.test_verify import greedy_probes
 
 PROMPTS = (
     "how many orders?",
@@ -133,6 +137,33 @@ async def test_logprobs_are_those_of_a_direct_forward(
                 f"token_id:{token}" for token in best.indices.tolist()
             ]
             assert [value for _, value in found] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.anyio
+async def test_in_bfloat16_the_numbers_are_near_and_verified_by_what_the_base_differs(
+    start: Callable[..., Server], base: Path, adapters: dict[str, Path], reference: Reference
+) -> None:
+    server = start(dtype=torch.bfloat16)
+    for name, path in adapters.items():
+        load(server, name, path).raise_for_status()
+    answers = await ask_all(server, [body(model, text) for model, text in CASES])
+    differ = [
+        abs(entry["logprob"] - float(expected[place, entry_token]))
+        for (model, _), answer in zip(CASES, answers, strict=True)
+        for choice in answer["choices"]
+        for expected in [reference.logprobs(model, answer["prompt_token_ids"], choice["token_ids"])]
+        for place, (entry, entry_token) in enumerate(
+            zip(choice["logprobs"]["content"], choice["token_ids"], strict=True)
+        )
+    ]
+    assert 1e-4 < sum(differ) / len(differ) < 0.05
+    allowed = measure(server.address, "base", greedy_probes(base, None))
+    for name, path in adapters.items():
+        probes = greedy_probes(base, path)
+        found = verify(server.address, name, probes, tolerance=allowed)
+        assert found.ok, found.reason
+        for other in {"base", *adapters} - {name}:
+            assert not verify(server.address, other, probes, tolerance=allowed).ok
 
 
 @pytest.mark.anyio
