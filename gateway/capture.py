@@ -29,6 +29,8 @@ FAILED = ("upstream_error", "timeout")
 """Told in the process log, whatever it is told else."""
 REJECTED_BODY_BYTES = 16 * 2**10
 """Kept of a rejected request's body."""
+LOOKED_AT_BYTES = 2 * REJECTED_BODY_BYTES + 1
+"""Of such a body, for what must be masked: as much as tells `Masker.head` that there is more."""
 MASKED_AT_ONCE_BYTES = 8 * 2**10
 """Of an event: ten patterns take 2 ms for so much of ordinary text, and 11 of one that matches
 everywhere, for which everybody waits."""
@@ -83,7 +85,7 @@ class Recorder:
                 if then is not None:
                     self._loop.call_soon(then)
                 return
-            body = self._head(body)
+            body = body[: REJECTED_BODY_BYTES if self._masker is None else LOOKED_AT_BYTES]
         elif status == "passed":
             body = body if len(body) <= self._passed_max_bytes else b""
             response = response if len(response) <= self._passed_max_bytes else b""
@@ -120,14 +122,9 @@ class Recorder:
         if self._telemetry is not None:
             self._telemetry.close()
 
-    def _head(self, body: bytes) -> bytes:
-        if self._masker is None or len(body) <= REJECTED_BODY_BYTES:
-            return body[:REJECTED_BODY_BYTES]
-        return self._masker.head(body, REJECTED_BODY_BYTES)
-
     def _append(self, event: Event, then: Then | None, traceparent: bytes | None) -> None:
         if self._masker is not None and _size(event) > MASKED_AT_ONCE_BYTES:
-            work = self._beside.submit(self._masker.event, event)
+            work = self._beside.submit(self._mask, event)
             self._masking[work] = then, traceparent
             work.add_done_callback(self._announce)
             return
@@ -161,10 +158,17 @@ class Recorder:
     def _masked(self, event: Event) -> Event | None:
         """None if something went wrong: a user's answer never depends on capture."""
         try:
-            return event if self._masker is None else self._masker.event(event)
+            return event if self._masker is None else self._mask(event)
         except Exception as error:
             self._failed(error, event)
             return None
+
+    def _mask(self, event: Event) -> Event:
+        """Of what was rejected the beginning. From the loop, or from the thread beside it."""
+        assert self._masker is not None
+        if type(event) is Completion and event.status == "rejected":
+            event.request = self._masker.head(event.request, REJECTED_BODY_BYTES)
+        return self._masker.event(event)
 
     def _encoded(self, event: Event | None, traceparent: bytes | None = None) -> bytes:
         """The masked event's bytes, none if something went wrong."""

@@ -30,6 +30,9 @@ BROKEN_STATUSES = frozenset({502, 503, 504})
 """Count against a replica. 500 does not: many servers answer it to a request that they dislike."""
 BROKEN_KINDS = frozenset({"connect", "reset", "garbage"})
 """So do these. An answer that is slow or breaks off does not: the next may be well."""
+MOVED_KINDS = frozenset({"connect", "reset"})
+"""What a replica that dies does to all that it had in flight. Another one that works takes them
+over: its load is what it would be had it been asked first, so that this is held to no share."""
 MAX_RETRY_AFTER_SECONDS = 2.0
 """A longer `retry-after` is the client's to wait for."""
 SWEEP_SECONDS = 0.25
@@ -55,6 +58,12 @@ class Asked(NamedTuple):
     beside: bool = False
     """Nobody waits for it: what becomes of it closes no replica to those who do, and no retry of
     theirs is spent on it."""
+
+    @property
+    def once(self) -> bool:
+        """Whether it must not reach the upstream twice; of a copy that is for us alone it does not
+        matter."""
+        return not self.again and not self.beside
 
 
 class Replica:
@@ -82,9 +91,9 @@ class Replica:
                 return channel
         return None
 
-    async def open(self, connect_seconds: float) -> Channel:
-        """A kept connection if there is one, else a new one."""
-        channel = self.kept()
+    async def open(self, connect_seconds: float, *, new: bool = False) -> Channel:
+        """A kept connection if there is one, else (or if it must be) a new one."""
+        channel = None if new else self.kept()
         if channel is not None:
             return channel
         loop = asyncio.get_running_loop()
@@ -223,12 +232,14 @@ class Upstream:
                 pause = _retry_after(answer)
             except UpstreamFailure as error:
                 failure = error
+            moved = failure is not None and self._taken_over(failure, tried)
+            unsent = failure is not None and failure.kind == "connect"
+            if moved and unsent:
+                continue  # it reached nobody, so that this is no second time
             last = attempt >= self.settings.max_retries or pause > MAX_RETRY_AFTER_SECONDS
-            final = not asked.again or (
-                failure is not None
-                and (failure.kind == "timeout" or (failure.kind == "connect" and self._all_open()))
-            )
-            if last or final or not self._budget.spend():
+            late = failure is not None and failure.kind == "timeout"
+            final = not asked.again or late or (unsent and self._all_open())
+            if last or final or not (moved or self._budget.spend()):
                 if answer is not None:
                     return answer
                 assert failure is not None
@@ -265,7 +276,9 @@ class Upstream:
         tried.append(index)
         replica = self.replicas[index]
         try:
-            answer = await self._exchange(replica, _payload(replica, asked), asked.stream)
+            answer = await self._exchange(
+                replica, _payload(replica, asked), asked.stream, once=asked.once
+            )
         except UpstreamFailure as failure:
             if not asked.beside:
                 self.settle(index, failure)
@@ -280,15 +293,27 @@ class Upstream:
         now = self._now()
         return any(breaker.allows(now) for breaker in self._breakers)
 
+    def _taken_over(self, failure: UpstreamFailure, tried: list[int]) -> bool:
+        """Whether a replica that works, and was not asked yet, takes the request over."""
+        now = self._now()
+        return failure.kind in MOVED_KINDS and any(
+            breaker.allows(now) and index not in tried
+            for index, breaker in enumerate(self._breakers)
+        )
+
     def _all_open(self) -> bool:
         return all(breaker.is_open for breaker in self._breakers)
 
-    async def _exchange(self, replica: Replica, payload: bytes, stream: bool = False) -> Answer:
+    async def _exchange(
+        self, replica: Replica, payload: bytes, stream: bool = False, *, once: bool = False
+    ) -> Answer:
+        """`once`: over a new connection. Of a kept one that closes nobody knows whether it had
+        been read, and what is sent again might be done twice."""
         seconds = self._stream_seconds if stream else self._whole_seconds
         while True:
             replica.breaker.enter()
             try:
-                channel = await replica.open(self.settings.connect_timeout_seconds)
+                channel = await replica.open(self.settings.connect_timeout_seconds, new=once)
             except BaseException:
                 replica.breaker.outstanding -= 1
                 raise

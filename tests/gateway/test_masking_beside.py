@@ -11,7 +11,7 @@ import pytest
 from everlearn.config import Capture
 from everlearn.events import Completion, Event, Feedback, decode
 from everlearn.log.segments import Entry, entries, segments
-from gateway.capture import MASKED_AT_ONCE_BYTES, Recorder
+from gateway.capture import MASKED_AT_ONCE_BYTES, REJECTED_BODY_BYTES, Recorder
 from gateway.http.heads import Request
 from gateway.masking import Masker
 from tests.builders import make_completion, make_feedback
@@ -31,6 +31,10 @@ class Held(Masker):
         super().__init__([NUMBER])
         self.let, self.begun, self.threads = threading.Event(), threading.Event(), set[int]()
         self._after = after or super().event
+
+    def head(self, body: bytes, limit_bytes: int) -> bytes:
+        self.threads.add(threading.get_ident())
+        return super().head(body, limit_bytes)
 
     def event(self, event: Event) -> Event:
         if isinstance(event, Completion) and len(event.request) < len(LARGE):
@@ -88,6 +92,26 @@ async def test_others_are_answered_while_a_large_body_is_masked(tmp_path: Path) 
     assert SECRET.encode() not in requests(tmp_path)[1]
     assert requests(tmp_path)[1].startswith(b"[masked] word")
     assert threading.get_ident() not in masker.threads
+    recorder.close()
+
+
+async def test_a_large_body_that_is_refused_holds_up_nobody_and_its_beginning_is_kept(
+    tmp_path: Path,
+) -> None:
+    masker = Held()
+    recorder = recorder_with(tmp_path, masker)
+    hostile = f"{SECRET} ".encode() * (8 * 2**20 // (len(SECRET) + 1))
+    refused, small = asyncio.Event(), asyncio.Event()
+    recorder.complete(make_completion(), asked(hostile), "rejected", 400, b"{}", refused.set)
+    recorder.complete(make_completion(), asked(b"hello"), "ok", 200, b"{}", small.set)
+    await small.wait()
+    assert not refused.is_set()
+    masker.let.set()
+    await refused.wait()
+    assert threading.get_ident() not in masker.threads
+    [kept] = [body for body in requests(tmp_path) if body != b"hello"]
+    assert kept == (b"[masked] " * len(kept))[: len(kept)]
+    assert 0 < len(kept) <= REJECTED_BODY_BYTES
     recorder.close()
 
 
