@@ -19,7 +19,13 @@ Row = Mapping[str, Any]
 Scale = Literal["binary"] | tuple[float, float]
 Scales = Mapping[str, Scale]
 
-SCALES: Scales = {"thumbs": "binary", "stars": (1.0, 5.0), "rating": (1.0, 5.0), "nps": (0.0, 10.0)}
+SCALES: Scales = {
+    "thumbs": "binary",
+    "stars": (1.0, 5.0),
+    "rating": (1.0, 5.0),
+    "nps": (0.0, 10.0),
+    "portkey": (-10.0, 10.0),
+}
 """Of the names that need no declaration; any other is from 0 to 1, or true and false."""
 UNIT = (0.0, 1.0)
 

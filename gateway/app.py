@@ -2,7 +2,7 @@
 
 import json
 import os
-import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -12,19 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everlearn import __version__
-from gateway.feedback import (
-    MAX_ITEMS,
-    FeedbackAnswer,
-    FeedbackIn,
-    Seen,
-    check,
-    read,
-    repeated,
-    to_event,
-)
+from gateway.feedback import MAX_ITEMS, FeedbackAnswer, FeedbackIn, parse, read
+from gateway.feedback_formats import FORMATS, PORTKEY
+from gateway.feedback_formats.format import Format, Sent, with_key
 from gateway.http.wire import ERROR_TYPES, Refusal, error_body
+from gateway.intake import Intake, in_terms_of
 from gateway.keys import Holder
-from gateway.metrics import DROPPED, FEEDBACK
+from gateway.metrics import DROPPED
 from gateway.parts import Parts
 
 JSON = "application/json"
@@ -43,7 +37,7 @@ def build(parts: Parts) -> FastAPI:
         _holder(parts, request)
 
     with_key = [Depends(key)]
-    app.post("/v1/feedback", status_code=202, openapi_extra=_described())(_feedback(parts))
+    _feedback(app, parts)
     app.get("/v1/models", dependencies=with_key)(_models(parts))
     app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
     _state(app, parts)
@@ -83,47 +77,58 @@ def _described() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _feedback(parts: Parts) -> Any:
-    seen = Seen()
+def _feedback(app: FastAPI, parts: Parts) -> None:
+    """Ours, and those of other tools."""
+    intake = Intake(parts)
+    portkey = _translated(parts, intake, PORTKEY)
 
-    async def feedback(request: Request) -> FeedbackAnswer | list[FeedbackAnswer]:
+    @app.post(
+        "/v1/feedback",
+        status_code=202,
+        response_model=FeedbackAnswer | list[FeedbackAnswer],
+        openapi_extra=_described(),
+    )
+    async def feedback(request: Request) -> Any:
         """Say what you think of a completion; an array of up to 1,000 at once."""
+        content = parse(await request.body())
+        if PORTKEY.sent_it(dict(request.headers.raw), content):
+            return await portkey(request)
         holder = _holder(parts, request)
-        items, many = read(await request.body())
-        key = None if holder is None else holder.key
-        check(items, key)
-        if holder is not None:
-            holder.speak(len(items))
-        if not parts.recorder.accepting:
-            raise full()
-        now = time.time()
-        answers, events, fresh = [], [], Seen()
-        for item in items:
-            event = to_event(item, now, key)
-            last = fresh.last(event) or seen.last(event)
-            known = repeated(event, last)
-            if known is not None:
-                answers.append(FeedbackAnswer(feedback_id=known, status="duplicate"))
-                continue
-            fresh.put(event)
-            events.append(event)
-            answers.append(FeedbackAnswer(feedback_id=event.feedback_id, status="accepted"))
-        # Dropping is for answers, which users need all the same: "accepted" must be true.
-        if not await parts.recorder.feedback(events):
-            raise full()
-        for event in events:
-            seen.put(event)
-        for answer in answers:
-            parts.metrics.count(FEEDBACK, answer.status)
+        items, many = read(content)
+        answers = await intake.take(holder, items)
         return answers if many else answers[0]
+
+    for form in FORMATS:
+        app.post(form.path, name=type(form).__name__)(_translated(parts, intake, form))
+
+
+def _translated(
+    parts: Parts, intake: Intake, form: Format
+) -> Callable[[Request], Awaitable[Response]]:
+    async def feedback(request: Request) -> Response:
+        """Feedback as the clients of another tool send it."""
+        headers = None
+        try:
+            holder = parts.keyring.holder(with_key(dict(request.headers.raw)))
+            names = {**request.query_params, **request.path_params}
+            key = None if holder is None else holder.key
+            sent = Sent(parse(await request.body()), names, key)
+            status, content = await intake.translate(form, sent, holder)
+        except Refusal as refusal:
+            status, content = form.refused(in_terms_of(form, refusal))
+            headers = _retry_after(refusal)
+        if isinstance(content, str):
+            return Response(content, status, headers, "text/plain")
+        # In ASCII, so that an id which is told again may hold half a character.
+        return Response(json.dumps(content), status, headers, JSON)
 
     return feedback
 
 
-def full() -> Refusal:
-    """The answer to what could not be captured."""
-    message = "Capture is full: nothing more can be recorded now."
-    return Refusal(503, message, "capture_full", retry_after_seconds=1)
+def _retry_after(refusal: Refusal) -> dict[str, str]:
+    if refusal.retry_after_seconds is None:
+        return {}
+    return {"retry-after": str(max(1, round(refusal.retry_after_seconds)))}
 
 
 def _models(parts: Parts) -> Any:
@@ -235,10 +240,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
-        headers = {}
-        if refusal.retry_after_seconds is not None:
-            headers["retry-after"] = str(max(1, round(refusal.retry_after_seconds)))
-        return Response(refusal.body(), refusal.status, headers, JSON)
+        return Response(refusal.body(), refusal.status, _retry_after(refusal), JSON)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

@@ -10,7 +10,7 @@ of idempotency keys.
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
@@ -142,6 +142,17 @@ class FeedbackIn(BaseModel):
         return "label" if isinstance(value, str) else "comment"
 
 
+class AnyName(FeedbackIn):
+    """Of a tool that knows an answer by one name: `completion_id` and `request_id` are held against
+    the names of the same completion."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "AnyName":
+        if all(getattr(self, name) is None for name in TARGETS):
+            raise ValueError("`completion_id` is empty")
+        return self
+
+
 class FeedbackAnswer(BaseModel):
     """What became of it."""
 
@@ -153,12 +164,14 @@ Seeming = tuple[str, tuple[Any, ...]]
 """The id of the piece that an idempotency key last brought, and what it said."""
 
 
-def to_event(sent: FeedbackIn, received_at: float, key: Key | None = None) -> Feedback:
+def to_event(
+    sent: FeedbackIn, received_at: float, key: Key | None = None, *, feedback_id: str | None = None
+) -> Feedback:
     """The event of a checked piece of feedback; `received_at` in Unix seconds."""
     value = sent.plain_value
     is_bool = isinstance(value, bool)
     return Feedback(
-        feedback_id=new_id("fb"),
+        feedback_id=feedback_id or new_id("fb"),
         received_at=received_at,
         kind=sent.resolved_kind,
         name=sent.name,
@@ -180,27 +193,41 @@ def to_event(sent: FeedbackIn, received_at: float, key: Key | None = None) -> Fe
     )
 
 
-def read(body: bytes) -> tuple[list[FeedbackIn], bool]:
-    """The pieces of a body, and whether it is an array; Refusal(422) says what is wrong."""
+def parse(body: bytes) -> Any:
+    """What the JSON of a body says; Refusal(422) if it is none."""
     try:
-        content = json.loads(body, parse_constant=_no_number)
+        return json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise _malformed(f"The body is not JSON: {reason}") from None
+
+
+def read(content: Any) -> tuple[list[FeedbackIn], bool]:
+    """The pieces of a body, and whether it is an array; Refusal(422) says what is wrong."""
     many = isinstance(content, list)
-    pieces: Sequence[Any] = content if many else [content]
-    if len(pieces) > MAX_ITEMS:
-        raise _malformed(f"{len(pieces)} pieces of feedback; {MAX_ITEMS} are allowed at once")
+    pieces = bounded(content if many else [content])
     items = []
     for number, piece in enumerate(pieces):
         where = f"piece {number}: " if many else ""
         if not isinstance(piece, dict):
             raise _malformed(f"{where}feedback is an object, or an array of them")
-        try:
-            items.append(FeedbackIn.model_validate(piece))
-        except ValidationError as error:
-            raise _malformed(where + explain(error.errors())) from None
+        items.append(checked(FeedbackIn, piece, where))
     return items, many
+
+
+def bounded(pieces: Sequence[Any]) -> Sequence[Any]:
+    """Refusal(422) if they are too many."""
+    if len(pieces) > MAX_ITEMS:
+        raise _malformed(f"{len(pieces)} pieces of feedback; {MAX_ITEMS} are allowed at once")
+    return pieces
+
+
+def checked(kind: type[FeedbackIn], piece: Mapping[str, Any], where: str = "") -> FeedbackIn:
+    """One piece; Refusal(422) says what is wrong."""
+    try:
+        return kind.model_validate(piece)
+    except ValidationError as error:
+        raise _malformed(where + explain(error.errors())) from None
 
 
 def check(items: Iterable[FeedbackIn], key: Key | None) -> None:

@@ -28,6 +28,7 @@ from gateway.http.client import Client, Limits, Work
 from gateway.http.heads import Head, Request
 from gateway.http.server import Server
 from gateway.http.wire import Refusal
+from gateway.intake import full
 from gateway.keys import Keyring
 from gateway.keystore import KeyStore
 from gateway.local import Local
@@ -73,7 +74,7 @@ class Gateway:
         if self._parts.in_flight >= self._max_in_flight:
             return Refusal(503, "The gateway is overloaded.", "overloaded", retry_after_seconds=1)
         if not self._parts.recorder.accepting:
-            return app.full()
+            return full()
         return None
 
     def handle(self, request: Request, client: Client) -> Work | None:

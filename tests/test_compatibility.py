@@ -16,5 +16,9 @@ def test_every_row_names_a_test_that_exists() -> None:
     assert [row for row, found in zip(rows, named, strict=True) if found is None] == []
     for file, test in {found.groups() for found in named if found is not None}:
         functions = ast.parse((ROOT / "tests" / file).read_text()).body
-        names = {each.name for each in functions if isinstance(each, ast.FunctionDef)}
+        names = {
+            each.name
+            for each in functions
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
         assert test in names, f"{file} has no {test}"

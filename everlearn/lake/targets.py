@@ -55,7 +55,8 @@ _FOUND = """
 _NEAREST = """
     SELECT feedback_id, first(completion_id ORDER BY way, later, apart) AS target,
         first(task ORDER BY way, later, apart) AS task,
-        min(way) IN (1, 2) AND count(*) FILTER (way IN (1, 2)) > 1 AS ambiguous,
+        min(way) IN (1, 2)
+            AND count(DISTINCT completion_id) FILTER (way IN (1, 2)) > 1 AS ambiguous,
         min(way) > 0 AS settling
     FROM ({found}) GROUP BY feedback_id"""
 _ANSWERED = "c.status IS DISTINCT FROM 'shadow' AND c.status IS DISTINCT FROM 'rejected'"

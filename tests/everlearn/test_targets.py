@@ -72,6 +72,22 @@ def test_feedback_finds_its_completion_whichever_came_first(
     assert found(lake) == {"f": ("c", "t", False)}
 
 
+def test_one_name_is_held_against_every_name_of_a_completion(lake: DuckLake) -> None:
+    named: list[Row] = [
+        {"completion_id": "ours"}, {"completion_id": "a", "upstream_id": "theirs"},
+        {"completion_id": "b", "request_id": "mine"},
+        {"completion_id": "c", "upstream_id": "both", "request_id": "both"},
+        {"completion_id": "d", "upstream_id": "two"}, {"completion_id": "e", "request_id": "two"},
+    ]  # fmt: skip
+    names = ["ours", "theirs", "mine", "both", "two"]
+    write(lake, *(answer(**row) for row in named))
+    write(lake, *(said(f"f-{name}", completion_id=name, request_id=name) for name in names))
+    assert {name: found(lake)[f"f-{name}"][::2] for name in names} == {
+        "ours": ("ours", False), "theirs": ("a", False), "mine": ("b", False),
+        "both": ("c", False), "two": ("d", True),
+    }  # fmt: skip
+
+
 def test_the_latest_answer_before_it_is_meant_and_a_name_borne_twice_is_ambiguous(
     lake: DuckLake,
 ) -> None:
