@@ -227,7 +227,8 @@ class ReleaseRules(Section):
     answer as those of the other: what this alone could fake is no gain. 1: they answer alike."""
     answer_seconds: Annotated[float, Field(ge=0, le=3600)] | Literal["auto"] = "auto"
     """After a request: by then the answers of both versions are done, and quick metrics count
-    them. auto: three times the champion's 95th percentile, 5 s at least."""
+    them. auto: three times the champion's 95th percentile, 5 s at least. A number that is shorter
+    than the champion's 95th percentile gives way to three times that; the release says so."""
     unit_close_seconds: float = Field(30.0, ge=0)
     """What people say of an answer is waited for so much longer, after a unit's first request of a
     stage; then it counts, whatever has come."""

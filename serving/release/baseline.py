@@ -44,7 +44,13 @@ def opening(begun: Release) -> tuple[Phase, str]:
     would follow from its pairs."""
     rules = begun.parsed_rules
     if rules.shadow_pairs is None or begun.ungated is not None:
-        return Phase.RAMPING, f"first step, {rules.steps[0]:g} %"
+        longer = ""
+        if rules.answer_seconds not in ("auto", begun.answer_seconds):
+            longer = (
+                f"; answers count {begun.answer_seconds:.3g} s after their request, for one in "
+                f"twenty of the champion's takes longer than {rules.answer_seconds:g} s"
+            )
+        return Phase.RAMPING, f"first step, {rules.steps[0]:g} %{longer}"
     asked = rules.shadow_pairs
     return (
         Phase.PAIRING,
@@ -60,8 +66,9 @@ def unknown(release: Release) -> str | None:
     if usual is not None and release.answer_seconds < usual / 1000:
         return (
             f"release.answer_seconds {rules.answer_seconds}: one in twenty of the champion's "
-            f"answers takes longer than {usual / 1000:.3g} s: a slower version would be compared "
-            "by its quick answers alone; leave it at auto, or say more"
+            f"answers takes longer than {usual / 1000:.3g} s, and nothing counts later than "
+            f"{release.answer_seconds:g} s: a slower version would be compared by its quick "
+            "answers alone; say more"
         )
     reference = release.cost_mean if wins == "cost" else release.latency_mean_ms
     if wins is None or reference is not None:

@@ -105,12 +105,14 @@ def metric(task: Task, release: Release, name: str) -> Metric:
 
 
 def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
-    """By when an answer is done: the task's word, else three times what 95 % of the champion's
-    answers take, and time for a candidate that is slower."""
-    if rules.answer_seconds != "auto":
+    """By when an answer is done: the task's word where 95 % of the champion's answers are done by
+    then, else three times what these take, and time for a candidate that is slower."""
+    usual = found.latency_p95_ms / 1000 if found is not None else 0.0
+    if rules.answer_seconds == "auto":
+        return min(LONGEST_ANSWER_SECONDS, max(SLOWER_SECONDS, 3 * usual))
+    if usual <= rules.answer_seconds:
         return rules.answer_seconds
-    usual = 3 * found.latency_p95_ms / 1000 if found is not None else 0.0
-    return min(LONGEST_ANSWER_SECONDS, max(SLOWER_SECONDS, usual))
+    return max(rules.answer_seconds, min(LONGEST_ANSWER_SECONDS, 3 * usual))
 
 
 # Arms are compared as assigned, whoever answered in the end: a failure that somebody else's answer

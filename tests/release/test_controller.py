@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from everlearn.errors import InputError
-from serving.release.baseline import baseline, unknown
+from serving.release.baseline import baseline, opening, unknown
 from serving.release.budget import Budget
 from serving.release.controller import TaskLoop
 from serving.release.history import by_arm, events
 from serving.release.observations import frozen
 from serving.release.picture import draw_release
-from serving.release.states import Phase, Traffic
+from serving.release.states import Phase, Release, Traffic
 from serving.release.story import story
 from serving.release.verbs import Desk
 from tests.release.world import BASE, World, make_release, make_rules
@@ -277,20 +277,31 @@ def test_what_people_said_too_late_counts_for_nothing_however_long_nobody_counte
     assert found == {"in time": 1.0, "late": None, "both": 1.0, "never": None}
 
 
-def test_answers_that_are_not_done_when_they_are_counted_are_an_error(
-    make_world: Callable[..., World],
+@pytest.mark.parametrize("takes", [2.0, 400.0])
+def test_answers_that_are_not_done_when_they_are_counted_wait_longer_or_end_the_release(
+    make_world: Callable[..., World], takes: float
 ) -> None:
     world = make_world()
     world.ramp()
     now = world.clock.now()
     for number in range(20):
-        before = {"release": None, "stage": None, "latency_ms": 2000.0}
+        before = {"release": None, "stage": None, "latency_ms": 1000 * takes}
         world.answer(f"user-{number}", now - 60 + number, **before)
 
-    def problem(seconds: float | str) -> str:
+    def begun(seconds: float | str) -> Release:
         release = make_release(make_rules(answer_seconds=seconds), created_at=now)
-        asked = Traffic(champion=BASE, release=release)
-        return unknown(baseline(world.service, world.task, world.lake, asked)) or ""
+        return baseline(
+            world.service, world.task, world.lake, Traffic(champion=BASE, release=release)
+        )
 
-    assert problem(1.0).startswith("release.answer_seconds 1.0: one in twenty of the champion's")
-    assert problem(2.5) == problem("auto") == ""
+    short, enough, auto = begun(1.0), begun(1.25 * takes), begun("auto")
+    assert short.answer_seconds == auto.answer_seconds == min(300, 3 * takes)
+    assert unknown(enough) is None
+    assert "answers count" not in opening(enough)[1]
+    if takes < 300:
+        assert unknown(short) is unknown(auto) is None
+        assert opening(short)[1].startswith("first step, 5 %; answers count 6 s after")
+    else:
+        assert all(
+            "one in twenty of the champion's" in (unknown(one) or "") for one in (short, auto)
+        )

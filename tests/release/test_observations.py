@@ -222,7 +222,9 @@ def test_the_age_follows_the_champions_answers_and_people_get_their_time_after_i
     rules = make_rules()
     found = [answer_seconds(rules, each) for each in (None, quick, slow)]
     assert found == [5.0, 5.0, 12.0]
-    assert answer_seconds(make_rules(answer_seconds=1), slow) == 1
+    pinned = [answer_seconds(make_rules(answer_seconds=each), slow) for each in (1, 4, 20)]
+    assert pinned == [12.0, 4.0, 20.0]
+    assert answer_seconds(make_rules(answer_seconds=1), quick) == 1
     task = make_task(THUMBS, SHORT, unit_close_seconds=30)
     release = make_release(task.release_rules, answer_seconds=12.0)
     ages = {name: metric(task, release, name) for name in ("thumbs", "error_rate", "short")}
