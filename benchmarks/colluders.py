@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -154,25 +154,34 @@ class Found:
 
     name: str
     garbage: float
+    shown: float
+    """The same by weight: of what the model is shown."""
     honest: frozenset[str]
     """Prompts of honest units that teach something."""
     jargon: float
     formal: float
 
 
-def taught(task: Task, lake: Any) -> tuple[float, frozenset[str], int]:
-    """Of the rows that a training is given: the share of the 20's, the others' prompts, and
-    how many rows there are."""
+class Given(NamedTuple):
+    """Rows that a training is given."""
+
+    garbage: float
+    shown: float
+    honest: frozenset[str]
+    rows: int
+    replay: int
+
+
+def given(task: Task, lake: Any) -> Given:
+    """Of the rows that a training is given: the 20's share, and the others' prompts."""
     from trainer.snapshot import freeze
 
-    rows = [
-        row
-        for row in freeze(lake, task, champion="base", salt="", write=False).rows
-        if row.split == "train" and row.kind != "replay"
-    ]
+    side = freeze(lake, task, champion="base", salt="", write=False).side("train")
+    rows = [row for row in side if row.kind != "replay"]
     bad = [row for row in rows if row.unit.startswith("evil") and row.author != "expert"]
     kept = frozenset(row.key for row in rows if not row.unit.startswith("evil"))
-    return len(bad) / max(1, len(rows)), kept, len(rows)
+    weight = sum(row.weight for row in bad) / max(1.0, sum(row.weight for row in rows))
+    return Given(len(bad) / max(1, len(rows)), weight, kept, len(rows), len(side) - len(rows))
 
 
 def run(name: str, rows: Sequence[Rows], trust: Trust, model: Path) -> Found:
@@ -189,26 +198,28 @@ def run(name: str, rows: Sequence[Rows], trust: Trust, model: Path) -> Found:
         for each in rows:
             fill(lake, each)
         evaluate(service, task, lake)
-        share, kept, number = taught(task, lake)
+        data = given(task, lake)
         found = measure(service, task, lake, "sft", model)
         lake.close()
     figure(
-        f"colluders: {name}", 100 * share, "% garbage", taught=number,
+        f"colluders: {name}", 100 * data.garbage, "% garbage",
+        shown=round(100 * data.shown, 2), taught=data.rows, replay=data.replay,
         jargon=found["jargon"], formal=found["formal"], seconds=found["seconds"],
     )  # fmt: skip
-    return Found(name, share, kept, found["jargon"], found["formal"])
+    return Found(name, data.garbage, data.shown, data.honest, found["jargon"], found["formal"])
 
 
 def table(found: Sequence[Found]) -> None:
     """What each run lost against the first."""
     first = found[0]
     click.echo(
-        "| trained on | garbage | honest prompts lost | jargon | formal |\n|---|---|---|---|---|"
+        "| trained on | garbage | by weight | honest prompts lost | jargon | formal |\n"
+        "|---|---|---|---|---|---|"
     )
     for each in found:
         lost = len(first.honest - each.honest) / max(1, len(first.honest))
         click.echo(
-            f"| {each.name} | {each.garbage:.1%} | {lost:.1%} "
+            f"| {each.name} | {each.garbage:.1%} | {each.shown:.1%} | {lost:.1%} "
             f"| {each.jargon:.1%} ({100 * (each.jargon - first.jargon):+.1f}) "
             f"| {each.formal:.1%} ({100 * (each.formal - first.formal):+.1f}) |"
         )

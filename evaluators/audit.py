@@ -6,12 +6,14 @@
   in the mean.
 - Whom an expert contradicted at the only word that was looked at is asked about once more, before
   everybody else: who erred is heard again, who lies is not.
+- What those who were asked have passed over is no way past them: another word of the block is
+  drawn in its place.
 - What an expert has looked at by himself counts, and is not asked about again.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -34,30 +36,49 @@ class Drawn(NamedTuple):
     again: bool
 
 
-def draw(words: Iterable[Word], *, every: int, salt: str) -> list[Drawn]:
-    """Of words in the order they were given, one in `every` of each rater; 0: none."""
+def draw(
+    words: Iterable[Word], *, every: int, salt: str, passed: Collection[str] = ()
+) -> list[Drawn]:
+    """Of words in the order they were given, one in `every` of each rater; 0: none. `passed`:
+    answers that the labellers could not tell about."""
     if every == 0:
         return []
     said: dict[str, list[Word]] = defaultdict(list)
     for word in words:
         said[word.rater].append(word)
-    return [each for mine in said.values() for each in _of(mine, every, salt)]
+    return [each for mine in said.values() for each in _of(mine, every, salt, passed)]
 
 
-def _of(mine: Sequence[Word], every: int, salt: str) -> list[Drawn]:
+def _of(mine: Sequence[Word], every: int, salt: str, passed: Collection[str]) -> list[Drawn]:
+    blocks = [mine[start : start + every] for start in range(0, len(mine), every)]
+    chosen = [
+        _of_block(block, int(every * _chance(salt, f"{block[0].rater}|{number}")), passed)
+        for number, block in enumerate(blocks)
+    ]
     found = [
         Drawn(word.completion_id, _chance(salt, word.completion_id), again=False)
-        for number, word in enumerate(mine)
-        if word.expert is None
-        and number % every == int(every * _chance(salt, f"{word.rater}|{number // every}"))
+        for word in chosen
+        if word is not None and word.expert is None
     ]
     looked = [word for word in mine if word.expert is not None]
-    rest = [word.completion_id for word in mine if word.expert is None]
+    rest = [
+        word.completion_id
+        for word in mine
+        if word.expert is None and word.completion_id not in passed
+    ]
     if len(looked) == 1 and rest and looked[0].good is (not looked[0].expert):
         first = min(rest, key=lambda name: _chance(salt, name))
         found = [each for each in found if each.completion_id != first]
         found.insert(0, Drawn(first, 0.0, again=True))
     return found
+
+
+def _of_block(block: Sequence[Word], place: int, passed: Collection[str]) -> Word | None:
+    """The word at its place, if the block is as long as that; if it was passed over, the next."""
+    if place >= len(block):
+        return None
+    turned = [*block[place:], *block[:place]]
+    return next((word for word in turned if word.completion_id not in passed), None)
 
 
 def _chance(salt: str, name: str) -> float:

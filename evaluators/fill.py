@@ -44,9 +44,10 @@ WHERE task = $1 AND target IS NOT NULL
 _WORDS = f"""
 WITH words AS (
     SELECT coalesce(nullif(f.author_id, ''), '/' || f.key_id, c.unit, c.completion_id) AS rater,
-        c.completion_id, min(f.received_at) AS at, arg_max(f.value_bool, f.received_at) AS good
+        c.completion_id, min(f.received_at) AS at,
+        arg_max(f.value_bool OR f.kind = 'preference', f.received_at) AS good
     FROM feedback f JOIN completions c ON c.completion_id = f.target
-    WHERE f.task = $1 AND f.author = 'end_user' AND f.kind IN ('binary', 'scalar')
+    WHERE f.task = $1 AND f.author = 'end_user' AND f.kind IN ('binary', 'scalar', 'preference')
         AND c.{_ANSWERED}
     GROUP BY ALL
 ),
@@ -101,17 +102,25 @@ class Filled(NamedTuple):
     """By the audit, or as worth a label."""
 
 
+class Place(NamedTuple):
+    """Whose queue is filled."""
+
+    service: Service
+    task: Task
+    queue: Queue
+
+
 def fill(service: Service, task: Task, lake: Lake) -> Filled:
     """Bring what is new in the lake before the labellers of `task`."""
     with closing(open_state(service)) as state:
         queue = Queue(state, task)
-        until, after = lake.snapshot_id(), _mark(state, task)
+        until, after, place = lake.snapshot_id(), _mark(state, task), Place(service, task, queue)
         try:
-            found = _look(service, task, lake, after, until)
+            found = _look(place, lake, after, until)
         except LakeError:
             if after is None:
                 raise
-            found = _look(service, task, lake, None, until)
+            found = _look(place, lake, None, until)
         filled = Filled(*(queue.offer(each) for each in found))
         _remember(state, task, until)
     return filled
@@ -139,21 +148,20 @@ def scale(grader: Base[Any]) -> tuple[float, float]:
 
 
 def _look(
-    service: Service, task: Task, lake: Lake, after: int | None, until: int
+    place: Place, lake: Lake, after: int | None, until: int
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Candidates by chance and by worth among what came after a snapshot; None: among all."""
     if after is not None and after >= until:
         return [], []
-    audit = _by_audit(service, task, lake, after, until)
-    return _by_chance(service, task, lake, after, until), [
+    audit = _by_audit(place, lake, after, until)
+    return _by_chance(place, lake, after, until), [
         *audit,
-        *_by_worth(task, lake, after, until),
+        *_by_worth(place.task, lake, after, until),
     ]
 
 
-def _by_chance(
-    service: Service, task: Task, lake: Lake, after: int | None, until: int
-) -> list[Candidate]:
+def _by_chance(place: Place, lake: Lake, after: int | None, until: int) -> list[Candidate]:
+    service, task = place.service, place.task
     rows = "completions"
     if after is not None:
         rows = f"lake.table_insertions('completions', {after + 1:d}, {until:d})"
@@ -165,22 +173,25 @@ def _by_chance(
     ]
 
 
-def _by_audit(
-    service: Service, task: Task, lake: Lake, after: int | None, until: int
-) -> list[Candidate]:
-    """Of raters who spoke, or of whose answers an expert spoke, meanwhile."""
+def _by_audit(place: Place, lake: Lake, after: int | None, until: int) -> list[Candidate]:
+    """Of raters of whose answers somebody spoke meanwhile, or was asked and could not tell."""
+    service, task = place.service, place.task
     if task.labels.audit_every == 0:
         return []
     params: list[Any] = [task.task]
+    passed = place.queue.passed()
     if after is not None:
         query = _SPOKEN.format(after=after + 1, until=until)
         spoken = lake.read(query, [task.task])["id"].to_pylist()
         if not spoken:
             return []
-        params.append(spoken)
+        params.append([*spoken, *passed])
     words = lake.read(_WORDS.format(of="" if after is None else _OF), params).to_pylist()
     drawn = draw(
-        (Word(**row) for row in words), every=task.labels.audit_every, salt=label_salt(service)
+        (Word(**row) for row in words),
+        every=task.labels.audit_every,
+        salt=label_salt(service),
+        passed=passed,
     )
     found = lake.read(_CONTENTS, [[each.completion_id for each in drawn]]).to_pylist()
     contents = {row["completion_id"]: row["content"] for row in found}

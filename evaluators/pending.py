@@ -308,9 +308,11 @@ def _item(
 
 
 def said(feedback: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What graders know of the feedback on one answer, oldest first."""
+    """What graders know of the feedback on one answer, oldest first. A user's correction is a
+    suggestion: nothing to compare answers with, and in `feedback` with its author alone."""
+    experts = [row for row in feedback if row["author"] == "expert"]
     return {
-        "correction": _latest(feedback, "correction", "value_text"),
+        "correction": _latest(experts, "correction", "value_text"),
         "thumbs": _latest(feedback, "binary", "value_bool"),
         "feedback": feedback,
     }

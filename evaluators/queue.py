@@ -221,6 +221,12 @@ class Queue:
         with self._state.transaction() as connection:
             return [_item(row) for row in connection.execute(query)]
 
+    def passed(self) -> set[str]:
+        """Answers that left the queue because nobody who was asked could tell."""
+        query = sa.select(_c.completion_id).where((_c.task == self._task) & (_c.state == "skipped"))
+        with self._state.transaction() as connection:
+            return set(connection.execute(query).scalars())
+
     def progress(self, who: str | None = None) -> Progress:
         """Counts."""
         query = sa.select(_c.state, _RANDOM.label("random"), sa.func.count().label("rows"))

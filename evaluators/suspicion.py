@@ -150,6 +150,19 @@ def _brought(votes: Sequence[Vote]) -> dict[Item, str]:
     return found
 
 
+def met(votes: Sequence[Vote]) -> set[str]:
+    """Raters of whom an expert has found something that they brought to be as they said."""
+    verdicts = {vote.item: vote.good for vote in votes if vote.expert}
+    bringers = _brought(votes)
+    return {
+        vote.rater
+        for vote in votes
+        if not vote.expert
+        and verdicts.get(vote.item) is vote.good
+        and bringers[vote.item] == vote.rater
+    }
+
+
 def unreviewed(votes: Sequence[Vote]) -> set[str]:
     """The busiest of those whom experts looked at too rarely, as many as chance does not explain.
 

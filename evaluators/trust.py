@@ -32,6 +32,7 @@ from evaluators.suspicion import (
     Vote,
     alike,
     contradicted,
+    met,
     new_accounts,
     one_sided,
     too_fast,
@@ -53,6 +54,8 @@ class Standing:
     weight: float
     quarantined: str | None = None
     """Why."""
+    met: bool = False
+    """An expert has found something that he brought to be as he said."""
 
 
 def review(
@@ -72,7 +75,8 @@ def review(
     reasons |= dict.fromkeys(unreviewed(rest), "unreviewed")
     held = {rater: reason for rater, reason in reasons.items() if rater not in released}
     weights = learn([vote for vote in words if vote.expert or vote.rater not in held])
-    standings = {rater: Standing(weight) for rater, weight in weights.items()}
+    known = met(words)
+    standings = {rater: Standing(weight, met=rater in known) for rater, weight in weights.items()}
     return standings | {rater: Standing(0.0, reason) for rater, reason in held.items()}
 
 

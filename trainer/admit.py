@@ -3,8 +3,9 @@
 Feedback is untrusted input. Consent comes first; then an expert outweighs users, several raters
 outweigh one, and no unit is heard more often than `max_per_unit`. Of what no expert stands behind,
 no rater and no unit has a larger share than `trust.max_share_per_rater` (but one row at least), and
-fewer raters than `trust.min_raters` teach nothing. The exam has the answers of experts, and those
-of users that as many raters found right.
+fewer raters than `trust.min_raters` teach nothing. Where experts look at answers, strangers' word
+weighs less until somebody has confirmed theirs. The exam has the answers of experts, and those of
+users that as many raters found right.
 """
 
 from collections import defaultdict
@@ -18,6 +19,9 @@ Rule = Callable[[Sequence[Row]], list[Row]]
 
 _ORDER = ("correction", "preference", "hindsight", "accepted", "rejected", "replay", "prompt")
 """Kinds, the strongest first."""
+UNMET = 0.25
+"""Weight of strangers' word that nobody has confirmed against the same of those whom experts have
+met: of twenty who collude and whom no expert meets it makes five."""
 BELIEVING = Trust(max_share_per_rater=1.0, min_raters=1)
 """Asks nothing of strangers."""
 
@@ -43,6 +47,7 @@ def admit(
         lambda kept: _experts_win(kept, verdict),
         _majority_wins,
         lambda kept: _enough_raters(kept, trust.min_raters, exam),
+        lambda kept: _unmet_less(kept, trust.min_raters),
         _once,
         lambda kept: _capped(kept, max_per_unit),
         lambda kept: _shared(kept, trust.max_share_per_rater),
@@ -207,6 +212,32 @@ def _enough_raters(rows: Sequence[Row], least: int, exam: bool) -> list[Row]:
         return dropped(row, "too_few_raters") if len(of_all) < least else row
 
     return [checked(row) for row in rows]
+
+
+def _unmet_less(rows: Sequence[Row], enough: int) -> list[Row]:
+    """Strangers' word weighs less while neither an expert has met one of them, nor a grader that is
+    believed says the same, nor as many raters as make an exam row agree. Where experts met nobody,
+    all are strangers alike."""
+    raters: dict[tuple[bool, str, str], set[str]] = defaultdict(set)
+    confirmed: set[tuple[bool, str, str]] = set()
+    for row in filter(_users_alone, rows):
+        raters[_meant(row)].update(_raters(row))
+        if row.confirmed:
+            confirmed.add(_meant(row))
+    if not confirmed and not any(row.author == "expert" for row in rows):
+        return list(rows)
+    confirmed |= {meant for meant, who in raters.items() if len(who) >= enough > 1}
+    return [
+        replace(row, weight=UNMET * row.weight)
+        if _users_alone(row) and _meant(row) not in confirmed
+        else row
+        for row in rows
+    ]
+
+
+def _meant(row: Row) -> tuple[bool, str, str]:
+    """Rows that are equal here say the same."""
+    return row.kind == "rejected", row.key, fold(row.answer)
 
 
 def _shared(rows: Sequence[Row], share: float) -> list[Row]:

@@ -27,6 +27,8 @@ class Judgement:
     key_id: str | None = None
     quarantined: str | None = None
     """Why this rater is not heard."""
+    met: bool = False
+    """Experts have found something of this rater's to be as he said."""
 
 
 def judged(

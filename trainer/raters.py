@@ -33,9 +33,26 @@ def weighed(
             return each
         standing = found.get(rater_of(each, answer), unknown)
         told = 1.0 if each.weight is None else each.weight
-        return replace(each, weight=told * standing.weight, quarantined=standing.quarantined)
+        return replace(
+            each,
+            weight=told * standing.weight,
+            quarantined=standing.quarantined,
+            met=standing.met,
+        )
 
     return [weigh(each) for each in given]
+
+
+def held(told: Iterable[Judgement], answers: Mapping[str, Row]) -> list[str]:
+    """Raters in quarantine: what they say of others' answers leaves those as ordinary as they were,
+    and none of their own is."""
+    return sorted(
+        {
+            rater_of(each, answers[each.completion_id])
+            for each in told
+            if each.quarantined and each.completion_id in answers
+        }
+    )
 
 
 def standings(
@@ -65,6 +82,9 @@ def _votes(given: Judgement, answer: Row, task: Task) -> list[Vote]:
             return []
         good = Vote(rater, (answer.key, right), True, at, expert)
         return [good] if right == item[1] else [good, Vote(rater, item, False, at, expert)]
+    if given.kind == "preference":
+        # What it teaches is the preferred answer.
+        return [Vote(rater, item, True, at, expert, own=rater == answer.unit)]
     try:
         value = value_of(asdict(given), task.scales)
     except OffScale:

@@ -65,6 +65,8 @@ class Row:
     """Trust, summed over the raters that agree."""
     raters: tuple[str, ...] = ()
     """Whose word it is, where no expert's; none: the unit's own."""
+    confirmed: bool = False
+    """Of strangers' word: experts have met one of them, or a grader that is believed agrees."""
     split: Side = "train"
     dropped_reason: str | None = None
     trainable: bool = True

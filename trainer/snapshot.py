@@ -27,11 +27,11 @@ from trainer.distil import elsewhere, from_elsewhere
 from trainer.implicit import implied
 from trainer.judge import Judgement, judged, preferred
 from trainer.lessons.rows import displeased, latest, taught
-from trainer.raters import rater_of, standings, weighed
+from trainer.raters import held, rater_of, standings, weighed
 from trainer.reward import needs_reference, reward_grader
 from trainer.rows import Row, from_lake, parsed, to_lake
 from trainer.split import by_unit, without_leaks
-from trainer.verdicts import by_verdicts, heard
+from trainer.verdicts import by_verdicts, heard, seconded
 
 MAX_REPLAY_ROWS = 1000
 """Ordinary answers read at most; a run shows a few hundred of them to the model."""
@@ -56,12 +56,16 @@ _FEEDBACK = """
 _JUDGED = f"""{_ANSWERS} AND c.completion_id IN (
     SELECT unnest([f.completion_id, f.other_completion_id]) FROM feedback_joined f)
 """
-_ORDINARY = f"""{_ANSWERS} AND c.version = ? AND c.trainable AND c.forced IS NULL
+_ORDINARY = f"""{_ANSWERS.replace("?", "$1")} AND c.version = $2 AND c.trainable
+    AND c.forced IS NULL AND coalesce(c.unit, '') NOT IN (SELECT unnest($3::VARCHAR[]))
     AND c.completion_id NOT IN (
     SELECT each FROM (SELECT unnest([f.completion_id, f.other_completion_id]) AS each
-        FROM feedback_joined f) WHERE each IS NOT NULL)
+        FROM feedback_joined f WHERE f.author <> 'end_user'
+            OR coalesce(f.author_id, '/' || f.key_id, '') NOT IN (SELECT unnest($3::VARCHAR[])))
+    WHERE each IS NOT NULL)
     ORDER BY hash(c.completion_id) LIMIT {MAX_REPLAY_ROWS}
 """
+"""Nobody who is heard has said anything of them, and nobody asked for them who is quarantined."""
 _SAID = ("kind", "name", "value_bool", "value_number", "value_text", "author", "author_id",
     "key_id", "weight")  # fmt: skip
 _VERDICTS = """
@@ -195,8 +199,10 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
     }
     given = read_feedback(lake, task)
     answers = known(answers, given)
-    ordinary = lake.read(_ORDINARY, [task.task, champion]).to_pylist()
-    rows = judge_all(answers, given, task, released=released)
+    told = weighed(given, answers, task, released=released)
+    ordinary = lake.read(_ORDINARY, [task.task, champion, held(told, answers)]).to_pylist()
+    names = [name for name, why in heard(lake, task).items() if why is None]
+    rows = seconded(_all_judged(answers, told, task), task, names)
     own: list[Row] = []
     for record in ordinary:
         row = _row(record, verdicts)
@@ -204,7 +210,6 @@ def read_rows(lake: Lake, task: Task, champion: str, released: Collection[str] =
             own.append(row)
         elif (target := elsewhere(row, task)) is not None:
             rows.append(target)
-    names = [name for name, why in heard(lake, task).items() if why is None]
     rows += by_verdicts(own, task, names)
     return sorted(rows, key=lambda row: row.completion_id)
 
@@ -258,10 +263,14 @@ def judge_all(
     released: Collection[str] = (),
 ) -> list[Row]:
     """What the feedback makes of the answers by id: pure, but for the work of weighing raters."""
+    return _all_judged(answers, weighed(given, answers, task, released=released), task)
+
+
+def _all_judged(answers: Mapping[str, Row], told: Iterable[Judgement], task: Task) -> list[Row]:
     names = feedback_names(task)
     about: dict[str, list[Judgement]] = defaultdict(list)
     pairs: list[Judgement] = []
-    for judgement in weighed(given, answers, task, released=released):
+    for judgement in told:
         if judgement.kind == "preference":
             pairs.append(judgement)
         elif judgement.kind == "correction" or judgement.name in names:
@@ -302,7 +311,8 @@ def _by(answer: Row, given: Iterable[Judgement]) -> Row:
     heard = {rater_of(each, answer) for each in words if each.author != "expert" and each.weight}
     times = [each.received_at for each in words if each.received_at is not None]
     known_at = max(times, default=answer.known_at)
-    return replace(answer, raters=tuple(sorted(heard)), known_at=known_at)
+    met = any(each.met and each.weight for each in words)
+    return replace(answer, raters=tuple(sorted(heard)), known_at=known_at, confirmed=met)
 
 
 def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]]) -> Row:

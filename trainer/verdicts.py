@@ -3,6 +3,7 @@
 - An answer that fails one of `train.verdicts` is rejected; it is no replay any more.
 - One that passes all of them is taught only where another answer to the same prompt failed: what
   the model does right anyway is replay, and a thousand such rows would drown what people said.
+- Of what strangers said they confirm what they find too: it weighs more then (`trainer.admit`).
 - Their weight, `train.verdict_weight`, is below people's, and no exam is made of them.
 """
 
@@ -52,6 +53,18 @@ def by_verdicts(rows: Sequence[Row], task: Task, names: Collection[str]) -> list
     verdicts = [_verdict(row, task, names) for row in rows]
     failed = {row.key for row, good in zip(rows, verdicts, strict=True) if good is False}
     return [_row(row, good, failed, task) for row, good in zip(rows, verdicts, strict=True)]
+
+
+def seconded(rows: Sequence[Row], task: Task, names: Collection[str]) -> list[Row]:
+    """Judged rows, confirmed where all of these graders say the same of the answer."""
+    return [
+        replace(row, confirmed=True)
+        if names
+        and row.kind in ("accepted", "rejected")
+        and _verdict(row, task, names) is (row.kind == "accepted")
+        else row
+        for row in rows
+    ]
 
 
 def _row(row: Row, good: bool | None, failed: Collection[str], task: Task) -> Row:

@@ -43,11 +43,27 @@ def test_what_an_expert_has_looked_at_is_not_asked_again() -> None:
     assert draw(words("ann", 20), every=0, salt="s") == []
 
 
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_in_place_of_what_was_passed_over_another_word_of_the_block_is_drawn(every: int) -> None:
+    said = words("ann", 3 * every)
+    first = {each.completion_id for each in draw(said, every=every, salt="s")}
+    then = {each.completion_id for each in draw(said, every=every, salt="s", passed=first)}
+    assert len(first) == len(then) == 3
+    assert not first & then
+    blocks = [{word.completion_id for word in said[at : at + every]} for at in (0, every)]
+    assert all(len(block & first) == len(block & then) == 1 for block in blocks)
+    # Nobody can tell about any of them, and no block is longer for it.
+    everything = {word.completion_id for word in said}
+    assert draw(said, every=every, salt="s", passed=everything) == []
+
+
 def test_one_who_was_contradicted_once_is_asked_about_once_more_and_first() -> None:
     wrong = Word("ann", "wrong", good=True, expert=False)
     [again, *rest] = draw([wrong, *words("ann", 3)], every=100, salt="s")
     assert (again.place, again.again) == (0.0, True)
     assert again.completion_id not in {each.completion_id for each in rest}
+    [other, *_] = draw([wrong, *words("ann", 3)], every=100, salt="s", passed={again.completion_id})
+    assert (other.again, other.completion_id == again.completion_id) == (True, False)
     # Confirmed at the second word, contradicted at both, alone with the one, or of stars: not.
     second = Word("ann", "second", good=True, expert=True)
     for said in ([wrong, second, *words("ann", 3)], [wrong, second._replace(expert=False)], [wrong],

@@ -133,6 +133,33 @@ def test_the_audit_asks_about_every_rater_who_said_enough(rows: Rows) -> None:
     assert len(asked & {*anns}) == len(asked & {*bobs}) == 1
 
 
+def test_what_two_people_passed_over_is_no_way_past_the_audit(rows: Rows) -> None:
+    task = _task(rows, 1e-9, audit_every=2)
+    names = [rows.answered(f"q{number}", "yes", unit="ann") for number in range(3)]
+    for name in names[:2]:
+        rows.said(name)
+    fill(rows.service, task, rows.lake)
+    [before] = _items(rows, task)
+    with closing(open_state(rows.service)) as state:
+        queue = Queue(state, task)
+        assert queue.skip(before.completion_id, "bob")
+        assert queue.passed() == set()
+        assert queue.skip(before.completion_id, "eve")
+        assert queue.passed() == {before.completion_id}
+    rows.said(rows.answered("elsewhere", "yes"), author_id="carl")
+    fill(rows.service, task, rows.lake)
+    mine = {item.completion_id for item in _items(rows, task)} & {*names}
+    assert mine == {*names[:2]} - {before.completion_id}
+
+
+def test_who_only_prefers_is_asked_about_too(rows: Rows) -> None:
+    task = _task(rows, 1e-9, audit_every=1)
+    better, worse = rows.answered("q", "yes", unit="ann"), rows.answered("q", "no", unit="ann")
+    rows.said(better, kind="preference", value_bool=None, other_completion_id=worse)
+    fill(rows.service, task, rows.lake)
+    assert [item.completion_id for item in _items(rows, task)] == [better]
+
+
 def test_whom_an_expert_contradicted_is_asked_about_before_others(rows: Rows) -> None:
     task = _task(rows, 1e-9, audit_every=100)
     wrong, right = rows.answered("a", "yes", unit="ann"), rows.answered("b", "yes", unit="ann")

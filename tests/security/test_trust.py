@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_joining_others_words_makes_nobody_met() -> None:
     assert held([*asked, *evil, *joined, *reviewed(5, honest)]) == unreviewed
 
 
-def told(expert: bool, items: range, rater: str = "ann") -> list[Vote]:
+def told(expert: bool, items: Iterable[int], rater: str = "ann") -> list[Vote]:
     return [vote(rater, item, good=expert, at=1e9, expert=rater == "ann") for item in items]
 
 
@@ -181,6 +182,15 @@ def test_where_no_expert_looks_or_looks_at_all_nobody_waits() -> None:
     assert held(votes) == {}
     assert held([*votes, *reviewed(1, votes)]) == {}
     assert held([*own("user", 12, 50), *reviewed(6, own("user", 12, 50))]) == {}
+
+
+def test_an_expert_meets_a_rater_at_what_he_brought_and_said_alike() -> None:
+    votes = [
+        vote("met", 1, own=True), vote("joined", 1, at=1), vote("wrong", 2), vote("unmet", 3),
+        vote("down", 4, good=False), *told(True, range(1, 2)), *told(False, [2, 4]),
+    ]  # fmt: skip
+    found = review(votes, max_per_minute=30)
+    assert {rater for rater, each in found.items() if each.met} == {"met", "down"}
 
 
 def test_an_operator_sees_who_is_quarantined_and_releases_him(tmp_path: Path) -> None:

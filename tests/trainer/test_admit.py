@@ -1,10 +1,14 @@
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everlearn.people import Trust
 from tests.trainer.examples import accepted, corrected, make_row, rejected
-from trainer.admit import admit
+from trainer.admit import UNMET, admit
 from trainer.rows import Row
 
 
@@ -89,6 +93,40 @@ def test_replay_is_only_of_prompts_nobody_judged() -> None:
 def test_replay_is_once_per_prompt() -> None:
     rows = [make_row(prompt="q"), make_row(prompt="q")]
     assert Counter(fates(rows).values()) == {None: 1, "duplicate": 1}
+
+
+def weights(*rows: Row, **trust: Any) -> dict[str, float]:
+    believing = Trust(max_share_per_rater=1.0, **{"min_raters": 1, **trust})
+    return {row.unit: row.weight for row in admit(rows, max_per_unit=50, trust=believing)}
+
+
+@pytest.mark.parametrize("make", [accepted, rejected])
+def test_strangers_word_weighs_less_until_somebody_has_confirmed_theirs(
+    make: Callable[..., Row],
+) -> None:
+    unmet, met = make(unit="unmet"), make(unit="met", confirmed=True)
+    assert weights(unmet, met) == {"unmet": UNMET, "met": 1.0}
+    # Experts look at answers, of whomever.
+    assert weights(unmet, corrected(unit="of-ann")) == {"unmet": UNMET, "of-ann": 1.0}
+    # Nobody looks: then all are strangers alike, and others' words are as heavy as ever.
+    assert weights(unmet, make(unit="other")) == {"unmet": 1.0, "other": 1.0}
+    lesson = corrected(author="comment", unit="lesson")
+    assert weights(met, lesson) == {"met": 1.0, "lesson": 1.0}
+
+
+def test_as_many_as_make_an_exam_row_confirm_each_other() -> None:
+    same = [accepted(prompt="same", unit=f"u{n}", raters=(f"u{n}",)) for n in range(3)]
+    known = accepted(unit="met", confirmed=True)
+    assert set(weights(*same, known, min_raters=4).values()) == {1.0, 3 * UNMET}
+    assert set(weights(*same, known, min_raters=3).values()) == {1.0, 3.0}
+
+
+def test_one_who_is_met_confirms_those_who_say_the_same() -> None:
+    known = accepted(prompt="same", unit="met", confirmed=True)
+    agreeing = accepted(prompt="same", unit="unmet")
+    against = accepted(prompt="other", unit="against")
+    found = admit([agreeing, known, against], max_per_unit=50)
+    assert {row.weight for row in found if row.dropped_reason is None} == {2.0, UNMET}
 
 
 def test_no_unit_is_heard_more_often_than_the_cap_and_experts_go_first() -> None:

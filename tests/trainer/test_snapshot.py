@@ -7,11 +7,12 @@ import pytest
 from everlearn.errors import ConfigError, NotFound
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.lake.erase import Subject, erase
+from everlearn.people import Trust
 from everlearn.prompts import side_of
 from everlearn.task import Task, load_task
 from tests.trainer.production import START, completion, correction, fill, make_production, thumbs
 from tests.trainer.tiny import THINGS, colour
-from trainer.snapshot import freeze, load
+from trainer.snapshot import freeze, load, read_rows
 
 PROMPT = THINGS[0]
 
@@ -114,6 +115,28 @@ def test_only_answered_completions_of_the_task_and_the_champions_ordinary_ones(
     )
     rows = freeze(lake, task, champion="base", salt="").rows
     assert [row.completion_id for row in rows] == ["cmpl_00004"]
+
+
+def test_what_only_quarantined_raters_spoke_of_is_an_ordinary_answer_still(
+    lake: DuckLake, task: Task
+) -> None:
+    task = task.model_copy(update={"trust": Trust(max_per_minute=3, min_raters=1)})
+    asked = [completion(n, thing, "colour") for n, thing in enumerate(THINGS[:6])]
+    asked += [completion(6, THINGS[6], "colour"), completion(7, THINGS[0], "shade", unit="evil")]
+    fast = {"author_id": "evil", "received_at": START}
+    said = [thumbs(n, n % 2 > 0, **fast) for n in (0, 1, 2, 3, 7)]
+    said += [thumbs(3, False, feedback_id="fb_honest", author_id="ann")]
+    said += [thumbs(4, True, kind="comment", value_bool=None, value_text="no", author_id="ann")]
+    put(lake, completions=asked, feedback=said)
+    rows = {True: read_rows(lake, task, "base"), False: read_rows(lake, task, "base", ("evil",))}
+    ordinary = {
+        held: {row.completion_id[-1] for row in found if row.kind == "replay"
+               and row.dropped_reason is None} for held, found in rows.items()
+    }  # fmt: skip
+    # Neither what somebody else spoke of too, nor what the quarantined one asked for himself.
+    assert ordinary == {True: {"0", "1", "2", "5", "6"}, False: {"5", "6"}}
+    dropped = {row.completion_id[-1] for row in rows[True] if row.dropped_reason}
+    assert dropped == {"0", "1", "2", "7"}
 
 
 def test_other_feedback_than_the_tasks_is_no_thumbs(lake: DuckLake, task: Task) -> None:

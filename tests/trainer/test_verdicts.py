@@ -9,14 +9,14 @@ from everlearn.config import load
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.rules import Judges
 from everlearn.task import Task, load_task
-from tests.trainer.examples import accepted, make_row
+from tests.trainer.examples import accepted, make_row, rejected
 from tests.trainer.production import START, completion, make_production, thumbs
 from tests.trainer.tiny import THINGS
 from trainer.admit import admit
 from trainer.methods import TrainingData
 from trainer.methods.dpo import pairs
 from trainer.snapshot import read_rows, select
-from trainer.verdicts import AUTHOR, by_verdicts, heard
+from trainer.verdicts import AUTHOR, by_verdicts, heard, seconded
 
 RUNS = {
     **{"type": "string_check", "name": "runs", "operation": "eq"},
@@ -85,6 +85,17 @@ def test_many_verdicts_on_one_answer_are_one_voice() -> None:
     assert [(each.kind, each.weight) for each in found if each.split == "train"] == [
         ("rejected", 0.5)
     ]
+
+
+@pytest.mark.parametrize(("value", "confirmed"), [(1.0, "up"), (0.0, "down"), (None, None)])
+def test_what_people_said_is_confirmed_by_a_grader_that_says_the_same(
+    value: float | None, confirmed: str | None
+) -> None:
+    verdicts = {} if value is None else {"runs": value}
+    rows = [accepted(unit="up", verdicts=verdicts), rejected(unit="down", verdicts=verdicts)]
+    found = seconded(rows, task("runs"), ["runs"])
+    assert [row.unit for row in found if row.confirmed] == [confirmed] * bool(confirmed)
+    assert seconded(rows, task(), []) == rows
 
 
 def test_no_exam_is_made_of_them() -> None:

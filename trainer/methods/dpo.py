@@ -52,15 +52,15 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     train = bench.task.train
-    examples = [_example(pair, bench) for pair in pairs(data)]
-    chosen = [example for example in examples if example is not None]
+    found = [(_example(pair, bench), _weight(pair)) for pair in pairs(data)]
+    chosen = [example for example, _ in found if example is not None]
+    weights = [weight for example, weight in found if example is not None]
     bench.encoder.enough(chosen, MIN_PAIRS, "pairs of a right and a wrong answer")
     replay, _ = encoded(data.replay, bench)
     longest, ruled = longest_pair(chosen), data.contrasted
     made = bench.settings("dpo", Load(PAIRS_PER_STEP, longest, len(chosen), ruled=ruled))
-    order = shuffled_cycles(
-        len(chosen), [1.0] * len(chosen), PAIRS_PER_STEP * made.max_steps, train.seed
-    )
+    slots = PAIRS_PER_STEP * made.max_steps
+    order = shuffled_cycles(len(chosen), weights, slots, train.seed)
     settings = DPOConfig(
         **bench.arguments(
             "dpo",
@@ -80,6 +80,11 @@ def build(data: TrainingData, bench: Workbench, reward: Reward) -> Any:
         processing_class=bench.tokenizer,
         peft_config=bench.lora(),
     )
+
+
+def _weight(pair: Pair) -> float:
+    """A pair is believed as far as the less believed of its two answers."""
+    return min(row.weight for row in pair)
 
 
 def longest_pair(examples: list[dict[str, Any]]) -> int:
