@@ -51,8 +51,8 @@ class Task(Section):
     reward: Multi | None = None
     """RFT's reward; default: the mean of the deterministic graders."""
     feedback: dict[str, FeedbackRule] = {}
-    """Scales by name of feedback; thumbs are binary, stars and rating 1 to 5, nps 0 to 10, any
-    other name 0 to 1."""
+    """Scales by name of feedback; thumbs are binary, stars and rating 1 to 5, nps 0 to 10, portkey
+    -10 to 10, any other name 0 to 1."""
     trust: Trust = Trust()
     labels: Labels = Labels()
     comments: Comments | None = None
