@@ -20,14 +20,14 @@ def keep(service: Service, task: Task, rubric: str, draft: Draft) -> Path:
     path = _path(service, task, draft.grader.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**asdict(draft), "grader": plain(draft.grader), "rubric": _digest(rubric)}
-    path.write_text(json.dumps(content, indent=2))
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     return path
 
 
 def kept(service: Service, task: Task, rubric: str, name: str) -> Draft | None:
     """The latest of that name, if it was of this very rubric and can be read."""
     try:
-        content = json.loads(_path(service, task, name).read_text())
+        content = json.loads(_path(service, task, name).read_text(encoding="utf-8"))
         if content["rubric"] != _digest(rubric):
             return None
         spec = parse(content["grader"])
@@ -41,10 +41,10 @@ def accept(service: Service, task: Task, spec: Grader) -> Path:
     without changing anything else."""
     path = _file(service, task)
     try:
-        text = add(path.read_text(), ("graders",), plain(spec))
+        text = add(path.read_text(encoding="utf-8"), ("graders",), plain(spec))
         text = add(text, ("judges", "drafted"), spec.name)
         beside = path.with_name(f".{path.stem}.draft")
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
         try:
             load_task_file(beside)
         finally:

@@ -6,8 +6,10 @@
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from fractions import Fraction
+from typing import Any, NoReturn
 
 import jsonschema
 from jsonschema.validators import extend, validator_for
@@ -22,6 +24,7 @@ MAX_VALUE_CHARACTERS = 1 << 20
 MAX_DEPTH = 64
 MAX_STEPS = 100_000
 """Keywords tried on one value: about half a second."""
+_WRAPPER = frozenset({"name", "description", "strict", "schema"})
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
@@ -33,6 +36,7 @@ class Schema:
     def __init__(self, content: Any, where: str) -> None:
         """ConfigError naming `where` when it cannot be kept."""
         self._where = where
+        content = _unwrapped(content)
         kind = validator_for(content, default=jsonschema.Draft202012Validator)
         try:
             self._check(content)
@@ -49,7 +53,7 @@ class Schema:
         if len(text) > MAX_VALUE_CHARACTERS:
             return f"{len(text)} characters; {MAX_VALUE_CHARACTERS} are looked at"
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
             return f"not JSON: {error}"
         if _depth(value) > MAX_DEPTH:
@@ -83,6 +87,7 @@ class Schema:
     def _bounded(self, kind: Any) -> Any:
         ours = {
             **kind.VALIDATORS, "pattern": self._pattern, "uniqueItems": _unique,
+            "multipleOf": _multiple,
             "patternProperties": self._pattern_properties,
         }  # fmt: skip
         return extend(kind, {name: self._counted(keyword) for name, keyword in ours.items()})
@@ -112,6 +117,25 @@ class Schema:
                 for key, value in instance.items():
                     if self._search(pattern, key):
                         yield from validator.descend(value, below, path=key, schema_path=pattern)
+
+
+def _unwrapped(content: Any) -> Any:
+    """The schema itself where it is written as in `response_format`: `{name, strict, schema}`. Read
+    as a schema, that would accept whatever there is."""
+    wrapped = isinstance(content, dict) and isinstance(content.get("schema"), dict)
+    return content["schema"] if wrapped and content.keys() <= _WRAPPER else content
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _multiple(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """In decimals, as both are written: 4.35 is a multiple of 0.01, in floats it is not."""
+    if type(instance) not in (int, float) or not math.isfinite(instance):
+        return
+    if (Fraction(repr(instance)) / Fraction(repr(step))).denominator > 1:
+        yield jsonschema.ValidationError(f"{instance!r} is not a multiple of {step!r}")
 
 
 def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:

@@ -34,7 +34,7 @@ def add(text: str, place: Sequence[str], item: Any) -> str:
 def replace_file(path: Path, text: str) -> None:
     """Whole or not at all, with the mode that it has."""
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     beside.chmod(path.stat().st_mode & 0o777)
     os.replace(beside, path)
 

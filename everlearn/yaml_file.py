@@ -1,7 +1,8 @@
 """YAML files that a model reads: every problem is one line that says where it stands and what is
 allowed. The value of a key that nobody knows is never shown: it may be a secret."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -11,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from everlearn.errors import ConfigError
+
+_SCALARS = (bool, int, float, date)
 
 
 def describe(error: ValidationError, where: str, model: Any) -> str:
@@ -25,6 +28,8 @@ def describe(error: ValidationError, where: str, model: Any) -> str:
         ours = problem["type"] == "value_error" and isinstance(problem["input"], dict)
         received = "" if problem["type"] == "missing" or ours else f" = {_short(problem['input'])}"
         said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "string_type" and isinstance(problem["input"], _SCALARS):
+            said += "; YAML reads yes, no, on, off, numbers and dates as such: put it in quotes"
         lines.append(": ".join(filter(None, (where, f"{key}{received}", said))))
     return "\n".join(lines)
 
@@ -63,7 +68,7 @@ def _short(value: object) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping; ConfigError otherwise."""
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -73,6 +78,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a key once: of two sections under one name the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:

@@ -11,6 +11,7 @@ of idempotency keys.
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -40,6 +42,12 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=100_000)]
 HALF = "holds half a character (a lone surrogate, such as half an emoji)"
 THUMBS = {"up": True, "down": False}
+WORDS = {
+    **THUMBS, "thumbs_up": True, "thumbs_down": False, "true": True, "false": False, "yes": True,
+    "no": False, "like": True, "dislike": False, "positive": True, "negative": False,
+    "\U0001f44d": True, "\U0001f44e": False,
+}  # fmt: skip
+"""What forms and buttons send for a thumb; under any other name a word is a label."""
 TARGETS = ("completion_id", "request_id", "conversation_id")
 VALUE_TYPES: dict[FeedbackKind, tuple[type, ...]] = {
     "binary": (bool,),
@@ -106,6 +114,16 @@ class FeedbackIn(BaseModel):
             raise ValueError("`value` is not a finite number below 1e308")
         return self
 
+    @field_validator("occurred_at")
+    @classmethod
+    def _on_the_calendar(cls, value: datetime | None) -> datetime | None:
+        try:
+            if value is not None:
+                value.timestamp()
+        except OverflowError:
+            raise ValueError("`occurred_at` is before the year 1 or after 9999 in UTC") from None
+        return value
+
     @model_validator(mode="after")
     def _can_be_written(self) -> "FeedbackIn":
         for name, value in self:
@@ -123,9 +141,11 @@ class FeedbackIn(BaseModel):
     @property
     def plain_value(self) -> bool | int | float | str | None:
         """`value` with thumbs in words as true and false."""
-        if isinstance(self.value, str) and self.kind in (None, "binary"):
-            return THUMBS.get(self.value, self.value)
-        return self.value
+        if not isinstance(self.value, str) or self.kind not in (None, "binary"):
+            return self.value
+        if self.kind == "binary" or self.name == "thumbs":
+            return WORDS.get(self.value.strip().lower().replace("-", "_"), self.value)
+        return THUMBS.get(self.value, self.value)
 
     @property
     def resolved_kind(self) -> FeedbackKind:

@@ -12,6 +12,9 @@ from everlearn.config import Service
 from everlearn.errors import NotFound
 from registry.versions import ModelVersion, Registry, ask, connect, experiment_id
 
+MAX_NAME = 250
+"""Characters of a metric's name."""
+
 
 def keep(registry: Registry, version: ModelVersion, name: str, record: dict[str, Any]) -> None:
     """Tags `NAME`, `NAME_reason` of the version and artifact `decisions/NAME.json` of its run.
@@ -54,9 +57,16 @@ def keep_report(service: Service, task: str, page: Path, metrics: Mapping[str, f
     run_id = str(run.info.run_id)
     ask(client.log_artifact, run_id, str(page))
     for name, value in metrics.items():
-        ask(client.log_metric, run_id, re.sub(r"[^\w./ -]", "_", name), value)
+        ask(client.log_metric, run_id, metric_name(name), value)
     ask(client.set_terminated, run_id)
     return run_id
+
+
+def metric_name(name: str) -> str:
+    """The name as MLflow takes it: people name graders as they like, and one name that it refuses
+    costs all that is sent with it."""
+    steps = [re.sub(r"[^\w. :-]", "_", step) for step in name[:MAX_NAME].split("/")]
+    return "/".join(step for step in steps if step.strip(".")).lstrip(".") or "_"
 
 
 def _folder(name: str) -> str | None:

@@ -75,7 +75,7 @@ def read_suite(task: Task) -> list[ExamRow]:
         return []
     path = task.folder / task.gate.regression_suite
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"gate.regression_suite {path}: {error.strerror}") from error
     return [_suite_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -12,6 +12,7 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.task import Task
+from registry.record import metric_name
 from registry.versions import ask, connect, experiment_id
 from trainer.snapshot import Snapshot
 
@@ -53,7 +54,7 @@ class TrainingRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(name, value, now, step) for name, value, step in values]
+        entries = [Metric(metric_name(name), value, now, step) for name, value, step in values]
         for start in range(0, len(entries), _BATCH):
             ask(self.client.log_batch, self.run_id, metrics=entries[start : start + _BATCH])
 

@@ -8,6 +8,7 @@ something has changed.
 import importlib
 import sys
 from difflib import get_close_matches
+from io import TextIOWrapper
 
 import click
 
@@ -93,6 +94,7 @@ def group() -> None:
 
 def main() -> None:
     """Entry point: an error raised on purpose is one line per problem and its exit code."""
+    _speak_utf8()
     try:
         group(prog_name="everlearn")
     except EverlearnError as error:
@@ -100,3 +102,14 @@ def main() -> None:
 
         last_words(str(error))
         sys.exit(error.exit_code)
+
+
+def _speak_utf8() -> None:
+    """What people asked is in every script, whatever the locale: a file or a pipe gets UTF-8, a
+    terminal that cannot show a character a mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            if stream.isatty():
+                stream.reconfigure(errors="replace")
+            else:
+                stream.reconfigure(encoding="utf-8")

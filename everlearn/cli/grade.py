@@ -91,7 +91,7 @@ def _read(value: str) -> str:
     if not value.startswith("@"):
         return value
     try:
-        return Path(value[1:]).read_text()
+        return Path(value[1:]).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{value[1:]}: {error.strerror}") from error
 

@@ -90,7 +90,7 @@ def _text(rubric: Path) -> str:
     from everlearn.errors import InputError
 
     try:
-        return rubric.read_text()
+        return rubric.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"--rubric {rubric}: not UTF-8 text at byte {error.start}") from error
 

@@ -54,6 +54,33 @@ async def test_json_schema_accepts_or_says_what_is_wrong(
     assert reason in (found.reason or "")
 
 
+@pytest.mark.parametrize("answer", ["NaN", "-Infinity", '{"share": Infinity}', '{"share": NaN}'])
+async def test_what_python_alone_calls_json_is_none(answer: str) -> None:
+    schema = {"properties": {"share": {"type": "number"}}}
+    found = await verdict(make_grader(type="json_schema", json_schema=schema), answer)
+    assert (found.value, "not JSON" in (found.reason or "")) == (0.0, True)
+
+
+async def test_a_schema_written_as_for_response_format_is_the_schema_in_it() -> None:
+    wrapped = {"name": "query", "strict": True, "schema": SCHEMA}
+    grader = make_grader(type="json_schema", json_schema=wrapped)
+    assert (await verdict(grader, '{"sql": "SELECT 1"}')).value == 1.0
+    assert (await verdict(grader, '{"anything": 1}')).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "value"),
+    [
+        ("4.35", 0.01, 1.0), ("0.3", 0.1, 1.0), ("1e308", 0.5, 1.0), ("19.99", 0.01, 1.0),
+        ("4.355", 0.01, 0.0), ("7", 2, 0.0), ("-6", 2, 1.0), ("0", 0.7, 1.0), ("true", 2, 1.0),
+        ('"a"', 2, 1.0), ("9007199254740993", 2, 0.0),
+    ],
+)  # fmt: skip
+async def test_multiples_are_decimal(number: str, step: float, value: float) -> None:
+    grader = make_grader(type="json_schema", json_schema={"multipleOf": step})
+    assert (await verdict(grader, number)).value == value
+
+
 def said(kind: str = "binary", **fields: Any) -> dict[str, Any]:
     return {
         "kind": kind, "name": "thumbs", "value_bool": None, "value_number": None,

@@ -49,6 +49,13 @@ def test_words_of_any_script_count() -> None:
     assert METRICS["meteor"]("cats", "cat") > 0.4  # by the stem; a synonym would not match
 
 
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "meteor"])
+@pytest.mark.parametrize("text", ["yes", "\U0001f44d", "!!!", "你好", "a \ud83d b", "1\n2"])
+def test_equal_texts_are_equal_however_short_or_wordless(name: str, text: str) -> None:
+    assert METRICS[name](text, text) == pytest.approx(1.0)
+    assert METRICS[name](text, "\U0001f44e nothing of it") < 0.5
+
+
 def test_what_is_too_long_is_not_compared() -> None:
     long = "a " * MAX_CHARACTERS
     for metric in METRICS.values():

@@ -1,5 +1,6 @@
 """The config and the task files: what resolves, and the one line per problem for what does not."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,12 @@ def write_task(folder: Path, name: str = "support.yaml", **overrides: Any) -> No
     (folder / "tasks" / name).write_text(yaml.safe_dump({**TASK, **overrides}))
 
 
-def check(folder: Path) -> subprocess.CompletedProcess[str]:
+def check(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "everlearn", "config", "check"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 def test_an_unknown_key_is_exit_2_and_one_line(tmp_path: Path) -> None:
@@ -38,6 +42,19 @@ def test_an_unknown_key_is_exit_2_and_one_line(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "everlearn: everlearn.yaml: gateway.prot: unknown key; did you mean 'port'?"
     ]
+
+
+def test_a_locale_of_ascii_alone_reads_and_writes_what_people_wrote(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with spaces"
+    (folder / "tasks").mkdir(parents=True)
+    make_service(folder)
+    grader = {"type": "string_check", "name": "g", "operation": "eq", "input": "grün 绿",
+              "reference": "\U0001f7e2"}  # fmt: skip
+    content = yaml.safe_dump({**TASK, "graders": [*TASK["graders"], grader]}, allow_unicode=True)
+    (folder / "tasks" / "support.yaml").write_text(content, encoding="utf-8")
+    done = check(folder, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "grün 绿" in done.stdout
 
 
 def test_every_problem_has_its_line(tmp_path: Path) -> None:
@@ -65,6 +82,10 @@ def test_the_environment_overrides_the_file(
     [
         ("- a list\n", "expected a mapping of keys, found list"),
         ("a: [\n", "not YAML"),
+        ("state: x\nlake: {}\nstate: y\n", "line 3, column 1: not YAML: the key 'state' stands"),
+        ("gateway:\n  port: 1\n  host: a\n  port: 2\n", "the key 'port' stands there twice"),
+        ("default_upstream: no\n", "default_upstream = False"),
+        ("default_upstream: 2026-01-31\n", "put it in quotes"),
         ("default_upstream: nobody\n", "default_upstream 'nobody' is not an upstream"),
         ("upstreams: {a: {base_url: 'ftp://x'}}\n", "an address starts with http:// or https://"),
         (
@@ -78,6 +99,13 @@ def test_a_bad_file_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(ConfigError, match=r"everlearn\.yaml") as caught:
         load(tmp_path / "everlearn.yaml")
     assert said in str(caught.value)
+
+
+def test_a_section_may_be_used_again_by_its_anchor(tmp_path: Path) -> None:
+    text = "upstreams:\n  a: &a {base_url: 'http://x', kind: vllm}\n  b: {<<: *a, kind: openai}\n"
+    (tmp_path / "everlearn.yaml").write_text(text)
+    found = load(tmp_path / "everlearn.yaml").upstreams
+    assert (found["a"].kind, found["b"].kind) == ("vllm", "openai")
 
 
 def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:

@@ -40,6 +40,22 @@ def test_the_kind_follows_from_the_value(sent: dict[str, Any], expected: dict[st
     assert event.completion_id == "cmpl_1"
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("true", True), ("False", False), ("thumbs-up", True), ("THUMBS_DOWN", False),
+        ("no", False),
+        ("\U0001f44d", True), ("\U0001f44e", False), (" yes ", True), ("negative", False),
+    ],
+)  # fmt: skip
+def test_a_thumb_in_the_words_of_forms_is_a_thumb(word: str, meant: bool) -> None:
+    for said in ({"name": "thumbs"}, {"name": "helpful", "kind": "binary"}):
+        event = to_event(FeedbackIn(completion_id="c", value=word, **said), received_at=1.0)
+        assert (event.kind, event.value_bool, event.value_text) == ("binary", meant, None)
+    label = to_event(FeedbackIn(completion_id="c", value=word, name="sentiment"), received_at=1.0)
+    assert (label.kind, label.value_text) == ("label", word)
+
+
 def test_a_preference_names_the_better_one_first() -> None:
     event = to_event(FeedbackIn(preferred="a", other="b"), received_at=1.0)
     assert (event.kind, event.completion_id, event.other_completion_id) == ("preference", "a", "b")
@@ -53,7 +69,7 @@ MALFORMED: list[Any] = [
     {"completion_id": "a", "value": {"nested": 1}},
     {"completion_id": "a", "value": True, "kind": "scalar"},
     {"completion_id": "a", "value": "up", "kind": "scalar"},
-    {"completion_id": "a", "value": "yes", "kind": "binary"},
+    {"completion_id": "a", "value": "perhaps", "kind": "binary"},
     {"completion_id": "a", "value": 1, "kind": "correction"},
     {"completion_id": "a", "kind": "preference"},
     {"completion_id": "a", "value": True, "author": "god"},
@@ -160,6 +176,8 @@ async def test_an_idempotency_key_says_which_word_not_which_click(
         ('{"completion_id":"a","value":true,"author":"god"}', "one of 'end_user', 'expert'"),
         ('{"completion_id":"a","value":true,"occurred_at":"2026-01-01T10:00:00"}', "time zone"),
         ('{"completion_id":"a","value":true,"occurred_at":"yesterday"}', "is a time"),
+        ('{"completion_id":"a","value":true,"occurred_at":"9999-12-31T23:59:59-14:00"}', "9999"),
+        ('{"completion_id":"a","value":true,"occurred_at":"0001-01-01T00:00:00+14:00"}', "year 1"),
         ('{"completion_id":"a","value":{"x":1}}', "`value` is true, false, a number or a text"),
         ('{"completion_id":17,"value":true}', "`completion_id` is a text, not 17"),
         ('{"completion_id":"","value":true}', "`completion_id` is empty"),

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from everlearn.errors import RegistryError
-from registry.record import keep_report
+from registry.record import keep_report, metric_name
 from registry.versions import connect
 from tests.builders import make_service
 
@@ -36,3 +38,20 @@ def test_mlflow_away_is_told(tmp_path: Path) -> None:
     page.write_text("x")
     with pytest.raises(RegistryError, match="MLflow"):
         keep_report(service, "watched", page, {})
+
+
+@given(
+    st.lists(st.sampled_from(["reward", "/", "..", ".", " ", "100%", "a^b", "(strict)", "评分", "é",
+                              "\n", "x" * 240]), max_size=6).map("".join)
+)  # fmt: skip
+def test_whatever_a_grader_is_called_its_metric_is_taken(name: str) -> None:
+    from mlflow.utils.validation import _validate_metric, _validate_metric_name
+
+    _validate_metric_name(metric_name(name))
+    _validate_metric(metric_name(name), 0.5, 0, 0)
+
+
+def test_a_name_that_is_taken_stays_as_it_is() -> None:
+    for name in ("rft/loss", "reward/exact match", "评分", "a.b-c:d"):
+        assert metric_name(name) == name
+    assert metric_name("reward/exact (strict) 100%") == "reward/exact _strict_ 100_"
