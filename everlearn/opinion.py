@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from unicodedata import normalize
 
 Row = Mapping[str, Any]
 Scale = Literal["binary"] | tuple[float, float]
@@ -127,10 +128,11 @@ def _voice(row: Row, answer: str, names: set[str], scales: Scales) -> Voice | No
         text = row.get("value_text")
         if not expert or text is None:
             return None
-        return Voice(float(_fold(text) == _fold(answer)), "correction", True, weight, text)
+        return Voice(float(fold(text) == fold(answer)), "correction", True, weight, text)
     value = value_of(row, scales) if row["name"] in names else None
     return None if value is None else Voice(value, row["kind"], expert, weight)
 
 
-def _fold(text: str) -> str:
-    return " ".join(text.split())
+def fold(text: str) -> str:
+    """Answers are the same when they differ in white space only, or in how an accent is written."""
+    return " ".join((text if text.isascii() else normalize("NFC", text)).split())

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from unicodedata import normalize
 
 Side = Literal["train", "select", "gate"]
 """Learned from; chosen by (which candidate, which step); examined by. None sees another's rows."""
@@ -99,8 +100,10 @@ def _part_text(part: Any) -> str | None:
 
 
 def _folded(text: str) -> str:
-    """Without the separators as well: they are white space."""
-    return _SPACE.sub(" ", text).strip().casefold()
+    """Without the separators as well: they are white space. A letter with its accent is the same in
+    one character (a web page) or two (macOS)."""
+    whole = text if text.isascii() else normalize("NFC", text)
+    return _SPACE.sub(" ", whole).strip().casefold()
 
 
 def _renamed(value: Any, names: dict[Any, str], key: str = "") -> Any:

@@ -23,6 +23,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from everlearn.opinion import fold as fold
 from everlearn.prompts import prompt_key
 from trainer.render import Captured, Conversation
 
@@ -139,11 +140,6 @@ class Row:
         if self.rules:
             content.append({"rules": list(self.rules)})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def fold(text: str) -> str:
-    """Answers are the same when they differ in white space only."""
-    return " ".join(text.split())
 
 
 def accept(row: Row, *, author: str, weight: float = 1.0) -> Row:

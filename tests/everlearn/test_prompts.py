@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from everlearn.events import decode, encode
 from everlearn.ids import completion_id, may_be_of, new_id
+from everlearn.opinion import fold
 from everlearn.prompts import is_heldout, last_user_text, prompt_key, side_of
 from tests.builders import make_completion, make_feedback
 
@@ -20,6 +21,13 @@ def ask(text: str) -> list[dict[str, Any]]:
 def test_case_and_white_space_do_not_make_another_prompt() -> None:
     assert prompt_key(ask("How many\n orders? ")) == prompt_key(ask("how many orders?"))
     assert prompt_key(ask("how many orders?")) != prompt_key(ask("how many order?"))
+
+
+def test_an_accent_may_be_written_as_one_character_or_two() -> None:
+    for one, two in (("caf\u00e9 \uac00?", "CAFE\u0301\u00a0\u1100\u1161?"), ("\u00e5", "a\u030a")):
+        assert prompt_key(ask(one)) == prompt_key(ask(two))
+    assert prompt_key(ask("cafe")) != prompt_key(ask("caf\u00e9"))
+    assert fold(" caf\u00e9\n") == fold("cafe\u0301")
 
 
 def test_text_parts_are_the_same_prompt_as_a_string() -> None:
