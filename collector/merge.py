@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from collector.items import Items
 from collector.message import arguments_text, plain, thinking
 from collector.openai_json import (
     Choice,
     Function,
     Logprobs,
     Message,
-    Output,
     Response,
     TokenLogprob,
     ToolCall,
@@ -244,32 +244,6 @@ def _closed(arguments: Any) -> bool:
         return False
 
 
-@dataclass(slots=True)
-class _Item:
-    """One output item of a Responses stream as it grows."""
-
-    item: Output
-    done: bool = False
-    texts: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-
-    def whole(self) -> Output:
-        text, refusal = "".join(self.texts), "".join(self.refusals)
-        if self.done or not (text or refusal):
-            return self.item
-        if self.item.type == "reasoning":
-            self.item.summary = text
-        elif self.item.type == "function_call":
-            self.item.arguments = self.item.arguments or text
-        elif self.item.type == "custom_tool_call":
-            self.item.input = self.item.input or text
-        elif self.item.type in (None, "message"):
-            self.item.content = [{"type": "output_text", "text": text}] if text else []
-            if refusal:
-                self.item.content.append({"type": "refusal", "refusal": refusal})
-        return self.item
-
-
 class _Stream:
     """Everything a stream has said so far."""
 
@@ -279,7 +253,7 @@ class _Stream:
         self._usage = Usage()
         self._prompt_token_ids: list[int] | None = None
         self._answers: dict[int, _Answer] = {}
-        self._items: dict[int, _Item] = {}
+        self._items = Items()
         self._whole: Response | None = None
 
     def add(self, event: bytes, data: bytes) -> None:
@@ -303,13 +277,13 @@ class _Stream:
             self._prompt_token_ids = choice.prompt_token_ids or self._prompt_token_ids
             self._answers.setdefault(index, _Answer()).add(choice)
         if chunk.type is not None:
-            self._event(chunk)
+            self._whole = chunk.response or self._whole
+            self._items.add(chunk)
 
     def whole(self) -> Response:
         """The body that would have come whole."""
         whole = self._whole or Response(id=self._id)
-        if self._items and not whole.output:
-            whole.output = [self._items[index].whole() for index in sorted(self._items)]
+        whole.output = self._items.output(whole.output) or None
         whole.usage = whole.usage or self._usage
         whole.prompt_token_ids = self._prompt_token_ids
         if self._answers:
@@ -328,23 +302,3 @@ class _Stream:
 
     def _failed(self, reason: str) -> None:
         self.signs.error = self.signs.error or reason or "error"
-
-    def _event(self, event: Response) -> None:
-        """An event of the Responses API."""
-        kind = event.type or ""
-        if event.response is not None:
-            self._whole = event.response
-        if not kind.startswith("response.output_item") and not kind.endswith(".delta"):
-            return
-        item = self._items.setdefault(event.output_index, _Item(Output(type=_kind(kind))))
-        if event.item is not None:
-            item.item, item.done = event.item, kind.endswith(".done")
-        elif isinstance(event.delta, str):
-            (item.refusals if kind == "response.refusal.delta" else item.texts).append(event.delta)
-
-
-def _kind(event: str) -> str:
-    """The kind of an item that was not announced, by its first delta."""
-    if event.startswith("response.reasoning"):
-        return "reasoning"
-    return "function_call" if "arguments" in event else "message"

@@ -188,8 +188,13 @@ class Response(Envelope, gc=False):
     response: "Response | None" = None
     item: Output | None = None
     """Of a Responses stream event: the item at `output_index`."""
-    output_index: int = 0
+    output_index: int | None = None
+    item_id: Any = None
+    text: Any = None
+    refusal: Any = None
     arguments: Any = None
+    input: Any = None
+    """All of what the deltas of an item said."""
 
 
 decode_request = msgspec.json.Decoder(Request).decode

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.collector.answers import calls, message, row, sse
 
 TEXT = {"type": "message", "content": [{"type": "output_text", "text": "It is 18."}]}
@@ -84,6 +86,68 @@ def test_items_that_the_last_event_leaves_out_are_taken_from_the_events() -> Non
     done = {"type": "response.output_item.done", "output_index": 0, "item": CALL}
     found = events(done, {"type": "response.completed", "response": answered()})
     assert (found["status"], calls(found)) == ("ok", [("c1", "weather", {"c": 1})])
+
+
+def of(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **fields}
+
+
+OPEN = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "weather", "arguments": ""}
+ADDED = of("output_item.added", output_index=0, item=OPEN)
+PIECES = [
+    of("function_call_arguments.delta", output_index=0, item_id="fc_1", delta=piece)
+    for piece in ('{"c"', ": 1}")
+]
+REPEATED = of("function_call_arguments.done", output_index=0, item_id="fc_1", arguments='{"c": 1}')
+SAID_NOTHING = {"type": "message", "content": [{"type": "text", "text": ""}]}
+BARE = [{key: each[key] for key in ("type", "delta")} for each in PIECES]
+CALLED = {
+    "no item is done (proxies)": [ADDED, *PIECES],
+    "the arguments once": [ADDED, REPEATED],
+    "the arguments in pieces and once more": [ADDED, *PIECES, REPEATED],
+    "the last event tells another output (SGLang)": [ADDED, *PIECES, of(
+        "completed", response=answered(SAID_NOTHING))],
+    "what is done has no name": [ADDED, *PIECES, of(
+        "output_item.done", output_index=0, item={**OPEN, "name": ""})],
+    "what is done has another id": [ADDED, *PIECES, of(
+        "output_item.done", output_index=0, item={**CALL, "id": "fc_9"})],
+    "neither place nor id": [of("output_item.added", item={**OPEN, "id": None}), *BARE],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", CALLED)
+def test_a_call_is_whole_however_its_events_are_told(how: str) -> None:
+    spoken = of("output_text.delta", output_index=1, delta="It is")
+    for told in (CALLED[how], [*CALLED[how], spoken]):
+        found = events(*told, of("completed", response=answered()))
+        assert calls(found) == [("c1", "weather", {"c": 1})]
+        assert found["status"] == "ok"
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_two_calls_are_told_by_ids_or_places(done: bool, numbered: bool) -> None:
+    told = []
+    for number, city in enumerate(("Turin", "Rome")):
+        item = {**OPEN, "id": f"fc_{number}", "call_id": f"c{number}"}
+        text, place = json.dumps({"city": city}), number if numbered else 0
+        told.append(of("output_item.added", output_index=place, item=item))
+        told.append(of("function_call_arguments.delta", output_index=place, item_id=item["id"],
+                       delta=text))  # fmt: skip
+        if done or not numbered:
+            told.append(
+                of("output_item.done", output_index=place, item={**item, "arguments": text})
+            )
+    found = events(*told, of("completed", response=answered()))
+    assert [each[2] for each in calls(found)] == [{"city": "Turin"}, {"city": "Rome"}]
+
+
+def test_text_and_thinking_without_places_stay_apart() -> None:
+    thought = of("reasoning_summary_text.delta", delta="hm")
+    for last in ([], [of("output_text.done", text="It is 18.")]):
+        spoken = [of("output_text.delta", delta=piece) for piece in ("It is ", "18.")]
+        found = events(thought, *spoken, *last, of("completed", response=answered()))
+        assert message(found) == {"role": "assistant", "content": "It is 18.", "reasoning": "hm"}
 
 
 def asked(**request: Any) -> Any:
