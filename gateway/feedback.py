@@ -11,7 +11,7 @@ of idempotency keys.
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
@@ -119,7 +119,7 @@ class FeedbackIn(BaseModel):
     def _on_the_calendar(cls, value: datetime | None) -> datetime | None:
         try:
             if value is not None:
-                value.timestamp()
+                value.astimezone(UTC)  # what reads it back does so
         except OverflowError:
             raise ValueError("`occurred_at` is before the year 1 or after 9999 in UTC") from None
         return value
