@@ -77,6 +77,8 @@ class Renderer:
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int], *, keep_thinking: bool) -> None:
         self.tokenizer = tokenizer
         self.stops = {int(each): tokenizer.convert_ids_to_tokens(int(each)) for each in stop_ids}
+        # Sampled as letters, as the <s> of HTML is, it would be taught as the control token itself.
+        self._control = frozenset({*self.stops.values(), *tokenizer.all_special_tokens})
         self.keep_thinking = keep_thinking
         self._whole: dict[str, str] = {}
 
@@ -117,8 +119,8 @@ class Renderer:
         """What is sampled after the prompt, its end-of-turn token last."""
         thought, content, calls = self._parts(answer)
         texts = (content, thought or "", json.dumps(calls, ensure_ascii=False))
-        if any(stop in text for stop in self.stops.values() for text in texts):
-            raise Unsupported("special_token_in_answer", "the answer's text holds its own end")
+        if any(mark in text for mark in self._control for text in texts):
+            raise Unsupported("special_token_in_answer", "the answer's text holds a control token")
         marked = _marked(content, calls, thought)
         template = self._template(asked)
         history = [*asked.messages, marked]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from everlearn.errors import InputError
+from everlearn.tolerant import UNREADABLE, loads, whole
 
 LISTS = ("data", "inferences", "observations", "rows", "traces")
 """Keys of an API's answer under which the rows stand."""
@@ -122,7 +123,13 @@ def _listed(value: dict[str, Any]) -> list[Any] | None:
 
 
 def _decoded(data: bytes) -> Any:
+    """The value; None for what is no JSON. Logs of Python's hold NaN and half characters, Windows
+    puts a mark of the byte order first."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return whole(loads(data))
+    except UNREADABLE:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 from everlearn.errors import GraderError
 
 _THINK, _THOUGHT = "<think>", "</think>"
-_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
+_FENCE = re.compile(r"^```\s*(?:json)?\s*(.*?)\s*```$", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$")
 
 

@@ -58,6 +58,8 @@ async def ask(folder: Path, address: str, **spec: Any) -> Score:
         ("1", 1.0),
         (" 0.25\n", 0.25),
         ('```json\n{"score": 1}\n```', 1.0),
+        ('``` JSON\r\n{"score": 1}```', 1.0),
+        ('```{"score": 0.5}\n\n```\n', 0.5),
         ('<think>\nis {"score": 0} fair?\n</think>\n{"score": 1}', 1.0),
         ('so {"score": 0}?\n</think>\n\n{"score": 1}', 1.0),
     ],

@@ -194,6 +194,7 @@ def test_a_prompt_keeps_its_tokens_where_the_answer_could_merge_with_them() -> N
     [
         ({"content": None}, "no_answer"),
         ({"content": "a<|im_end|>b"}, "special_token_in_answer"),
+        ({"content": "as in HTML: <bos>struck</bos>"}, "special_token_in_answer"),
         ({"content": "x", "tool_calls": [BROKEN]}, "arguments_not_json"),
         ({"content": "", "tool_calls": [CALL]}, "template_ignores_tool_calls"),
         ({"content": [{"type": "image_url"}]}, "content_not_text"),

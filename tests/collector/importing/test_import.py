@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from collector.importing import read
 from collector.importing.rows import Refused, Terms
 from collector.importing.run import FORMATS, Report, run
 from collector.ledger import ledger
@@ -201,6 +202,23 @@ def test_a_refused_row_stops_nobody(lake: DuckLake, tmp_path: Path) -> None:
     assert report.refused == 3
     assert [number for number, _ in report.reasons] == [2, 3, 4]
     assert "not a JSON object" in report.reasons[1][1]
+
+
+def test_what_other_programs_write_into_json_is_read(tmp_path: Path) -> None:
+    mark, path = b"\xef\xbb\xbf", tmp_path / "log.jsonl"
+    written = {
+        mark + b'{"a": 1}\r\n{"a": 2}\r\n': [1, 2],
+        mark + b'[{"a": 1}, {"a": 2}]': [1, 2],
+        b'{"a": NaN}\n{"a": 1e999}\n{"a": "\\ud83d"}\n{"a": "\xff"}\n': [
+            None,
+            None,
+            "\ufffd",
+            "\ufffd",
+        ],
+    }
+    for data, found in written.items():
+        path.write_bytes(data)
+        assert [row.content and row.content["a"] for row in read.rows(path)] == found
 
 
 def test_broken_lines_are_named_by_their_number(lake: DuckLake, tmp_path: Path) -> None:
