@@ -22,6 +22,8 @@ class Request(Struct, omit_defaults=True, gc=False):
 
     messages: Raw = NOTHING
     prompt: Raw = NOTHING
+    suffix: Raw = NOTHING
+    """What stands after the text that is asked for."""
     input: Raw = NOTHING
     instructions: Raw = NOTHING
     metadata: Raw = NOTHING
@@ -66,6 +68,11 @@ class Request(Struct, omit_defaults=True, gc=False):
     ebnf: Any = UNSET
     bad_words: Any = UNSET
     allowed_token_ids: Any = UNSET
+    ignore_eos: Any = UNSET
+    min_tokens: Any = UNSET
+    logits_processors: Any = UNSET
+    custom_logit_processor: Any = UNSET
+    nvext: Any = UNSET
 
 
 class Function(Struct, gc=False):

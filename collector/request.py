@@ -32,11 +32,11 @@ _NOT_FORCING = {"enable_thinking", "thinking", "reasoning_effort"}
 _FORCING = (
     "chat_template", "continue_final_message", "echo", "logit_bias", "structured_outputs",
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema",
-    "regex", "ebnf", "bad_words", "allowed_token_ids",
+    "regex", "ebnf", "bad_words", "allowed_token_ids", "ignore_eos", "min_tokens",
+    "logits_processors", "custom_logit_processor",
 )  # fmt: skip
-_MAY_FORCE = re.compile(
-    "|".join(f'"{name}":' for name in (*_FORCING, "chat_template_kwargs", "add_generation_prompt"))
-)
+_ALSO = ("chat_template_kwargs", "add_generation_prompt", "nvext")
+_MAY_FORCE = re.compile("|".join(f'"{name}":' for name in (*_FORCING, *_ALSO)))
 MAX_KNOWN_BYTES = 8 * 2**10
 """What is longer is worked out every time, so that the memory stays bounded (16 MB at most)."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -55,6 +55,7 @@ def read_asked(body: bytes) -> Asked:
     metadata = _text(request.metadata)
     # Without the prompt, what is left to encode says how to answer: no second look at a long body.
     request.messages = request.prompt = request.input = request.instructions = NOTHING
+    request.suffix = NOTHING
     request.metadata, request.previous_response_id, request.conversation = NOTHING, UNSET, UNSET
     said = encode(request)
     manner = _known_manner(said) if len(said) <= MAX_KNOWN_BYTES else _manner(request)
@@ -108,10 +109,12 @@ def _forced_by(request: Request, sampling: str) -> str | None:
     if not _MAY_FORCE.search(sampling):
         return None
     for name in _FORCING:
-        if getattr(request, name) not in (UNSET, None, False, "", {}, []):
+        if getattr(request, name) not in (UNSET, None, False, "", 0, {}, []):
             return name
     if request.add_generation_prompt is False:
         return "add_generation_prompt"
+    if isinstance(request.nvext, dict) and any(name[:7] == "guided_" for name in request.nvext):
+        return "nvext"
     more = request.chat_template_kwargs
     if isinstance(more, dict) and not set(more) <= _NOT_FORCING:
         return "chat_template_kwargs"
@@ -179,6 +182,8 @@ def _messages(request: Request) -> str | None:
             _add_item(rows, item)
     else:
         rows.append({"role": "user", "content": prompt})
+    if (suffix := _value(request.suffix)) not in (None, ""):
+        rows.append({"role": "reference", "content": [{"type": "suffix", "suffix": suffix}]})
     return text(whole(rows))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from collector.request import MAX_KNOWN_BYTES
+from everlearn.prompts import prompt_key
 from tests.collector.answers import row
 
 ASK = [{"role": "user", "content": "hi"}]
@@ -38,7 +39,8 @@ def test_legacy_functions_are_tools() -> None:
         ("guided_grammar", "root ::= x"), ("structured_outputs", {"choice": ["yes"]}),
         ("grammar", "root ::= x"), ("continue_final_message", True), ("regex", "yes"),
         ("add_generation_prompt", False), ("chat_template_kwargs", {"system": "say yes"}),
-        ("allowed_token_ids", [5]), ("bad_words", ["no"]),
+        ("allowed_token_ids", [5]), ("bad_words", ["no"]), ("ignore_eos", True),
+        ("min_tokens", 50), ("nvext", {"guided_regex": "yes"}), ("logits_processors", ["p"]),
     ],
 )  # fmt: skip
 def test_what_is_forced_is_named(field: str, value: Any) -> None:
@@ -51,6 +53,7 @@ def test_what_is_forced_is_named(field: str, value: Any) -> None:
         {"chat_template": None}, {"logit_bias": {}}, {"echo": False}, {"tool_choice": "required"},
         {"chat_template_kwargs": {"enable_thinking": False}}, {"add_generation_prompt": True},
         {"response_format": {"type": "json_object"}}, {"stop": ["guided_json"]},
+        {"min_tokens": 0}, {"ignore_eos": False}, {"nvext": {"top_k": 5}},
     ],
 )  # fmt: skip
 def test_what_leaves_the_words_to_the_model_is_not_forced(more: Any) -> None:
@@ -63,6 +66,14 @@ def test_a_prefill_is_forced() -> None:
     assert row(request={"messages": [begun, *ASK]})["forced"] is None
     talk = [{"role": "user", "content": 'a "role": "assistant" plays'}]
     assert row(request={"messages": talk})["forced"] is None
+
+
+def test_what_stands_after_the_gap_is_part_of_the_prompt() -> None:
+    def keys(**more: Any) -> str:
+        return prompt_key(json.loads(row(request={"prompt": "def f(", **more})["messages"]))
+
+    assert len({keys(), keys(suffix="return 1"), keys(suffix="return 2")}) == 3
+    assert keys(suffix=None) == keys(suffix="") == keys()
 
 
 def test_half_an_emoji_in_a_prompt_is_the_replacement_character() -> None:
