@@ -40,7 +40,7 @@ _ANSWERS = """
     SELECT c.completion_id, c.unit, c.messages, c.tools, c.answer, c.response_text, c.sampling,
         c.forced, c.finish_reason, c.trainable, c.version, c.upstream, c.model_served,
         c.prompt_token_ids, c.completion_token_ids, c.template_hash, c.received_at, c.metadata,
-        c.arm, c.logprobs
+        c.arm, c.logprobs, c.endpoint
     FROM completions c WHERE c.task = ? AND c.status IN ('ok', 'imported')
 """
 _FEEDBACK = """
@@ -337,6 +337,8 @@ def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]])
         finish_reason=record["finish_reason"],
         verdicts=verdicts.get(record["completion_id"], {}),
         known_at=record["received_at"],
+        # Its prompt was served without a template, and is no conversation to train on.
+        dropped_reason="plain_prompt" if record["endpoint"] == "completions" else None,
         context={
             "metadata": parsed(record["metadata"]) or {},
             "version": record["version"],

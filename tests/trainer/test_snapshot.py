@@ -15,6 +15,7 @@ from tests.trainer.tiny import THINGS, colour
 from trainer.snapshot import freeze, load, read_rows
 
 PROMPT = THINGS[0]
+ENDPOINTS = ("chat/completions", "completions", "responses")
 
 
 @pytest.fixture
@@ -45,6 +46,18 @@ def test_a_snapshot_holds_what_people_said_and_what_nobody_judged(
     assert set(counts["train"]) == {"accepted", "correction", "rejected"}
     assert set(counts["select"]) | set(counts["gate"]) == {"expert", "end_user"}
     assert counts["dropped"]["duplicate"] > 0
+
+
+def test_what_was_asked_without_a_template_is_not_taught_with_one(
+    lake: DuckLake, task: Task
+) -> None:
+    asked = [completion(n, PROMPT, "colour", endpoint=e) for n, e in enumerate(ENDPOINTS)]
+    put(lake, completions=asked, feedback=[thumbs(n, True) for n in range(len(asked))])
+    rows = {row.completion_id: row for row in read_rows(lake, task, "base")}
+    kept = [rows[each["completion_id"]].dropped_reason for each in asked]
+    assert kept == [None, "plain_prompt", None]
+    dropped = freeze(lake, task, champion="base", salt="").counts["dropped"]
+    assert dropped["plain_prompt"] == 1
 
 
 def test_a_snapshot_never_changes_afterwards(lake: DuckLake, task: Task) -> None:
