@@ -97,7 +97,7 @@ def test_an_empty_object_before_the_pieces_is_no_piece() -> None:
         ('{"a": ', '{"a": ', None),
         ("[1]", "[1]", None),
         ('{"a": 1e999}', '{"a": 1e999}', {"a": None}),
-        ("", "", None),
+        ("", "", {}),
     ],
 )
 def test_arguments_as_sent_and_parsed(arguments: Any, text: str, parsed: Any) -> None:
