@@ -65,6 +65,8 @@ def environment(service: Service, home: Path, config: Path) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": str(service.airflow.parallelism),
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # What a killed scheduler ran is run again after half a minute, not after five.
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "EVERLEARN_CONFIG": str(config),
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
     }

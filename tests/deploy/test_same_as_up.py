@@ -5,6 +5,7 @@ difference is a failure, but for what a rule below explains: where a service ans
 instead of this machine's address), and the stores that the config names in place of files.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
+import yaml
 
 from everlearn import airflow, broker
 from everlearn.cli import group
@@ -114,6 +116,17 @@ def test_airflow_is_told_the_same(started: dict[str, Process]) -> None:
                 assert there in (value, value.replace("127.0.0.1", "airflow")), key
     database = environment("airflow")["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     assert urlsplit(database).hostname in stores(load(CONFIG))
+
+
+def test_airflow_has_every_setting_that_it_is_told() -> None:
+    spec = importlib.util.find_spec("airflow")
+    assert spec is not None
+    assert spec.origin is not None
+    known = yaml.safe_load((Path(spec.origin).parent / "config_templates/config.yml").read_text())
+    for key in airflow.environment(load(CONFIG), Path("home"), Path(IN_CONTAINER)):
+        if key.startswith("AIRFLOW__"):
+            section, option = key.removeprefix("AIRFLOW__").lower().split("__")
+            assert option in known[section]["options"], key
 
 
 def test_health_is_asked_where_the_process_says_that_it_answers(
