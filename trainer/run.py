@@ -32,7 +32,7 @@ from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_
 from trainer.plan import Plan, training_data
 from trainer.record import begun, end, opened, outcome_of, over
 from trainer.reward import Grading, reward_grader, trl_reward
-from trainer.rewarding import Rewarding, shown
+from trainer.rewarding import Edits, Rewarding, shown
 from trainer.rows import Row
 from trainer.settings import parameters
 from trainer.stream import Stream
@@ -146,11 +146,10 @@ class _Learning:
         self.select = plan.snapshot.side("select")
         self.grade = Grading(self.task, service, self.task.grader(heldout_grader(self.task)))
         rewarding = reward_grader(self.task)
-        self.reward = (
-            None
-            if rewarding is None
-            else Rewarding(service, self.task, rewarding, self.place.folder, self.report)
-        )
+        self.reward = None
+        if rewarding is not None:
+            edits = Edits(service, self.task.task, run.run_id, self.place.folder)
+            self.reward = Rewarding(service, self.task, rewarding, edits, self.report)
         self.trials: dict[str, Trial] = {}
         self.spent: list[tuple[float, float]] = []
         """(cost, seconds) of every method that ran, failed ones too."""

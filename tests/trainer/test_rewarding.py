@@ -1,23 +1,28 @@
 """The reward of an RFT that runs may be edited; what cannot be taken changes nothing."""
 
-import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from everlearn.config import Service
 from everlearn.errors import ConfigError, InputError
+from everlearn.state import State, open_state
 from everlearn.task import Task
+from registry.training import KIND as LOCK
+from registry.training import STALE_SECONDS
 from tests.builders import make_service
 from tests.trainer.examples import make_row
 from tests.trainer.production import MATCHES
+from tests.trainer.production import make_production as production_of
 from tests.trainer.test_rft_prompts import Shop
 from tests.trainer.test_run import call
 from trainer.plan import plan
 from trainer.reward import reward_grader
-from trainer.rewarding import ASKED, Edit, Rewarding, ask, edited, shown
+from trainer.rewarding import Edit, Edits, Rewarding, ask, edited, shown
 from trainer.run import train
 from trainer.workplace import Workplace
 
@@ -72,26 +77,34 @@ def service(tmp_path: Path) -> Service:
 
 
 @pytest.fixture
+def state(service: Service) -> Iterator[State]:
+    made = open_state(service)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def rewarding(service: Service, tmp_path: Path) -> Iterator[Rewarding]:
     made = make(service, tmp_path, [])
     yield made
     made.close()
 
 
-def make(service: Service, folder: Path, lines: list[str]) -> Rewarding:
+def make(service: Service, folder: Path, lines: list[str], run_id: str = "run") -> Rewarding:
     reward = reward_grader(TASK)
     assert reward is not None
-    return Rewarding(service, TASK, reward, folder, lines.append)
+    edits = Edits(service, TASK.task, run_id, folder)
+    return Rewarding(service, TASK, reward, edits, lines.append)
 
 
 def graded(rewarding: Rewarding, answer: str) -> float | None:
     return rewarding([make_row()], [answer])[0]
 
 
-def test_an_edit_is_graded_by_from_the_next_step_on(rewarding: Rewarding, tmp_path: Path) -> None:
+def test_an_edit_is_graded_by_from_the_next_step_on(rewarding: Rewarding, state: State) -> None:
     assert rewarding.begin(1) is None
     assert (graded(rewarding, "red"), graded(rewarding, "b")) == (1.0, 0.0)
-    ask(tmp_path, "0.25*red + short")
+    ask(state, TASK.task, "run", "0.25*red + short")
     # Until the next step begins, nothing has changed.
     assert graded(rewarding, "b") == 0.0
     assert rewarding.begin(2) == Edit(2, "0.25*red + short")
@@ -102,13 +115,13 @@ def test_an_edit_is_graded_by_from_the_next_step_on(rewarding: Rewarding, tmp_pa
     assert shown(rewarding.edits) == "from step 2: 0.25*red + short"
 
 
-@pytest.mark.parametrize("asked", ['"red +"', '"green"', "half a li", '["red"]'])
+@pytest.mark.parametrize("asked", ["red +", "green", "", "['red']"])
 def test_what_does_not_parse_leaves_the_old_reward_in_force(
-    service: Service, tmp_path: Path, asked: str
+    service: Service, state: State, tmp_path: Path, asked: str
 ) -> None:
     lines: list[str] = []
     made = make(service, tmp_path, lines)
-    (tmp_path / ASKED).write_text(asked)
+    ask(state, TASK.task, "run", asked)
     assert made.begin(5) is None
     assert graded(made, "red") == 1.0
     assert made.edits == []
@@ -120,10 +133,10 @@ def test_what_does_not_parse_leaves_the_old_reward_in_force(
 
 
 def test_a_run_that_is_taken_up_grades_each_step_as_it_was_graded(
-    rewarding: Rewarding, service: Service, tmp_path: Path
+    rewarding: Rewarding, service: Service, state: State, tmp_path: Path
 ) -> None:
     for step, formula in ((3, "short"), (6, "red + short")):
-        ask(tmp_path, formula)
+        ask(state, TASK.task, "run", formula)
         rewarding.begin(step)
     again = make(service, tmp_path, [])
     seen = []
@@ -132,6 +145,73 @@ def test_a_run_that_is_taken_up_grades_each_step_as_it_was_graded(
         seen.append((graded(again, "red"), graded(again, "b")))
     assert seen == [(1.0, 0.0)] * 2 + [(0.0, 1.0)] * 3 + [(1.0, 1.0)] * 2
     again.close()
+
+
+def test_the_last_word_before_a_step_counts_and_is_for_that_run_alone(
+    rewarding: Rewarding, service: Service, state: State, tmp_path: Path
+) -> None:
+    other = make(service, tmp_path / "other", [], run_id="another")
+    for formula in ("short", "red + short"):
+        ask(state, TASK.task, "run", formula)
+    assert other.begin(1) is None
+    assert rewarding.begin(1) == Edit(1, "red + short")
+    other.close()
+
+
+def test_what_is_asked_for_while_an_edit_is_taken_comes_next(
+    service: Service, state: State, tmp_path: Path
+) -> None:
+    reward = reward_grader(TASK)
+    assert reward is not None
+    edits = Edits(service, TASK.task, "run", tmp_path)
+    made = Rewarding(service, TASK, reward, edits, lambda line: None)
+    ask(state, TASK.task, "run", "short")
+    asked = edits.asked()
+    assert asked is not None
+    ask(state, TASK.task, "run", "0.5*red")
+    edits.settle(asked[1])
+    assert made.begin(1) == Edit(1, "0.5*red")
+    made.close()
+
+
+def test_a_store_that_is_away_leaves_the_reward_as_it_is(
+    rewarding: Rewarding, state: State
+) -> None:
+    ask(state, TASK.task, "run", "short")
+    with state.transaction() as connection:
+        connection.execute(text("ALTER TABLE documents RENAME TO away"))
+    assert rewarding.begin(1) is None
+    assert graded(rewarding, "red") == 1.0
+    with state.transaction() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO documents"))
+    assert rewarding.begin(2) == Edit(2, "short")
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "code"), [(-3600.0, 0), (2 * STALE_SECONDS, 2)], ids=["alive", "dead"]
+)
+def test_a_run_on_another_machine_is_edited_while_its_heart_beats(
+    silent_seconds: float,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = production_of(tmp_path, tmp_path / "model", "http://127.0.0.1:1")
+    holder = {"id": "hold", "host": "elsewhere/boot/namespace", "pid": 1, "started": "1"}
+    run = {"run_id": "far", "method": "rft"}
+    beat = time.time() - silent_seconds
+    state = open_state(service)
+    state.put(LOCK, "colours", {"holder": holder, "beat": beat, "run": run})
+    config = ("--config", str(tmp_path / "everlearn.yaml"))
+    words = ("train", "reward", "edit", "colours", "0.5*matches", *config)
+    found, _, problem = call(monkeypatch, capsys, *words)
+    assert found == code, problem
+    edits = Edits(service, "colours", "far", tmp_path)
+    asked = edits.asked()
+    assert (asked and asked[0]) == ("0.5*matches" if code == 0 else None)
+    edits.close()
+    state.close()
 
 
 @pytest.mark.slow
@@ -173,10 +253,3 @@ def test_the_command_changes_a_run_under_way_and_its_record_says_so(
     assert logged["rft.reward_edits"] == "from step 1: 0.5*looked_up"
     assert not Workplace(shop.service, shop.task).folder.exists()
     shop.lake.close()
-
-
-def test_an_edit_is_handed_over_whole(tmp_path: Path) -> None:
-    ask(tmp_path, "red")
-    ask(tmp_path, "short")
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [ASKED]
-    assert json.loads((tmp_path / ASKED).read_text()) == "short"
