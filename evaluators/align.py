@@ -30,7 +30,7 @@ from evaluators.judge.guidelines import fault, guidelines
 from evaluators.judge.verdict import read_object, spoken
 from everlearn.config import Service
 from everlearn.errors import ConfigError, EverlearnError, GraderError, InputError, NotEnoughEvidence
-from everlearn.graders import Pointwise
+from everlearn.graders import Judging
 from everlearn.lake.store import Lake
 from everlearn.task import Task
 
@@ -83,7 +83,7 @@ def align(
 ) -> Aligned:
     """Have guidelines found by MLflow's `Judge.align` and measure them; `optimizer`: another one
     than ours. NotEnoughEvidence with too few labels, JudgeAway without an answer."""
-    spec = pointwise(task, name)
+    spec = judge_named(task, name)
     grader = build(spec, task)
     among = [each for each in examples(service, task, lake) if not circular(grader, each)]
     learn, rest = parts(among, label_salt(service))
@@ -126,14 +126,12 @@ def keep(task: Task, aligned: Aligned) -> str:
     return str(path)
 
 
-def pointwise(task: Task, name: str) -> Pointwise:
-    """The judge of that name; InputError for one that guidelines are not for."""
-    judges = {each.name: each for each in task.graders if isinstance(each, Pointwise)}
+def judge_named(task: Task, name: str) -> Judging:
+    """The judge of that name; InputError where there is none that guidelines are for."""
+    judges = {each.name: each for each in task.graders if isinstance(each, Judging)}
     if name not in judges:
         known = ", ".join(judges) or "none"
-        raise InputError(
-            f"task {task.task}: no judge {name!r} that judges one answer; there are: {known}"
-        )
+        raise InputError(f"task {task.task}: no judge {name!r}; there are: {known}")
     if build(judges[name], task).needs_feedback:
         raise InputError(f"judge {name}: it reads feedback, which is what it is compared with")
     return judges[name]
@@ -157,7 +155,7 @@ class _Work:
     """The judge with one text or another, and the model that writes them: its own."""
 
     def __init__(
-        self, service: Service, task: Task, spec: Pointwise, learn: Sequence[Example], path: Path
+        self, service: Service, task: Task, spec: Judging, learn: Sequence[Example], path: Path
     ) -> None:
         self._service, self._task, self._spec, self._path = service, task, spec, path
         self._learn = {each.label.completion_id: each for each in learn}
@@ -197,7 +195,9 @@ class _Work:
         return text.strip() if isinstance(text, str) and fault(text) is None else now
 
     def _question(self, now: str, in_vain: Sequence[str], tried: Tried) -> list[dict[str, str]]:
-        asked = self._spec.model_dump(mode="json", include={"input", "criteria", "labels"})
+        asked = self._spec.model_dump(
+            mode="json", include={"input", "criteria", "labels", "criterion"}
+        )
         data = {
             "the judge is asked": json.dumps(asked, ensure_ascii=False),
             "guidelines": now,

@@ -159,10 +159,13 @@ def must_be_answer(lake: Lake, task: str, name: str) -> None:
     `name`: ours, the upstream's or the caller's, as feedback takes them.
     """
     sql = (
-        "SELECT DISTINCT task FROM completions WHERE completion_id = $1 OR upstream_id = $1 OR "
-        "request_id = $1"
+        "SELECT DISTINCT task, status = 'erased' AS erased FROM completions "
+        "WHERE completion_id = $1 OR upstream_id = $1 OR request_id = $1"
     )
-    tasks = [row["task"] for row in lake.read(sql, [name]).to_pylist()]
+    found = lake.read(sql, [name]).to_pylist()
+    tasks = [row["task"] for row in found if not row["erased"]]
+    if found and not tasks:
+        raise NotFound(f"{name}: was erased: nothing is left of it that could be labelled")
     if not tasks:
         raise NotFound(
             f"{name}: no such answer in the lake, or not yet: `everlearn status` says what is "

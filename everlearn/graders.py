@@ -142,6 +142,9 @@ class PairwiseModel(Section):
     answer: str = "{{sample.output_text}}"
     other: str = "{{item.reference}}"
     """What the answer is compared with."""
+    guidelines: str | None = Field(None, exclude_if=lambda path: path is None)
+    """Text file of what the judge goes by beside that, relative to the task file; its words are
+    part of the version. `everlearn judges align` writes one."""
     sampling_params: SamplingParams | None = None
     upstream: str | None = None
     timeout_seconds: float = Field(60.0, gt=0)
@@ -178,9 +181,6 @@ class RubricModel(Section):
     timeout_seconds: float = Field(60.0, gt=0)
     """Of each question."""
 
-
-Pointwise = ScoreModel | LabelModel | RubricModel
-"""Graders that ask a model about one answer."""
 
 Judging = ScoreModel | LabelModel | PairwiseModel | RubricModel
 """Graders that ask a model."""

@@ -28,8 +28,8 @@ from everlearn.graders import (
     Endpoint,
     Execution,
     Grader,
+    Judging,
     Multi,
-    Pointwise,
     PythonExecution,
     PythonGrader,
 )
@@ -91,9 +91,9 @@ def _admitted(spec: Grader, source: Source) -> Grader:
             tools = [tool(each, f) for f, each in declared if isinstance(each, CommandExecution)]
             if tool(part, source.service.tasks_path) not in tools:
                 raise InputError(f"command {list(part.command)!r}: no task names it and its reads")
-        if isinstance(part, Pointwise) and part.guidelines is not None:
+        if isinstance(part, Judging) and part.guidelines is not None:
             files = {(f / e.guidelines).resolve() for f, e in declared
-                     if isinstance(e, Pointwise) and e.guidelines is not None}  # fmt: skip
+                     if isinstance(e, Judging) and e.guidelines is not None}  # fmt: skip
             if (source.service.tasks_path / part.guidelines).resolve() not in files:
                 raise InputError(f"guidelines {part.guidelines!r}: not named by any task")
         if isinstance(part, Endpoint) and (part.url, part.headers_env) not in addresses:

@@ -103,7 +103,8 @@ def _build(spec: Grader, task: Task, service: Service | None, depth: int) -> Bas
         case Endpoint():
             return endpoint.EndpointGrader(spec)
         case PairwiseModel():
-            return verdicts.PairwiseGrader(spec, service, budget_of(task, service))
+            text = guidelines(spec, task.folder)
+            return verdicts.PairwiseGrader(spec, service, budget_of(task, service), text)
         case RubricModel():
             text = guidelines(spec, task.folder)
             return verdicts.RubricGrader(spec, service, budget_of(task, service), text)

@@ -71,9 +71,13 @@ class PairwiseGrader(_Verdicts[PairwiseModel]):
     prompt, labels = "pairwise", ("A", "B", "tie")
 
     def __init__(
-        self, spec: PairwiseModel, service: Service | None, budget: Budget | None = None
+        self,
+        spec: PairwiseModel,
+        service: Service | None,
+        budget: Budget | None = None,
+        guidelines: str = "",
     ) -> None:
-        super().__init__(spec, service, budget)
+        super().__init__(spec, service, budget, guidelines)
         self._other = self.template(spec.other, "other")
 
     async def __call__(self, sample: Sample, item: Item) -> Score:

@@ -7,13 +7,13 @@ names it in the task file.
 from pathlib import Path
 
 from everlearn.errors import ConfigError
-from everlearn.graders import Pointwise
+from everlearn.graders import Judging
 
 MAX_CHARACTERS = 10_000
 """They are read with every answer."""
 
 
-def guidelines(spec: Pointwise, folder: Path) -> str:
+def guidelines(spec: Judging, folder: Path) -> str:
     """Those of a judge whose task file is in `folder`, empty without; ConfigError where they cannot
     be told."""
     if spec.guidelines is None:

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from evaluators.draft import Example, Tried, told
-from everlearn.graders import Pointwise
+from everlearn.graders import Judging
 
 ROUNDS = 3
 _HEAD = (
@@ -70,7 +70,7 @@ class Written(AlignmentOptimizer):  # type: ignore[misc]
         return _judge(judge.name, judge.model, best)
 
 
-def judge_of(spec: Pointwise, guidelines: str) -> Judge:
+def judge_of(spec: Judging, guidelines: str) -> Judge:
     """The judge, as MLflow has judges."""
     return _judge(spec.name, f"openai:/{spec.model}", guidelines)
 

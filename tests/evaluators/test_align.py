@@ -38,6 +38,8 @@ TASK: dict[str, Any] = {
          "input": [{"role": "user", "content": "{{ item.thumbs }}"}]},
         {"name": "parts", "type": "rubric_model", "model": "judge",
          "criteria": [{"name": "why", "text": "it gives a reason"}]},
+        {"name": "better", "type": "pairwise_model", "model": "judge",
+         "criterion": "which gives a reason", "other": "the other one"},
     ],
     "release": {"primary": "check"},
 }  # fmt: skip
@@ -119,8 +121,14 @@ class World:
             text = self.written[0] if len(self.written) == 1 else self.written.pop(0)
             return says(json.dumps({"reason": "so", "guidelines": text}))(body)
         data = json.loads(next(line for line in last.splitlines() if line.startswith('{"')))
-        said = data.get("sample.output_text") or data["answer"]
+        said = data.get("sample.output_text") or data.get("answer")
+        # Of a pair the one that is judged stands once first, once second.
+        place = "B" if data.get("answer A") == "the other one" else "A"
+        said = said or data[f"answer {place}"]
         met = ("because" if GOOD in first + last else "sure") in said
+        if "answer A" in data:
+            label = place if met else "A" if place == "B" else "B"
+            return says(json.dumps({"reason": "so", "label": label}))(body)
         if "CRITERION" in first or "one criterion" in first:
             return says(json.dumps({"reason": "so", "label": "yes" if met else "no"}))(body)
         return says(json.dumps({"reason": "so", "score": float(met)}))(body)
@@ -270,10 +278,20 @@ def test_the_next_file_stands_beside_the_old_one(tuned: World, verb: Run) -> Non
     assert keep(tuned.task, tuned.align()) == "words/sound.2.txt"
 
 
-def test_a_rubric_is_aligned_too(tuned: World) -> None:
-    found = tuned.align("parts")
-    assert found.better
-    assert "it gives a reason" in tuned.questions[0]["the judge is asked"]
+@pytest.mark.parametrize(
+    ("name", "asked"), [("parts", "it gives a reason"), ("better", "which gives a reason")]
+)
+def test_judges_of_our_own_words_are_aligned_too(tuned: World, name: str, asked: str) -> None:
+    found = tuned.align(name)
+    assert (found.before.agreed, found.after.agreed) == (5, 10)
+    assert asked in tuned.questions[0]["the judge is asked"]
+    path = keep(tuned.task, found)
+    content = yaml.safe_load(tuned.file.read_text())
+    grader = next(each for each in content["graders"] if each["name"] == name)
+    old = build(tuned.task.grader(name), tuned.task).version
+    tuned.file.write_text(yaml.safe_dump({**content, "graders": [{**grader, "guidelines": path}],
+                                          "release": {"primary": name}}))  # fmt: skip
+    assert build(tuned.task.grader(name), tuned.task).version != old
 
 
 def test_an_optimizer_of_mlflow_may_take_the_place_of_ours(tuned: World) -> None:
@@ -309,7 +327,7 @@ def test_too_few_labels_are_not_enough(world: World, verb: Run) -> None:
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("check", "no judge 'check' that judges one answer; there are: sound, moody, parts"),
+    [("check", "no judge 'check'; there are: sound, moody, parts, better"),
      ("moody", "it reads feedback"), ("nobody", "no judge 'nobody'")],
 )  # fmt: skip
 def test_what_guidelines_are_not_for_is_refused(tuned: World, name: str, problem: str) -> None:

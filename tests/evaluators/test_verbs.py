@@ -11,6 +11,7 @@ import yaml
 
 from evaluators.sandbox import sandbox
 from everlearn.cli import main
+from everlearn.lake.erase import Subject, erase
 from tests.console.gateway import gateway
 from tests.evaluators.graders import make_database
 from tests.evaluators.lake import Rows
@@ -121,6 +122,8 @@ def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> 
     rows = Rows(tmp_path)
     answer = rows.answered("how many?", "SELECT 1")
     other = rows.answered("how many?", "2", task="other")
+    erased = rows.answered("how many?", "3", unit="ann")
+    assert erase(rows.lake, Subject(unit="ann"))
     rows.lake.close()
     make_database(tmp_path / "tasks")
     write_task(tmp_path, EXECUTES)
@@ -134,7 +137,10 @@ def test_a_label_is_put_through_the_gateway(tmp_path: Path, everlearn: Verb) -> 
         assert [event["kind"] for event in taken.feedback] == ["binary", "correction"]
         code, _, err = everlearn("labels", "put", "text2sql", answer, "--gateway", address)
         assert (code, err) == (2, "everlearn: a label is up, down, 1 to 5 or a correction\n")
-        for name, why in (("cmpl_1", "no such answer"), (other, "an answer of other, not of")):
+        for name, why in (
+            ("cmpl_1", "no such answer"), (erased, "was erased"),
+            (other, "an answer of other, not of"),
+        ):  # fmt: skip
             code, _, err = everlearn("labels", "put", "text2sql", name, "up", "--gateway", address)
             assert (code, why in err) == (2, True), err
         assert len(taken.feedback) == 2
