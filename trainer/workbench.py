@@ -224,8 +224,9 @@ class Workbench:
         from transformers import AutoModelForCausalLM
 
         options = {"quantization_config": four_bit(self.uses_cpu)} if self.four_bit else {}
+        dtype = self.dtype  # a device that is not there is no fault of the model
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=self.dtype, **options)
+            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype, **options)
         except (OSError, ValueError) as error:
             raise TrainingError(f"base model {self.base}: {str(error).splitlines()[0]}") from error
         return model if self.uses_cpu or self.four_bit else model.to("cuda")
