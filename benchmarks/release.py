@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.figures import figure
 from everlearn.rules import ReleaseRules
-from serving.release.rehearse import DAY_SECONDS, Ends, Pace, People, Rates, rehearse
+from serving.release.rehearse import DAY_SECONDS, Ends, Labelling, Pace, People, Rates, rehearse
 from serving.release.states import Phase
 
 BASE, MARGIN = 0.6, 0.03
@@ -50,6 +50,15 @@ DRAWN: Mapping[str, tuple[float, float | None]] = {
     "by request": (1.0, None),
 }
 """How often, as the share of their requests and the seconds after which they are drawn anew."""
+LABELLED = {
+    "": Labelling(agreement=0.5),
+    ", a judge right in 80 %": Labelling(),
+    ", a judge right in 90 %": Labelling(agreement=0.9),
+    ", a judge that favours the candidate by 10 points": Labelling(favour=0.1),
+    ", a judge that favours the champion by 10 points": Labelling(favour=-0.1),
+    ", 3 % of it late": Labelling(missing=0.03),
+}
+"""Labels alone are those beside a judge that says nothing."""
 SCENARIOS = {
     **{f"identical, base {base}": Scenario(base=base) for base in (0.1, 0.6, 0.95)},
     **{
@@ -112,6 +121,21 @@ SCENARIOS = {
         f"{-100 * effect:.0f} points worse": Scenario(effect, promise=("promoted", 0.0))
         for effect in (-0.05, -0.10, -0.30)
     },
+    **{
+        f"{truth}, {share:.0%} labelled{judge}": Scenario(
+            effect, people=People(labels=labels._replace(share=share)), most_units=most,
+            pace=Pace(A_DAY / DAY_SECONDS), promise=promise,
+            rules={"co_primary": None} if effect else ALONE,
+        )
+        for share, most in ((0.05, 28_000), (0.2, 10_000))
+        for judge, labels in LABELLED.items()
+        for truth, effect, promise in (
+            ("identical", 0.0, ("promoted", 0.05)), ("10 points better", 0.10, ("promoted", -0.5)),
+        )
+    },
+    "identical, a judge alone that favours the candidate by 10 points": Scenario(
+        0.1, rules={"co_primary": None}, promise=("promoted", 1.0)
+    ),
     **{
         f"not_worse, {name}": Scenario(
             effect, 0.9, rates={"cost": Rates(0.5, 0.95)}, most_units=9000, promise=promise,

@@ -178,6 +178,14 @@ class ShadowPairs(Section):
     epoch."""
 
 
+class LabelledPrimary(Section):
+    """People's labels of the random share correct the primary metric, a judge of every answer."""
+
+    wait_seconds: float = Field(14_400.0, gt=0)
+    """After an answer: what experts say of it until then counts. What chance put before them and
+    nobody labelled by then counts against whatever is asked."""
+
+
 class ReleaseRules(Section):
     """How a version gets its traffic."""
 
@@ -210,6 +218,9 @@ class ReleaseRules(Section):
     and has no evidence for itself; none: it waits until that one ends."""
     primary: str = "thumbs"
     """Grader whose mean decides."""
+    labels: LabelledPrimary | None = None
+    """Where the primary judges every answer: what people say of the answers that chance puts before
+    them decides, the judge only saves labels. Empty: the grader's own word decides."""
     guardrails: tuple[str, ...] = ("error_rate", "latency_p95")
     """Graders, error_rate, latency_p95 or cost: only harm is looked for."""
     co_primary: str | None = "auto"
@@ -277,6 +288,20 @@ class ReleaseRules(Section):
             raise ValueError("margin and wins belong to goal: not_worse")
         return self
 
+    @model_validator(mode="after")
+    def _labels_come_in_time(self) -> "ReleaseRules":
+        if self.labels is not None and self.labels.wait_seconds >= self.max_seconds:
+            raise ValueError(
+                f"labels.wait_seconds {self.labels.wait_seconds:g} is not below max_seconds "
+                f"{self.max_seconds:g}: no unit would count before the release is over"
+            )
+        return self
+
+    @property
+    def closing_seconds(self) -> float:
+        """For how long after an answer the primary metric waits for people."""
+        return self.unit_close_seconds if self.labels is None else self.labels.wait_seconds
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that is looked at beside the primary one, once."""
@@ -294,7 +319,7 @@ class ReleaseRules(Section):
         """The largest gain that people could fake by answering: of an odds ratio, the largest
         difference of two shares. Without a co-primary metric everybody's answer is taken as it is;
         under `not_worse` the co-primary rules the loss out."""
-        if self.beside is None or self.goal == "not_worse":
+        if self.beside is None or self.labels is not None or self.goal == "not_worse":
             return 0.0
         root = math.sqrt(self.response_bias)
         return (root - 1) / (root + 1)

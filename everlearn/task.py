@@ -125,6 +125,21 @@ class Task(Section):
         return self
 
     @model_validator(mode="after")
+    def _labelled_primary(self) -> "Task":
+        primary = self.release.primary
+        known = [each.name for each in self.every_grader]
+        if self.release.labels is None or primary not in known:
+            return self
+        if needs_people(self.grader(primary), self.graders):
+            fit = [each.name for each in self.graders if not needs_people(each, self.graders)]
+            raise ValueError(
+                f"release.labels corrects a grader that judges every answer without a person, and "
+                f"release.primary {primary!r} waits for people: users who answer are no sample by "
+                f"chance; there are: {', '.join(fit) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shadow_judge(self) -> "Task":
         asked = self.release.shadow_pairs
         if asked is None:

@@ -65,6 +65,7 @@ def start(
     from everlearn.task import load_task
     from registry.versions import Registry
     from serving.release import outlook, pairs_ahead
+    from serving.release.labelled import starting
     from serving.release.verbs import Desk
 
     service = load(config_path)
@@ -89,6 +90,8 @@ def start(
     elif not as_json:
         click.echo(f"{task}: release {release.release_id} of version {version}: {release.reason}")
         click.echo("\n".join(expected.lines(release.parsed_rules)))
+        if release.label_share is not None:
+            click.echo(starting(release))
         if expected.refused is not None:
             click.echo(f"started anyway: {expected.refusal}")
     if wait:
@@ -113,6 +116,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
     from serving.release.history import by_arm, events, unheard, untold
+    from serving.release.labelled import labels_of
     from serving.release.outlook import REMAINING, remaining
     from serving.release.pairs_ahead import PAIRED
     from serving.release.pairs_ahead import standing as standing_pairs
@@ -146,6 +150,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     paired = standing_pairs(
         release, lake.read(PAIRED, [release.release_id]).to_pylist(), time.time()
     )
+    labels = labels_of(lake, release)
     if as_json:
         told: dict[str, Any] = {
             "task": task,
@@ -156,6 +161,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
             "holding": release.holding,
             "remaining": left and left._asdict(),
             "shadow_pairs": paired and paired._asdict(),
+            "labels": labels and labels._asdict(),
             "champion": traffic.champion.version,
             "former_champions": former,
             "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
@@ -167,7 +173,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
         click.echo(json.dumps(told, default=str))
         return
     click.echo(_headline(task, release, traffic.champion.version))
-    for line in [each.line() for each in (left, paired) if each is not None]:
+    for line in [each.line() for each in (left, paired, labels) if each is not None]:
         click.echo(f"  {line}")
     if former:
         click.echo(f"  `everlearn rollback {task} --to VERSION` goes back to: {', '.join(former)}")

@@ -36,6 +36,17 @@ UNITS = ("auto", "user", "conversation", "request")
     help="How often the grader of every answer says what a person would.",
 )
 @click.option(
+    "--judge-favour",
+    type=click.FloatRange(-1, 1),
+    default=0.0,
+    help="How much oftener a judge that people correct (release.labels) likes the candidate.",
+)
+@click.option(
+    "--label-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of the answers, that people label there; else labels.random_percent.",
+)
+@click.option(
     "--shadow-pairs",
     is_flag=True,
     help="Instead: both versions answer every prompt, and a judge compares them unseen.",

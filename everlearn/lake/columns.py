@@ -302,6 +302,9 @@ RELEASE_UNITS = _table(
     ("stratum", "int", "third of the unit's reward before the release; 0: no past"),
     ("raters", "json", "digests of the users on whose words `value` rests; null: not on people's"),
     ("unheard", "int", "users whose words were left out: they had their share of the step"),
+    ("label_share", "float", "chance of being put before people; null: `value` is not corrected"),
+    ("drawn", "bool", "whether chance put it before people"),
+    ("label", "float", "what people said of it in time, 0 to 1; null: nothing"),
     ("closed_at", "time", "when the unit's values were frozen"),
 )
 

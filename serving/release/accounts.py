@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from everlearn.rules import ReleaseRules
 from serving.release.analysis import Observation, Question, Score, interval
+from serving.release.corrected import Asked
 from serving.release.decide import Evidence, MetricEvidence
 from serving.release.failures import FAILURES, OF, Failures
 from serving.release.observations import Counted
@@ -74,14 +75,22 @@ class Account:
 
     def add(self, seen: Observation) -> None:
         """Count one unit."""
-        self.add_each(float(seen.treated), seen.propensity, seen.value, seen.stratum)
+        arms = float(seen.treated), seen.propensity
+        self.add_each(*arms, seen.value, seen.stratum, asked=seen.asked)
         self.seen.append(seen)
 
     def add_each(
-        self, treated: Any, pi: Any, value: Any, stratum: Any = 0, heard: Any = None
+        self,
+        treated: Any,
+        pi: Any,
+        value: Any,
+        stratum: Any = 0,
+        heard: Any = None,
+        *,
+        asked: Asked | None = None,
     ) -> None:
         """Count one unit in each release; numbers, or one a release. `heard`: 0 where none is."""
-        self._score.update(treated, pi, value, stratum, heard)
+        value = self._score.update(treated, pi, value, stratum, heard, asked=asked)
         if self._ratio is not None:
             self._ratio.update(treated, pi, 1.0, 0, heard)
         said = 1.0 if heard is None else np.asarray(heard, dtype=float)
@@ -108,6 +117,7 @@ class Account:
     def evidences(self) -> list[MetricEvidence]:
         """Where each release stands; a guardrail asks about harm only, or what is to be proven."""
         now = self._score.log_e()[:, 0].tolist()
+        labels = self._score.labels()
         failed = self._failures.stand()
         skewed = [0.0] * len(now)
         if self._ratio is not None:
@@ -133,6 +143,7 @@ class Account:
                     ratio=skewed[place],
                     harm_now=now[place],
                     failed=failed[place],
+                    labels=None if labels is None else labels[place],
                 )
             )
         return found
@@ -206,7 +217,9 @@ def plain(entry: MetricEvidence) -> dict[str, Any]:
     """Its numbers, for the record."""
     values = entry._asdict()
     del values["name"]
-    failed = values.pop("failed")
+    failed, labels = values.pop("failed"), values.pop("labels")
+    if labels is not None:
+        values["labels"] = labels._asdict()
     if entry.name == OF:
         values["failures_log_e"] = round(failed.harm, 3)
     for name in ("harm", "promote", "futility", "ratio", "harm_now"):

@@ -79,7 +79,7 @@ def expected(rules: ReleaseRules, level: float, pace: Pace, effect: float) -> Ex
     early, median, late = (max(each[place] for each in times.values()) for place in range(3))
     if math.isinf(median):
         return Expected(effect, None, None, None, None, "effect")
-    wait = rules.unit_close_seconds
+    wait = rules.closing_seconds
     dwell = sum(seconds for _, seconds in steps[:-1])
     limit = max(times, key=lambda name: times[name][1])
     if median + wait > rules.max_seconds:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from serving.release.corrected import Asked, Correction, Labels, Reading
+
 DELTAS = (0.02, 0.03, 0.045, 0.07, 0.10, 0.15, 0.22, 0.33)
 DECAY = 0.5 ** (1 / 200)
 """Past outcomes count half after 200 units."""
@@ -48,6 +50,8 @@ class Observation(NamedTuple):
     propensity: float
     value: float
     stratum: int = 0
+    asked: Asked | None = None
+    """`value` is a judge's, nan where it said nothing, and people's words correct it."""
 
 
 def propensity(share: float, former_arm: str | None, former_share: float | None) -> float | None:
@@ -84,43 +88,74 @@ class Score:
         self._logs = np.zeros((paths, len(questions), len(DELTAS)))
         self._past = np.tile(np.array([1.0, 0.5, 1 / 3]) * PRIOR_UNITS, (paths, STRATA, 1))
         self._rows = np.arange(paths)
+        self._correction: Correction | None = None
         self.peak: Floats = np.zeros((paths, len(questions)))
         """Largest log e so far, by path and question."""
 
     def update(
-        self, treated: Any, pi: Any, value: Any, stratum: Any = 0, heard: Any = None
-    ) -> None:
+        self,
+        treated: Any,
+        pi: Any,
+        value: Any,
+        stratum: Any = 0,
+        heard: Any = None,
+        *,
+        asked: Asked | None = None,
+    ) -> Any:
         """Bet on one unit per path, then learn from it; each argument is a number or one a path.
+        What it counted for.
 
         `heard` (1 or 0 a path): where it is 0 the unit says nothing, and nothing changes.
+        `asked`: `value` is a judge's word, which people's correct.
         """
+        if asked is not None:
+            self._correction = self._correction or Correction(len(self._rows))
+            reading = self._correction.read(value, asked, heard)
+            self._bet(treated, pi, reading, heard)
+            return reading.value
         past = self._past[self._rows, stratum]
-        mean, variance = self._expected(past)
-        spread = pi * (1 - pi)
-        product = (treated - pi) * (value - mean)
-        x = self._sign * (product[:, None] - self._h0 * np.reshape(spread, (-1, 1)))
-        loss_up = np.maximum((1 - pi) * mean, pi * (1 - mean))
-        loss_down = np.maximum((1 - pi) * (1 - mean), pi * mean)
-        loss = np.where(self._up, loss_up[:, None], loss_down[:, None])
-        loss = loss + self._sign * self._h0 * np.reshape(spread, (-1, 1))
-        stake = np.minimum(
-            self._deltas / variance[:, None, None], 0.5 / np.maximum(loss, 1e-9)[:, :, None]
-        )
+        self._bet(treated, pi, Reading(value, *self._expected(past)), heard)
         seen = np.stack(np.broadcast_arrays(1.0, value, np.square(value)), axis=-1)
-        if heard is None:
-            self._logs += np.log1p(stake * x[:, :, None])
-            learned = past * DECAY + seen
-        else:
-            listening = np.asarray(heard, dtype=bool)
-            self._logs += np.log1p(stake * np.where(listening[:, None], x, 0.0)[:, :, None])
-            learned = np.where(listening[:, None], past * DECAY + seen, past)
-        np.maximum(self.peak, self.log_e(), out=self.peak)
+        learned = past * DECAY + seen
+        if heard is not None:
+            learned = np.where(np.asarray(heard, dtype=bool)[:, None], learned, past)
         self._past[self._rows, stratum] = learned
+        return value
+
+    def add(self, seen: Observation) -> float:
+        """Bet on one unit of the only path."""
+        arms = float(seen.treated), seen.propensity
+        return float(np.ravel(self.update(*arms, seen.value, seen.stratum, asked=seen.asked))[0])
+
+    def _bet(self, treated: Any, pi: Any, unit: Reading, heard: Any) -> None:
+        side, spread = treated - pi, np.reshape(pi * (1 - pi), (-1, 1))
+        product = side * (unit.value - unit.mean)
+        x = self._sign * (product[:, None] - self._h0 * spread)
+        x = x - np.reshape(np.abs(side) * unit.doubt, (-1, 1))
+        below, above = unit.mean - unit.low, unit.high - unit.mean
+        loss_up = np.maximum((1 - pi) * below, pi * above)
+        loss_down = np.maximum((1 - pi) * above, pi * below)
+        loss = np.where(self._up, loss_up[:, None], loss_down[:, None])
+        loss = loss + self._sign * self._h0 * spread
+        stake = np.minimum(
+            self._deltas / unit.variance[:, None, None],
+            0.5 / np.maximum(loss, 1e-9)[:, :, None],
+        )
+        if heard is not None:
+            x = np.where(np.asarray(heard, dtype=bool)[:, None], x, 0.0)
+        self._logs += np.log1p(stake * x[:, :, None])
+        np.maximum(self.peak, self.log_e(), out=self.peak)
 
     def keep(self, paths: npt.NDArray[np.intp]) -> None:
         """Go on with these paths alone."""
         self._logs, self._past = self._logs[paths], self._past[paths]
         self.peak, self._rows = self.peak[paths], np.arange(len(paths))
+        if self._correction is not None:
+            self._correction.keep(paths)
+
+    def labels(self) -> list[Labels] | None:
+        """By path, where people correct a judge."""
+        return None if self._correction is None else self._correction.labels()
 
     def _expected(self, past: Floats) -> tuple[Floats, Floats]:
         if self._fixed is not None:
@@ -132,6 +167,15 @@ class Score:
         """log of the e-values now, by path and question."""
         top = self._logs.max(axis=2)
         return np.asarray(top + np.log(np.exp(self._logs - top[:, :, None]).mean(axis=2)))
+
+
+def values_of(observations: Iterable[Observation]) -> list[float]:
+    """What each counts for, in their order."""
+    past = Correction()
+    return [
+        seen.value if seen.asked is None else float(past.read(seen.value, seen.asked).value[0])
+        for seen in observations
+    ]
 
 
 def interval(
@@ -154,7 +198,7 @@ def intervals(
     score = Score([Question(h0, sign) for h0 in points for sign in (1, -1)])
     found = []
     for count, seen in enumerate(observations, 1):
-        score.update(float(seen.treated), seen.propensity, seen.value, seen.stratum)
+        score.add(seen)
         found += [_kept(score, points, level)] * list(after).count(count)
     return found
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from evaluators.fill import label_salt
 from everlearn.clock import Clock
 from everlearn.config import Service
 from everlearn.errors import EverlearnError
@@ -21,6 +22,7 @@ from serving.release import observations
 from serving.release.accounts import Accounts
 from serving.release.decide import Evidence
 from serving.release.failures import FAILURES, OF
+from serving.release.labelled import labelled
 from serving.release.observations import CLOCK_SECONDS
 from serving.release.raters import Raters
 from serving.release.states import Release
@@ -48,6 +50,8 @@ class Counting:
         """When each metric of the release in `_accounts` was last counted, at which snapshot."""
         self._past: tuple[str, dict[str, float]] | None = None
         """Rewards by unit before the release of that id."""
+        self._salt = ""
+        """Of what chance decides about labels; read when first needed."""
 
     def account(self, release: Release) -> Accounts | Watched:
         """The accounts of this release, from the frozen rows where they are not in memory."""
@@ -130,6 +134,11 @@ class Counting:
             due = observations.closed_units(self._lake, self.task.task, release, wanted, window)
             past = self._rewards(release) if due else {}
             new = observations.count(due, wanted, release, accounts.rows + len(rows), past)
+            if wanted.label_share is not None:
+                self._salt = self._salt or label_salt(self._service)
+                told = (self._lake, self.task, self._salt)
+                rows += labelled(*told, due=due, rows=new, wanted=wanted)
+                continue
             rows += raters.limited(self._lake, self.task, due=due, rows=new)
         observations.freeze(self._lake, release.release_id, rows, now)
         accounts.fold(rows)

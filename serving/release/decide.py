@@ -16,6 +16,7 @@ import math
 from typing import NamedTuple
 
 from everlearn.rules import ReleaseRules
+from serving.release.corrected import Labels
 from serving.release.failures import OF, Failed
 from serving.release.states import Phase, Release
 
@@ -54,6 +55,8 @@ class MetricEvidence(NamedTuple):
     """log e-value of harm as it stands."""
     failed: Failed = Failed()
     """Harm by failures alone; of `error_rate`."""
+    labels: Labels | None = None
+    """Where people's words correct a judge's."""
 
 
 class Evidence(NamedTuple):

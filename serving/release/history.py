@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from everlearn.lake.store import Lake
-from serving.release.observations import frozen, worth
+from serving.release.analysis import Observation, values_of
+from serving.release.observations import Counted, frozen, worth
 from serving.release.states import Release, Traffic
 
 
@@ -47,15 +48,23 @@ def unheard(lake: Lake, release_id: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _free(row: Counted) -> Observation | None:
+    """Of a unit that was on the candidate already: nothing was drawn, and its value is known."""
+    return None if row.value is None else Observation(row.treated, 1.0, row.value)
+
+
 def by_arm(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
     """Of both arms: good answers, mean seconds, cost of one, and quality: the primary metric's
     mean over closed units. Plain means, for people."""
     primary = release.parsed_rules.primary
     told = worth(lake, task, release)
-    for row in frozen(lake, release.release_id):
-        arm = told.get("challenger" if row.treated else "champion")
-        if row.metric == primary and row.value is not None and arm is not None:
-            arm.setdefault("values", []).append(row.value)
+    rows = [row for row in frozen(lake, release.release_id) if row.metric == primary]
+    seen = [row.observation or _free(row) for row in rows]
+    there = [each for each in seen if each is not None]
+    for each, value in zip(there, values_of(there), strict=True):
+        arm = told.get("challenger" if each.treated else "champion")
+        if arm is not None:
+            arm.setdefault("values", []).append(value)
     for arm in told.values():
         values = arm.pop("values", [])
         arm["quality"] = sum(values) / len(values) if values else None

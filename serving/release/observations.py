@@ -34,6 +34,7 @@ from everlearn.state import StateConflict
 from everlearn.task import Task
 from gateway.assignment import fraction
 from serving.release.analysis import Observation, propensity
+from serving.release.corrected import Asked
 from serving.release.failures import FAILURES, OF
 from serving.release.states import Rate, Release
 
@@ -63,6 +64,8 @@ class Metric:
     """Range of the grader's values; mapped to 0..1."""
     said: tuple[str, ...] = ()
     """Names of the feedback that it waits for."""
+    label_share: float | None = None
+    """Of the answers that are put before people, whose words correct it."""
 
 
 class Counted(NamedTuple):
@@ -80,13 +83,25 @@ class Counted(NamedTuple):
     """Digests of the users on whose words the value rests; None: not on people's (`raters.py`)."""
     unheard: int | None = None
     """Users whose words were left out."""
+    label_share: float | None = None
+    """With which chance it was to be put before people; None: its value stands as it is."""
+    drawn: bool | None = None
+    label: float | None = None
 
     @property
     def observation(self) -> Observation | None:
         """What it says, if it says anything."""
+        if self.propensity is not None and self.label_share is not None:
+            asked = Asked(self.label_share, bool(self.drawn), _number(self.label))
+            place = self.treated, self.propensity
+            return Observation(*place, _number(self.value), self.stratum, asked)
         if self.propensity is None or self.value is None:
             return None
         return Observation(self.treated, self.propensity, self.value, self.stratum)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def metric(task: Task, release: Release, name: str) -> Metric:
@@ -100,6 +115,10 @@ def metric(task: Task, release: Release, name: str) -> Metric:
     said = tuple(sorted(feedback_names(grader, task.graders)))
     waits = name == rules.primary or said
     low, high = grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0)
+    if name == rules.primary and rules.labels is not None:
+        # The first answer alone: it is the one that chance puts before people, or not.
+        close = rules.closing_seconds + release.answer_seconds
+        return Metric(name, close, low=low, high=high, label_share=release.label_share)
     asked = rules.unit_close_seconds if waits else 0.0
     return Metric(name, asked + release.answer_seconds, asked, low, high, said)
 
@@ -123,6 +142,7 @@ def answer_seconds(rules: ReleaseRules, found: "Reference | None") -> float:
 _ANSWERS = """
     SELECT completion_id, unit, person, stage, received_at, status, latency_ms, assigned AS arm,
         prompt_tokens, completion_tokens, fallback_from IS NOT NULL AS failed_over,
+        status = 'ok' AND response_text IS NOT NULL AS shown,
         CASE assigned WHEN 'challenger' THEN probability ELSE 1 - probability END AS share
     FROM (
         SELECT * REPLACE (coalesce(draw, unit) AS unit), unit AS person,
@@ -174,7 +194,9 @@ scored AS ({scores}),
 heard AS ({heard})
 SELECT due.unit, due.stage, due.arm, due.share, due.former_arm, due.former_stage,
     epoch(due.opened) AS opened, min(answers.person) AS person, avg({value}) AS value,
-    list(answers.completion_id) FILTER (({value}) IS NOT NULL) AS answers
+    list(answers.completion_id) FILTER (({value}) IS NOT NULL) AS answers,
+    arg_min(answers.completion_id, (answers.received_at, answers.completion_id))
+        FILTER (answers.shown) AS first
 FROM due
 JOIN answers ON answers.unit = due.unit AND answers.stage = due.stage
     AND answers.received_at <= due.opened + to_seconds($close)

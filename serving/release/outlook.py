@@ -184,7 +184,7 @@ def foresee(
     enough = stretch.history_seconds >= KNOWN_SECONDS and stretch.history_requests >= KNOWN_REQUESTS
     if not enough or level <= 0 or last_stage(rules) < 0:
         return found
-    pace = _pace(task, rules, stretch, known)
+    pace = _pace(task, release, stretch, known)
     base = known.means[rules.primary]
     effects = sorted({min(effect, round(1 - base, 2)) for effect in EFFECTS[rules.goal]})
     rows = tuple(expected(rules, level, pace, effect) for effect in effects)
@@ -205,7 +205,8 @@ def foresee(
 
     def paced(other: ReleaseRules, heard: float = 0.0) -> Pace:
         there = stretches.get(other.unit, stretch)
-        return _pace(task, other, there._replace(audible=max(heard, there.audible)), known)
+        stretch_then = there._replace(audible=max(heard, there.audible))
+        return _pace(task, release, stretch_then, known, rules=other)
 
     drawn = _redrawn(release, best, stretches, paced)
     ways = (
@@ -216,11 +217,23 @@ def foresee(
     return found._replace(refusal=_refusal(found, best, rules), proposals=ways)
 
 
-def _pace(task: Task, rules: ReleaseRules, stretch: Stretch, known: Seen) -> Pace:
-    """A grader that waits for nobody hears of every unit, once a release runs."""
+def _pace(
+    task: Task,
+    release: Release,
+    stretch: Stretch,
+    known: Seen,
+    *,
+    rules: ReleaseRules | None = None,
+) -> Pace:
+    """By the release's own rules or others. A grader that waits for nobody hears of every unit,
+    once a release runs."""
+    rules = rules or release.parsed_rules
     a_second = stretch.units / stretch.seconds
     asks = needs_people(task.grader(rules.primary), task.graders)
     heard = stretch.audible * stretch.heard / stretch.seconds
+    if rules.labels is not None and release.label_share is not None:
+        # Of labels it wants as many as of thumbs; what the judge saves was seen before the start.
+        return Pace(a_second, a_second * release.label_share * release.label_worth, known.means)
     return Pace(a_second, heard if asks else a_second, known.means)
 
 
@@ -229,7 +242,7 @@ def _by_unit(
 ) -> dict[str, float | None]:
     """How long the largest gain takes by each choice."""
     rules = release.parsed_rules
-    paces = {unit: _pace(task, rules, each, known) for unit, each in stretches.items()}
+    paces = {unit: _pace(task, release, each, known) for unit, each in stretches.items()}
     return {
         unit: expected(rules, release.alpha, pace, best.effect).median
         for unit, pace in paces.items()
@@ -298,7 +311,7 @@ def _ways(
 
     every = first_on_every_answer(task.graders)
     if every is not None and every != rules.primary:
-        days = takes(primary=every, co_primary=None)
+        days = takes(primary=every, co_primary=None, labels=None)
         if days is not None and days <= rules.max_seconds:
             yield f"release.primary: {every}, which scores every answer ({span(days)})"
     if rules.beside is not None:
@@ -342,7 +355,11 @@ REMAINING = """
     SELECT metric, propensity,
         count(value) FILTER (treated) AS candidates, avg(value) FILTER (treated) AS candidate,
         count(value) FILTER (NOT treated) AS champions, avg(value) FILTER (NOT treated) AS champion
-    FROM release_units
+    FROM (
+        -- Where people correct a judge, by their labels alone: the judge may save some of them.
+        SELECT * REPLACE (CASE WHEN label_share IS NULL THEN value ELSE label END AS value)
+        FROM release_units
+    )
     WHERE release_id = ? AND value IS NOT NULL AND propensity IS NOT NULL
     GROUP BY metric, propensity
 """

@@ -6,7 +6,7 @@ their peak, so no crossing is missed by looking seldom.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from everlearn.rules import ReleaseRules
 from gateway.routes import ArmRoute
 from serving.release.accounts import Account, accounts
 from serving.release.analysis import Floats
+from serving.release.corrected import Asked
 from serving.release.decide import Evidence, decide, last_stage
 from serving.release.failures import OF
 from serving.release.states import Phase, Release
@@ -29,6 +30,28 @@ class Rates(NamedTuple):
 
     champion: float
     candidate: float
+
+
+class Labelling(NamedTuple):
+    """Where people label a share of what a judge says of every unit."""
+
+    share: float = 0.05
+    agreement: float = 0.8
+    """How often the judge says what people say."""
+    favour: float = 0.0
+    """How much oftener it finds the candidate's answers good, whatever they are worth."""
+    missing: float = 0.0
+    """Of those to be labelled, not labelled in time."""
+    wait_seconds: float = 14_400.0
+
+    def judged(self, word: Floats, treated: Floats, dice: np.random.Generator) -> Floats:
+        """What the judge says where people say `word`."""
+        said = np.where(dice.random(word.shape) < self.agreement, word, 1 - word)
+        # Of the candidate's answers that it would find bad (or good) so many are turned.
+        turned = self.favour > 0
+        open_ = max(1e-9, float(np.mean(said != turned)))
+        found = (treated > 0) & (dice.random(word.shape) < abs(self.favour) / open_)
+        return np.where(found, float(turned), said)
 
 
 class People(NamedTuple):
@@ -48,6 +71,8 @@ class People(NamedTuple):
     1 in n where conversations of n are."""
     wave: float = 0.0
     """By how much every rate goes up and down in a day."""
+    labels: Labelling | None = None
+    """The primary metric is a judge's, corrected by people; `answering` is then of no matter."""
 
 
 class Pace(NamedTuple):
@@ -94,6 +119,24 @@ def rehearse(
     return stage.play(alpha, runs, most_units)
 
 
+class _Seen(NamedTuple):
+    """What one metric says of the units, by release and place."""
+
+    value: Floats
+    heard: npt.NDArray[np.bool_]
+    drawn: npt.NDArray[np.bool_] | None = None
+    label: Floats | None = None
+
+    def of(self, paths: npt.NDArray[np.intp]) -> "_Seen":
+        """In these releases alone."""
+        return _Seen(
+            self.value[paths],
+            self.heard[paths],
+            None if self.drawn is None else self.drawn[paths],
+            None if self.label is None else self.label[paths],
+        )
+
+
 class _Units(NamedTuple):
     """What opened between two looks, by release and place."""
 
@@ -101,8 +144,8 @@ class _Units(NamedTuple):
     treated: Floats
     propensity: Floats
     """0: it carries no information."""
-    values: Mapping[str, tuple[Floats, npt.NDArray[np.bool_]]]
-    """By metric: values, and whether it heard of the unit."""
+    values: Mapping[str, _Seen]
+    """By metric."""
 
 
 class _Stage:
@@ -149,15 +192,15 @@ class _Stage:
 
     def _open(self, now: float) -> _Units:
         """Units come, are assigned and answered."""
-        pace, runs = self._pace, len(self._alive)
+        pace, people, runs = self._pace, self._people, len(self._alive)
         stages = np.array([release.stage for release in self._releases])
         if pace.epoch_seconds is not None:
             self._crowd.turn(int(now // pace.epoch_seconds), self._dice)
         found = self._crowd.come(self._steps[stages], stages, self._dice)
         treated, propensity, taste = found
         self._exposed += treated.sum(axis=1)
-        wave = self._people.wave * np.sin(2 * np.pi * now / DAY_SECONDS)
-        taste = taste * self._people.taste + wave
+        wave = people.wave * np.sin(2 * np.pi * now / DAY_SECONDS)
+        taste = taste * people.taste + wave
         values = {}
         for name in self._accounts:
             rates = self._rates[name]
@@ -166,10 +209,23 @@ class _Stage:
             rate = np.where(treated > 0, rates.candidate, rates.champion) + own
             value = (self._dice.random((runs, UNITS_A_LOOK)) < rate).astype(float)
             heard = propensity > 0
-            if name == self._rules.primary:
-                heard &= self._answers(treated, value)
-            values[name] = (value, heard)
+            if name != self._rules.primary:
+                values[name] = _Seen(value, heard)
+            elif people.labels is not None:
+                values[name] = self._labelled(people.labels, treated, value, heard)
+            else:
+                values[name] = _Seen(value, heard & self._answers(treated, value))
         return _Units(now, treated, np.maximum(propensity, 0.0), values)
+
+    def _labelled(
+        self, labels: Labelling, treated: Floats, word: Floats, heard: npt.NDArray[np.bool_]
+    ) -> _Seen:
+        """A judge's values, and people's words on some."""
+        dice, shape = self._dice, word.shape
+        judged = labels.judged(word, treated, dice)
+        drawn = dice.random(shape) < labels.share
+        label = np.where(drawn & (dice.random(shape) >= labels.missing), word, np.nan)
+        return _Seen(judged, heard, drawn, label)
 
     def _answers(self, treated: Floats, value: Floats) -> npt.NDArray[np.bool_]:
         """Who says something."""
@@ -182,15 +238,18 @@ class _Stage:
     def _close(self, waiting: list[_Units], now: float) -> list[_Units]:
         """Count what is due, the first that opened first; what is still to come."""
         later = max(0.0, self._pace.slower_seconds - self._pace.answer_seconds)
+        labels = self._people.labels
+        labelled = 0.0 if labels is None else labels.wait_seconds
         left = []
         for units in waiting:
             age = now - units.opened
-            due = (units.treated == 0) | (age >= later)
-            for name, (value, heard) in units.values.items():
-                _count(self._accounts[name], units, value, heard & due)
-            for _, heard in units.values.values():
-                heard &= ~due
-            if age < later:
+            done = (units.treated == 0) | (age >= later)
+            for name, seen in units.values.items():
+                if name == self._rules.primary and age < labelled:
+                    continue
+                _count(self._accounts[name], units, seen._replace(heard=seen.heard & done), labels)
+                seen.heard[done] = False
+            if age < max(later, labelled):
                 left.append(units)
         return left
 
@@ -222,25 +281,32 @@ class _Stage:
                 each.opened,
                 each.treated[left],
                 each.propensity[left],
-                {name: (value[left], heard[left]) for name, (value, heard) in each.values.items()},
+                {name: seen.of(left) for name, seen in each.values.items()},
             )
             for each in waiting
         ]
 
 
-def _count(account: Account, units: _Units, value: Floats, heard: npt.NDArray[np.bool_]) -> None:
+def _count(account: Account, units: _Units, seen: _Seen, labels: Labelling | None) -> None:
     """Place by place, those that were heard of moved to the front in their order."""
-    most = int(heard.sum(axis=1).max(initial=0))
+    most = int(seen.heard.sum(axis=1).max(initial=0))
     if most == 0:
         return
-    order = np.argsort(~heard, axis=1, kind="stable")[:, :most]
-    columns = [np.take_along_axis(each, order, 1) for each in (units.treated, units.propensity)]
-    values, said = (np.take_along_axis(each, order, 1) for each in (value, heard))
+    order = np.argsort(~seen.heard, axis=1, kind="stable")[:, :most]
+
+    def sorted_(rows: Any) -> Any:
+        return None if rows is None else np.take_along_axis(rows, order, 1)
+
+    treated, propensity = sorted_(units.treated), sorted_(units.propensity)
+    values, said, drawn, label = (sorted_(rows) for rows in seen)
     for k in range(most):
-        pi = np.where(said[:, k], columns[1][:, k], 0.5)
+        pi = np.where(said[:, k], propensity[:, k], 0.5)
         if account.name == OF:
-            account.fail_each(columns[0][:, k], pi, said[:, k] & (values[:, k] == 0))
-        account.add_each(columns[0][:, k], pi, values[:, k], 0, said[:, k])
+            account.fail_each(treated[:, k], pi, said[:, k] & (values[:, k] == 0))
+        asked = None
+        if labels is not None and drawn is not None:
+            asked = Asked(labels.share, drawn[:, k], label[:, k])
+        account.add_each(treated[:, k], pi, values[:, k], 0, said[:, k], asked=asked)
 
 
 class _Crowd:

@@ -111,6 +111,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer must not exceed: from the champion's answers before the start."""
     latency_ratio: float = 1.0
     """Times which a candidate's answer may take."""
+    label_share: float | None = None
+    """Of the answers, by a hash of their id: what people label of them corrects the primary."""
+    label_worth: float = 1.0
+    """Labels without the judge that one with it is worth, as it was before the start."""
     cuts: tuple[float, float] | None = None
     """Thirds of the units' mean reward before the start: the strata."""
     latency_mean_ms: float | None = None

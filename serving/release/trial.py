@@ -12,7 +12,7 @@ import numpy as np
 from everlearn.coverage import needs_people
 from everlearn.rules import ReleaseRules
 from everlearn.task import Task
-from serving.release.rehearse import Ends, Pace, People, Rates, rehearse
+from serving.release.rehearse import Ends, Labelling, Pace, People, Rates, rehearse
 from serving.release.seen import DAY_SECONDS, Seen
 from serving.release.states import Phase
 
@@ -42,6 +42,12 @@ class Truth(NamedTuple):
     """How often the metric of every answer says what a person would; None: it sees no difference,
     or is the primary and always right."""
     slower_seconds: float = 0.0
+    label_share: float | None = None
+    """Of the answers, labelled by people, where `release.labels` asks them; None: all of the task's
+    random share."""
+    judge_favour: float = 0.0
+    """How much oftener the judge that they correct finds the candidate's answers good, whatever
+    they are worth."""
 
 
 class Trial(NamedTuple):
@@ -70,7 +76,10 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
     answering = first(truth.answering, heard, ANSWERING if asks else 1.0)
     good = Rates(base, min(1.0, max(0.0, base + truth.effect)))
     agreement = truth.judge_agreement
-    rates = {rules.primary: good if asks or agreement is None else _judged(good, agreement)}
+    labels = _labelling(task, truth)
+    rates = {rules.primary: good}
+    if agreement is not None and labels is None and not asks:
+        rates[rules.primary] = _judged(good, agreement)
     for name in rules.metrics:
         if name == rules.beside and agreement is not None:
             rates[name] = _judged(good, agreement)
@@ -83,6 +92,7 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
         satisfied=truth.response_bias,
         users=truth.users,
         redrawn=_redrawn(rules, truth, known),
+        labels=labels,
     )
     a_day = first(truth.traffic, known.a_day or None, TRAFFIC)
     pace = Pace(
@@ -91,6 +101,19 @@ def trial(task: Task, truth: Truth, known: Seen, level: float) -> Trial:
         epoch_seconds=rules.epoch_seconds or None,
     )
     return Trial(rules, rates, people, pace, level)
+
+
+def _labelling(task: Task, truth: Truth) -> Labelling | None:
+    """How people label, where they correct the primary metric."""
+    if task.release.labels is None:
+        return None
+    usual = Labelling()
+    return Labelling(
+        share=first(truth.label_share, task.labels.random_percent / 100),
+        agreement=first(truth.judge_agreement, usual.agreement),
+        favour=truth.judge_favour,
+        wait_seconds=task.release.closing_seconds,
+    )
 
 
 def _redrawn(rules: ReleaseRules, truth: Truth, known: Seen) -> float:
@@ -122,6 +145,7 @@ def told(asked: Trial, ends: Ends) -> dict[str, Any]:
     primary = asked.rates[asked.rules.primary]
     lost = max(0.0, primary.champion - primary.candidate)
     days = ends.seconds / DAY_SECONDS
+    labels = asked.people.labels
     return {
         "runs": runs,
         "level": round(asked.level, 5),
@@ -129,6 +153,7 @@ def told(asked: Trial, ends: Ends) -> dict[str, Any]:
             "requests_a_day": round(asked.pace.units_per_second * DAY_SECONDS, 1),
             "rates": {name: list(rates) for name, rates in asked.rates.items()},
             **asked.people._asdict(),
+            "labels": labels and labels._asdict(),
         },
         "shares": {
             str(phase): ends.phases.count(phase) / runs
@@ -161,4 +186,15 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         f"median; {result['worse_answers']:g} were worse for it in the mean",
         f"assumed: {assumed['requests_a_day']:g} requests a day, "
         + ", ".join(f"{name} {a:.3g} -> {b:.3g}" for name, (a, b) in assumed["rates"].items()),
+        *_labels(assumed["labels"]),
+    ]
+
+
+def _labels(assumed: Mapping[str, float] | None) -> list[str]:
+    if assumed is None:
+        return []
+    return [
+        f"people label {assumed['share']:.1%} of the answers, the judge says the same in "
+        f"{assumed['agreement']:.0%} and favours the candidate by {100 * assumed['favour']:g} "
+        f"points; a label is waited for {assumed['wait_seconds'] / 3600:g} hours"
     ]

@@ -7,10 +7,12 @@ from contextlib import ExitStack, closing
 
 import msgspec
 
+from evaluators.fill import label_salt
 from everlearn.clock import Clock, SystemClock
 from everlearn.config import Service
 from everlearn.errors import (
     InputError,
+    NotEnoughEvidence,
     NotFound,
     RegistryError,
     ReleaseBusy,
@@ -19,6 +21,7 @@ from everlearn.errors import (
 )
 from everlearn.ids import new_id
 from everlearn.lake.ducklake import open_lake
+from everlearn.lake.store import Lake
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task
 from gateway.routes import ArmRoute
@@ -31,6 +34,7 @@ from serving.release.adapters import ready
 from serving.release.book import Book
 from serving.release.budget import next_level
 from serving.release.decide import last_stage
+from serving.release.labelled import Share, known_share
 from serving.release.observations import frozen
 from serving.release.routing import sync_route
 from serving.release.states import (
@@ -89,11 +93,12 @@ class Desk:
         if self._task.believes_raters and not judged and ungated is None:
             raise InputError(_only_raters(self._task))
         with ExitStack() as stack:
-            refuse_unproven(
-                self._service,
-                self._task,
-                lambda: stack.enter_context(closing(open_lake(self._service, read_only=True))),
-            )
+
+            def lake() -> Lake:
+                return stack.enter_context(closing(open_lake(self._service, read_only=True)))
+
+            refuse_unproven(self._service, self._task, lake)
+            share = None if rules.labels is None else self._label_share(lake())
         asked = Release(
             release_id=new_id("rel"),
             candidate=arm(found),
@@ -103,8 +108,18 @@ class Desk:
             reason=_why(registry, found, ungated),
             ungated=ungated,
             trust_raters=trust_raters,
+            label_share=share and share.share,
+            label_worth=share.worth if share else 1.0,
         )
         return self._begin(asked, lambda: champion(registry, self._task), look)
+
+    def _label_share(self, lake: Lake) -> Share:
+        """What people label to the end of what chance puts before them; NotEnoughEvidence: too
+        little."""
+        found = known_share(lake, self._task, label_salt(self._service), self._clock.now())
+        if found.share is None:
+            raise NotEnoughEvidence(found.refusal(self._task))
+        return found
 
     def _begin(
         self, asked: Release, first: Callable[[], ArmRoute], look: Callable[[Release], None]

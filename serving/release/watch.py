@@ -19,7 +19,8 @@ import numpy as np
 
 from everlearn.rules import ReleaseRules
 from serving.release.accounts import BELOW, plain, questions
-from serving.release.analysis import Floats, Question, Score
+from serving.release.analysis import Floats, Observation, Question, Score
+from serving.release.corrected import Asked
 from serving.release.decide import Evidence, MetricEvidence, harm
 from serving.release.failures import FAILURES, OF, Failures
 from serving.release.observations import Counted
@@ -37,13 +38,32 @@ class Late:
         self.peak: Floats = np.zeros(paths)
         """Largest log e so far, by path."""
 
-    def update(self, treated: Any, pi: Any, value: Any, *, epoch: int, stratum: Any = 0) -> None:
-        """Every bet that has begun by the unit's epoch is made on it."""
+    def add(self, seen: Observation, epoch: int) -> float:
+        """The same, of the only path; what it counted for."""
+        arms = float(seen.treated), seen.propensity
+        counted = self.update(
+            *arms, seen.value, epoch=epoch, stratum=seen.stratum, asked=seen.asked
+        )
+        return float(np.ravel(counted)[0])
+
+    def update(
+        self,
+        treated: Any,
+        pi: Any,
+        value: Any,
+        *,
+        epoch: int,
+        stratum: Any = 0,
+        asked: Asked | None = None,
+    ) -> Any:
+        """Every bet that has begun by the unit's epoch is made on it; what it counted for."""
         while len(self._bets) <= epoch:
             self._bets.append(Score([self._question], self._paths))
-        for bet in self._bets[: epoch + 1]:
-            bet.update(treated, pi, value, stratum)
+        counted = [
+            bet.update(treated, pi, value, stratum, asked=asked) for bet in self._bets[: epoch + 1]
+        ]
         np.maximum(self.peak, self.log_e(), out=self.peak)
+        return counted[0]
 
     def log_e(self) -> Floats:
         """log of the mean over all epochs; a bet that has not begun stands at 1."""
@@ -67,12 +87,8 @@ class _Account:
         seen = row.observation
         if seen is None:
             return
-        self._late.update(
-            *(float(seen.treated), seen.propensity, seen.value),
-            epoch=min(row.stage, EPOCHS - 1),
-            stratum=seen.stratum,
-        )
-        self._values[seen.treated].append(seen.value)
+        counted = self._late.add(seen, min(row.stage, EPOCHS - 1))
+        self._values[seen.treated].append(counted)
 
     def fail(self, row: Counted) -> None:
         if row.observation is not None:
@@ -138,7 +154,7 @@ def verdict(watch: Release, evidence: Evidence, now: float) -> Verdict | None:
     if line is not None:
         after = now - watch.created_at
         return Verdict(True, f"watched after its promotion: {line}, {after:.0f} s after it")
-    over = now - watch.created_at >= rules.watch_seconds + rules.unit_close_seconds
+    over = now - watch.created_at >= rules.watch_seconds + rules.closing_seconds
     if evidence.problem is not None or not over:
         return None
     primary = evidence.primary

@@ -22,7 +22,7 @@ import numpy as np
 from everlearn.graders import ScoreModel
 from everlearn.lake.store import Lake
 from everlearn.task import Task
-from serving.release.analysis import Floats, Observation, Question, Score
+from serving.release.analysis import Floats, Observation, Question, Score, values_of
 from serving.release.history import events
 from serving.release.observations import frozen
 from serving.release.states import WATCH, Traffic, chain
@@ -167,6 +167,8 @@ def _held(
     lake: Lake, task: Task, versions: tuple[str, str], when: tuple[float, float, float]
 ) -> list[Observation]:
     """Units of the champion and of those held back for good, once each."""
+    if task.release.labels is not None:
+        return []  # the judge alone is not believed, and nobody was drawn to be labelled
     (version, before), (begun, ended, now) = versions, when
     primary = task.release.primary
     grader = task.grader(primary)
@@ -200,8 +202,12 @@ def estimate(seen: Sequence[Observation]) -> float | None:
     information = sum(each.propensity * (1 - each.propensity) for each in seen)
     if not information or len({each.treated for each in seen}) < 2:
         return None
-    mean = sum(each.value for each in seen) / len(seen)
-    total = sum((each.treated - each.propensity) * (each.value - mean) for each in seen)
+    counted = values_of(seen)
+    mean = sum(counted) / len(seen)
+    total = sum(
+        (each.treated - each.propensity) * (value - mean)
+        for each, value in zip(seen, counted, strict=True)
+    )
     return float(total / information)
 
 
@@ -221,6 +227,6 @@ def bounded(seen: Sequence[Observation], level: float) -> tuple[float, float]:
 def _kept(seen: Sequence[Observation], points: Floats, level: float) -> Any:
     score = Score([Question(float(h0), sign) for h0 in points for sign in (1, -1)])
     for each in seen:
-        score.update(float(each.treated), each.propensity, each.value, each.stratum)
+        score.add(each)
     rejected = score.peak[0].reshape(-1, 2) >= np.log(2 / level)
     return ~rejected.any(axis=1)
