@@ -115,11 +115,10 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.errors import NotFound
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
+    from serving.release import pairs_ahead
     from serving.release.history import by_arm, events, unheard, untold
     from serving.release.labelled import labels_of
     from serving.release.outlook import REMAINING, remaining
-    from serving.release.pairs_ahead import PAIRED
-    from serving.release.pairs_ahead import standing as standing_pairs
     from serving.release.states import chain
     from serving.release.verbs import Desk
     from serving.release.watch import standing
@@ -147,9 +146,8 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     former = [arm.version for arm in chain(traffic)]
     units = lake.read(REMAINING, [release.release_id]).to_pylist()
     left = remaining(release, units, time.time())
-    paired = standing_pairs(
-        release, lake.read(PAIRED, [release.release_id]).to_pylist(), time.time()
-    )
+    pairs = lake.read(pairs_ahead.PAIRED, [release.release_id]).to_pylist()
+    paired = pairs_ahead.standing(release, pairs, time.time())
     labels = labels_of(lake, release)
     if as_json:
         told: dict[str, Any] = {
