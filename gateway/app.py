@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everlearn import __version__
@@ -36,10 +37,10 @@ def build(parts: Parts) -> FastAPI:
     def key(request: Request) -> None:
         _holder(parts, request)
 
-    with_key = [Depends(key)]
+    keyed = [Depends(key)]
     _feedback(app, parts)
-    app.get("/v1/models", dependencies=with_key)(_models(parts))
-    app.get("/v1/models/{model:path}", dependencies=with_key)(_model(parts))
+    app.get("/v1/models", dependencies=keyed)(_models(parts))
+    app.get("/v1/models/{model:path}", dependencies=keyed)(_model(parts))
     _state(app, parts)
     if settings.metrics:
         _metrics(app, parts)
@@ -99,7 +100,16 @@ def _feedback(app: FastAPI, parts: Parts) -> None:
         return answers if many else answers[0]
 
     for form in FORMATS:
-        app.post(form.path, name=type(form).__name__)(_translated(parts, intake, form))
+        described = {"parameters": _path_parameters(form.path)}
+        route = app.post(form.path, name=type(form).__name__, openapi_extra=described)
+        route(_translated(parts, intake, form))
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    """As OpenAPI describes them: the routes read them off the request themselves."""
+    _, _, names = compile_path(path)
+    schema = {"type": "string"}
+    return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
 
 def _translated(

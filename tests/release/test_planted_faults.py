@@ -84,9 +84,9 @@ def never_fed(patch: pytest.MonkeyPatch) -> None:
     """The sample-ratio check stands there, and nobody tells it anything."""
     count = Account.add_each
 
-    def add_each(self: Account, *unit: Any) -> None:
+    def add_each(self: Account, *unit: Any, **more: Any) -> None:
         kept, self._ratio = self._ratio, None
-        count(self, *unit)
+        count(self, *unit, **more)
         self._ratio = kept
 
     patch.setattr(Account, "add_each", add_each)
@@ -95,25 +95,26 @@ def never_fed(patch: pytest.MonkeyPatch) -> None:
 update = Score.update
 
 
-def self_normalised(self: Score, treated: Any, pi: Any, value: Any, *rest: Any) -> None:
+def self_normalised(self: Score, treated: Any, pi: Any, value: Any, *rest: Any, **more: Any) -> Any:
     """The variance by which a bet is scaled has seen what is bet on."""
     (stratum,) = rest[:1] or (0,)
     past = self._past[self._rows, stratum]
     product = (treated - pi) * (value - past[:, 1] / past[:, 0])
     past[:, 2] += 4 * np.square(product)
     self._past[self._rows, stratum] = past
-    update(self, treated, pi, value, *rest)
+    return update(self, treated, pi, value, *rest, **more)
 
 
-def share_now(self: Score, treated: Any, pi: Any, value: Any, *rest: Any) -> None:
+def share_now(self: Score, treated: Any, pi: Any, value: Any, *rest: Any, **more: Any) -> Any:
     """Every unit is taken to have had the chance that the last step gives."""
-    update(self, treated, 0.5, value, *rest)
+    return update(self, treated, 0.5, value, *rest, **more)
 
 
-def no_peak(self: Score, *unit: Any) -> None:
+def no_peak(self: Score, *unit: Any, **more: Any) -> Any:
     """Only where the e-value stands now."""
-    update(self, *unit)
+    counted = update(self, *unit, **more)
     self.peak = self.log_e()
+    return counted
 
 
 class Fault(NamedTuple):

@@ -133,7 +133,7 @@ def test_a_dry_run_says_prompts_grader_time_and_memory(
     code, said, _ = call(monkeypatch, capsys, *words, *config)
     assert code == 0
     assert "prompts, rewarded by reward = (looked_up) / 1, which needs no right answer" in said
-    assert "GiB and at most 1 min, 2560 answers are graded" in said
+    assert "GiB and at most 1 min in float32, 2560 answers are graded" in said
     assert "the grader scored 8 of 8 logged answers" in said
     code, said, _ = call(monkeypatch, capsys, *words, *config, "--json")
     assert json.loads(said)["rft"]["tried"]["scored"] == 8
