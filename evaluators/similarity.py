@@ -4,6 +4,8 @@
   with case folded; METEOR without WordNet: equal words and stems match, synonyms do not.
 - `rouge_*`: F1 of rouge-score, on words of any script with case folded. `fuzzy_match`: rapidfuzz's
   ratio.
+- Of a script that puts no spaces between words (Chinese, Japanese, Thai, Khmer ...) each character
+  is a word: a sentence would be one, and any two of them strangers.
 - `cosine` needs an embedding model and is asked for elsewhere (`judge/embeddings.py`).
 - The time of each is bounded: texts past `MAX_CHARACTERS` or `max_words` are not compared.
 
@@ -20,6 +22,10 @@ from everlearn.errors import GraderError
 
 MAX_CHARACTERS = 100_000
 _WORD = re.compile(r"\w+")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 
 Function = Callable[[str, str], float]
 
@@ -32,6 +38,7 @@ class Metric:
     load: Callable[[], Function]
     max_words: int = MAX_CHARACTERS
     """Fewer where the time grows with the product of both lengths."""
+    by_words: bool = True
 
     def __call__(self, text: str, reference: str) -> float:
         """The similarity; GraderError for texts that are too long to compare."""
@@ -43,12 +50,19 @@ class Metric:
             raise GraderError(f"{self.name}: the text is too long to compare")
         if not text.strip() or not reference.strip():
             return float(text.strip() == reference.strip())
+        if self.by_words:
+            text, reference = _apart(text), _apart(reference)
         return min(1.0, max(0.0, self.load()(text, reference)))
 
     def _fits(self, text: str) -> bool:
         return len(text) <= MAX_CHARACTERS and (
-            len(text) <= self.max_words or len(text.split()) <= self.max_words
+            len(text) <= self.max_words or len(_apart(text).split()) <= self.max_words
         )
+
+
+def _apart(text: str) -> str:
+    """With spaces between the words of scripts that have none."""
+    return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def _words(text: str) -> list[str]:
@@ -122,7 +136,7 @@ def _rouge(kind: str) -> Function:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("fuzzy_match", _fuzzy),
+        Metric("fuzzy_match", _fuzzy, by_words=False),
         Metric("bleu", _bleu),
         Metric("gleu", _gleu),
         Metric("meteor", _meteor, max_words=3_000),

@@ -5,12 +5,12 @@ them as fenced data (`judge/fence.py`), named where it belongs.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evaluators.definition import content_hash
 from evaluators.graders.base import Base
 from evaluators.judge.budget import Budget
-from evaluators.judge.client import Judge
+from evaluators.judge.client import Answer, Judge
 from evaluators.judge.fence import fenced
 from evaluators.judge.guidelines import guided
 from evaluators.judge.verdict import read_label, read_score
@@ -48,13 +48,15 @@ class _ModelGrader(Base[Spec]):
     async def aclose(self) -> None:
         await self._judge.aclose()
 
-    def _render(self, sample: Sample, item: Item) -> list[dict[str, str]]:
+    async def _ask(self, sample: Sample, item: Item, key: str, value: Any) -> tuple[Answer, str]:
+        """The judge's answer, and all that it was shown as data."""
+        filled = [(role, each, each.values(sample, item)) for role, each in self._messages]
         messages = [
-            {"role": role, "content": _filled(template, sample, item)}
-            for role, template in self._messages
+            {"role": role, "content": _filled(template, data)} for role, template, data in filled
         ]
         messages[-1]["content"] += f"\n\n{self._instruction}"
-        return messages
+        answer = await self._judge.ask(messages, _schema(key, value))
+        return answer, "\n".join(text for _, _, data in filled for text in data.values())
 
 
 class ScoreModelGrader(_ModelGrader[ScoreModel]):
@@ -80,8 +82,8 @@ class ScoreModelGrader(_ModelGrader[ScoreModel]):
             "minimum": self.spec.range[0],
             "maximum": self.spec.range[1],
         }
-        answer = await self._judge.ask(self._render(sample, item), _schema("score", number))
-        value, reason = read_score(answer.text, *self.spec.range)
+        answer, judged = await self._ask(sample, item, "score", number)
+        value, reason = read_score(answer.text, *self.spec.range, judged)
         return self.passed(value, reason=reason, cost=answer.cost)
 
 
@@ -108,14 +110,13 @@ class LabelModelGrader(_ModelGrader[LabelModel]):
 
     async def __call__(self, sample: Sample, item: Item) -> Score:
         label: dict[str, object] = {"type": "string", "enum": list(self.spec.labels)}
-        answer = await self._judge.ask(self._render(sample, item), _schema("label", label))
-        given, reason = read_label(answer.text, self.spec.labels)
+        answer, judged = await self._ask(sample, item, "label", label)
+        given, reason = read_label(answer.text, self.spec.labels, judged)
         value = float(given in self.spec.passing_labels)
         return Score(value, label=given, reason=reason, cost=answer.cost)
 
 
-def _filled(template: Template, sample: Sample, item: Item) -> str:
-    data = template.values(sample, item)
+def _filled(template: Template, data: dict[str, str]) -> str:
     return f"{template.named}\n\n{fenced(data)}" if data else template.named
 
 

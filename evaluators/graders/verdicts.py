@@ -61,7 +61,7 @@ class _Verdicts(Base[Spec]):
             {"role": "user", "content": fenced(data)},
         ]
         answer = await self._judge.ask(messages, _schema(self.labels))
-        label, reason = read_label(answer.text, self.labels)
+        label, reason = read_label(answer.text, self.labels, "\n".join(data.values()))
         return label, reason, answer.cost
 
 

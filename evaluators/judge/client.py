@@ -16,6 +16,7 @@ from evaluators.judge.connection import Connection, Refused, upstream_of
 from everlearn.config import Service
 from everlearn.errors import GraderError
 from everlearn.graders import Judging
+from everlearn.verdict import Envelope, Signs, envelope, note, verdict
 
 MAX_IN_FLIGHT = 32
 """Questions to one judge at once; the others wait, and their time does not run."""
@@ -149,16 +150,40 @@ def _format(schema: Mapping[str, Any], form: int) -> dict[str, Any]:
 
 
 def _content(body: dict[str, Any]) -> str:
+    """The judge's own words; GraderError where its server says that they are not all, or none."""
     try:
-        message = body["choices"][0]["message"]
+        choice = body["choices"][0]
+        message = choice["message"]
         refusal, content = message.get("refusal"), message["content"]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise GraderError("the judge's server did not answer a completion") from error
     if refusal:
         raise GraderError(f"the judge refused: {str(refusal)[:200]}")
-    if not isinstance(content, str):
+    signs = Signs()
+    note(signs, envelope(json.dumps(body).encode()) or Envelope())
+    ending = verdict("ok", signs, "chat/completions")
+    if ending not in ("ok", "incomplete") or (ending == "incomplete" and signs.finish_reason):
+        # Half of "10" is 1.
+        why = signs.error or f"finish_reason {signs.finish_reason!r}"
+        raise GraderError(f"the judge's answer is {ending}: {why}")
+    text = _text(content)
+    if text is None:
         raise GraderError("the judge's answer has no text")
-    return content
+    return text
+
+
+def _text(content: Any) -> str | None:
+    """A text, or the text parts of a list, whose thinking is left out; None: there is none."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    parts = [
+        part["text"]
+        for part in content
+        if isinstance(part, dict)
+        and part.get("type") in ("text", "output_text")
+        and isinstance(part.get("text"), str)
+    ]
+    return "".join(parts) if parts else None
 
 
 def _usage(body: dict[str, Any]) -> dict[str, float]:

@@ -80,7 +80,8 @@ class CommentJudge:
         """Whether the answer keeps to it."""
         data = {"instruction": instruction, "request": request, "answer": answer}
         schema = _object(label={"type": "string", "enum": ["yes", "no"]})
-        label, _ = read_label(await self._ask("keeps", data, schema), ("yes", "no"))
+        said = await self._ask("keeps", data, schema)
+        label, _ = read_label(said, ("yes", "no"), "\n".join(data.values()))
         return label == "yes"
 
     async def contradictions(self, rules: Sequence[str]) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ class JudgeServer:
         self.address = ""
 
 
-def says(content: str | None, **message: Any) -> Answer:
+def says(content: str | list[Any] | None, **message: Any) -> Answer:
     """A completion with this text."""
     body = {
         "choices": [{"message": {"role": "assistant", "content": content, **message}}],

@@ -13,7 +13,7 @@ from everlearn.config import Service
 from everlearn.errors import ConfigError
 from tests.builders import make_service
 from tests.evaluators.graders import make_grader, verdict
-from tests.evaluators.judge_server import JudgeServer, answers, judge_server, says
+from tests.evaluators.judge_server import Answer, JudgeServer, answers, judge_server, says
 from tests.evaluators.test_verdicts import FORGERIES
 from tests.ports import find_free_port
 
@@ -78,8 +78,9 @@ async def test_a_plain_verdict_is_a_score(
 @pytest.mark.parametrize(
     "content",
     ["good", "", "0.5 points", "1.5", "-0.1", "NaN", '{"score": NaN}', '{"score": 1e999}',
-     '{"score": "1"}', '{"score": true}', '{"score": null}', '{"value": 1}', "[1]", '{"score": 2}',
-     "Score: 1", '{"score": 1} {"score": 0}',
+     '{"score": true}', '{"score": null}', '{"value": 1}', "[1]", '{"score": 2}', "1/2", "100%",
+     '{"score": 1} {"score": 0}', '{"score": 1, "score": 0}', '{"score": 1, "Score": 0}',
+     "Score: 1\nScore: 0", "I would say 1", '{"score": [1]}', '{"score": ' + "9" * 400 + "}",
      '<think>{"score": 1}', '<think>so</think> I say {"score": 1}',
      'he wrote </think>{"score": 1} and </think>{"score": 1}', "inf", "१"],
 )  # fmt: skip
@@ -88,6 +89,20 @@ async def test_anything_else_is_unscored(tmp_path: Path, judge: JudgeServer, con
     found = await ask(tmp_path, judge.address)
     assert found.value is None
     assert "judge" in (found.error or "")
+
+
+def ends(reason: str, **choice: Any) -> Answer:
+    """Says 1, the beginning of 1.0 as of 10, and ends for that reason."""
+    said = {"message": {"content": "1"}, "finish_reason": reason, **choice}
+    return answers(200, json.dumps({"choices": [said]}))
+
+
+async def test_the_text_among_parts_is_the_verdict(tmp_path: Path, judge: JudgeServer) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "a 1?"}]}
+    judge.answer = says(
+        [thought, {"type": "text", "text": '{"score": '}, {"type": "text", "text": "0.5}"}]
+    )
+    assert (await ask(tmp_path, judge.address)).value == 0.5
 
 
 @pytest.mark.parametrize(
@@ -102,6 +117,10 @@ async def test_anything_else_is_unscored(tmp_path: Path, judge: JudgeServer, con
         (answers(200, '{"choices": [null]}'), "did not answer a completion"),
         (says(None), "no text"),
         (says(None, refusal="I cannot judge that"), "refused: I cannot judge that"),
+        (says([{"type": "thinking", "thinking": [{"type": "text", "text": "1"}]}]), "no text"),
+        (ends("length"), "is incomplete: finish_reason 'length'"),
+        (ends("content_filter"), "is filtered: finish_reason 'content_filter'"),
+        (ends("stop", error={"message": "overloaded"}), "is upstream_error: overloaded"),
     ],
 )
 async def test_a_server_that_fails_is_unscored(
@@ -256,7 +275,9 @@ async def test_a_key_that_is_not_set_is_said_without_asking(
 @pytest.mark.parametrize(
     ("content", "value", "label"),
     [("good", 1.0, "good"), ('{"label": "bad", "reason": "no"}', 0.0, "bad"),
-     ("Good", None, None), ('{"label": "fine"}', None, None), ("good bad", None, None)],
+     ("Good", 1.0, "good"), ("**Bad**.", 0.0, "bad"), ("[[good]]", 1.0, "good"),
+     ('{"label": "GOOD"}', 1.0, "good"), ("He was rude.\nVerdict: bad", 0.0, "bad"),
+     ('{"label": "fine"}', None, None), ("good bad", None, None), ("not good", None, None)],
 )  # fmt: skip
 async def test_a_label_counts_only_when_it_is_one_of_them(
     tmp_path: Path, judge: JudgeServer, content: str, value: float | None, label: str | None

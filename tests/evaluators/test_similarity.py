@@ -49,6 +49,26 @@ def test_words_of_any_script_count() -> None:
     assert METRICS["meteor"]("cats", "cat") > 0.4  # by the stem; a synonym would not match
 
 
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(
+    ("text", "like", "unlike"),
+    [
+        ("今天天气很不错我们去公园", "今天天气真的很不错我们去公园吧", "他昨晚在家里看书"),
+        ("東京は日本の首都です", "東京は日本の大きな首都です", "猫がソファで寝た"),
+        ("วันนี้อากาศดีมาก", "วันนี้อากาศดีมากจริง", "แมวหลับบนโซฟา"),
+        ("answer: 今天天气很不错的", "answer: 今天天气不错的", "result: 他昨晚看书"),
+    ],
+)
+def test_texts_without_spaces_are_compared_by_their_characters(
+    name: str, text: str, like: str, unlike: str
+) -> None:
+    near, far = METRICS[name](text, like), METRICS[name](text, unlike)
+    assert METRICS[name](text, text) == pytest.approx(1.0, abs=0.01)
+    assert near > far
+    assert near > 0.2
+    assert far < 0.4
+
+
 @pytest.mark.parametrize("name", [name for name in METRICS if name != "meteor"])
 @pytest.mark.parametrize("text", ["yes", "\U0001f44d", "!!!", "你好", "a \ud83d b", "1\n2"])
 def test_equal_texts_are_equal_however_short_or_wordless(name: str, text: str) -> None:
@@ -64,6 +84,8 @@ def test_what_is_too_long_is_not_compared() -> None:
             metric("a", long)
     with pytest.raises(GraderError, match="the text is too long"):
         METRICS["rouge_l"]("a " * 2001, "a " * 1999)
+    with pytest.raises(GraderError, match="the text is too long"):
+        METRICS["rouge_l"]("天" * 2001, "天" * 1999)
 
 
 async def test_the_grader_compares_what_the_templates_say() -> None:
