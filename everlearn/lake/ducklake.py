@@ -164,7 +164,7 @@ class DuckLake:
                 os.close(self._held.pop())
             # Whoever leaves as the last one folds SQLite's log into the catalog.
             with suppress(duckdb.Error):
-                self._connection.execute("FROM ducklake_current_snapshot('lake')")
+                self._connection.execute("FROM ducklake_current_snapshot('lake')").fetchall()
         self._connection.close()
 
     def _count(self, sql: str) -> int:
@@ -272,10 +272,11 @@ class DuckLake:
             return
         with suppress(OSError):
             self._held.append(hold(catalog, *OPEN_DATABASE))
-            # Makes the index, which then stays.
+            # Makes the index, which then stays. An answer that is not fetched would keep its
+            # transaction open, and SQLite's log growing, for as long as this process lives.
+            sql = "FROM ducklake_current_snapshot('lake')"
             self._retried(
-                lambda: self._connection.execute("FROM ducklake_current_snapshot('lake')"),
-                time.monotonic() + RETRY_SECONDS,
+                lambda: self._connection.execute(sql).fetchall(), time.monotonic() + RETRY_SECONDS
             )
             self._held.append(hold(f"{catalog}-shm", *OPEN_INDEX))
 

@@ -1,6 +1,9 @@
 """The lake: tables on first use, transactions, two processes at once, feedback that counts."""
 
 import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -299,3 +302,31 @@ def test_the_catalog_stays_open_while_a_lake_is_and_no_longer(tmp_path: Path) ->
     assert not catalog.with_name("catalog.sqlite-wal").exists()
     locks = Path("/proc/locks").read_text()
     assert f":{catalog.stat().st_ino} " not in locks
+
+
+def test_a_lake_that_is_open_keeps_nobody_from_folding_sqlites_log_into_the_catalog(
+    tmp_path: Path,
+) -> None:
+    """Otherwise the log grows for as long as a process lives, and every read looks through it."""
+    service = make_service(tmp_path)
+    with closing(open_lake(service)) as lake, closing(open_lake(service, read_only=True)) as reader:
+        offset = {"source": "s", "position": 0}
+        lake.commit(lambda transaction: transaction.append("offsets", [offset]))
+        assert reader.read("SELECT position FROM offsets").num_rows == 1
+        assert reader.snapshot_id() == lake.snapshot_id()
+        (catalog,) = tmp_path.rglob("catalog.sqlite")
+        # In a process of its own: SQLite's locks do not hold within one.
+        program = (
+            "import sqlite3, sys; catalog = sqlite3.connect(sys.argv[1]); "
+            "print(catalog.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchone())"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", program, str(catalog)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert told.stdout.strip() == "(0, 0, 0)"
+        assert catalog.with_name("catalog.sqlite-wal").stat().st_size == 0
+        assert reader.read("SELECT position FROM offsets").num_rows == 1
