@@ -1,7 +1,8 @@
 """Event log to lake, exactly once: one loop over the bus seam.
 
 - Rows, dead letters and positions are written in one lake transaction.
-- Every transaction reads the positions first: what another collector has stored is dropped here.
+- Every transaction moves the positions on from where this collector left them; where another has
+  moved them meanwhile it reads them first, and drops what that one has stored.
 - A record seen before under another position (a shipper that sent twice) is dropped by its
   gateway id and sequence number.
 - Nothing that a record holds stops the stream.
@@ -22,6 +23,10 @@ from everlearn.log.bus import EventSource, Record
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+COMMIT_SHARE = 0.1
+"""Of a core, for commits of small batches: where one costs much, the next comes later."""
+LATEST_SECONDS = 1.2
+"""But not later than that: what was answered is to stand in the lake after two seconds."""
 
 _HIGHEST = """
 SELECT max(seq) AS seq FROM (
@@ -35,6 +40,10 @@ UNION ALL
 SELECT seq, feedback_id FROM feedback WHERE gateway_id = $1 AND seq BETWEEN $2 AND $3
 UNION ALL
 SELECT seq, NULL FROM dead_letters WHERE gateway_id = $1 AND seq BETWEEN $2 AND $3"""
+
+
+class Outrun(Exception):
+    """Another collector has stored something of the same sources."""
 
 
 class Stored(NamedTuple):
@@ -65,6 +74,8 @@ class Collector:
         """Per source: where our last commit left it."""
         self._ahead = False
         """The source has handed out what is not stored: it must be set back first."""
+        self._cost_seconds = 0.0
+        """Processor time of the last commit."""
         lake.commit(fence)
         source.seek(positions(lake))
 
@@ -103,18 +114,30 @@ class Collector:
         reached: dict[str, int] = {}
         for record in records:
             reached[record.source] = max(record.position + 1, reached.get(record.source, 0))
-        done = self._lake.commit(lambda transaction: self._write(transaction, records, reached))
+        started = time.thread_time()
+        try:
+            done = self._lake.commit(lambda transaction: self._write(transaction, records, reached))
+        except Outrun:
+            # What that one has stored may be sent here again.
+            self._reached.clear()
+            self._highest.clear()
+            done = self._lake.commit(lambda transaction: self._write(transaction, records, reached))
+        self._cost_seconds = time.thread_time() - started
         for record in records:
             if record.seq > self._highest.get(record.gateway_id, 0):
                 self._highest[record.gateway_id] = record.seq
-        self._reached |= reached
+        for source, position in reached.items():
+            self._reached[source] = max(position, self._reached.get(source, 0))
         self._source.committed(reached)
         return done
 
     def _gather(self, timeout_seconds: float) -> tuple[list[Record], float]:
         """A batch and how long it gathered. Batches are closed `max_batch_seconds` apart, so that
-        what came during a commit does not wait as long again."""
+        what came during a commit does not wait as long again, and further apart where commits cost
+        more than their share."""
         limits, records, size = self._limits, list[Record](), 0
+        apart = min(LATEST_SECONDS, self._cost_seconds / COMMIT_SHARE)
+        apart = max(limits.max_batch_seconds, apart)
         started = time.monotonic()
         deadline = started + timeout_seconds
         while len(records) < limits.max_batch_rows and size < limits.max_batch_bytes:
@@ -123,7 +146,7 @@ class Collector:
             found = self._source.poll(rows, room, left)
             if found and not records:
                 started = time.monotonic()
-                due = max(started, self._gathered_at + limits.max_batch_seconds)
+                due = max(started, self._gathered_at + apart)
                 deadline = min(due, started + timeout_seconds)
             records += found
             size += sum(len(record.payload) for record in found)
@@ -135,19 +158,29 @@ class Collector:
     def _write(
         self, transaction: Transaction, records: Sequence[Record], reached: dict[str, int]
     ) -> Stored:
-        before = _positions(transaction.query, list(reached))
-        if any(before.get(source, 0) != self._reached.get(source, 0) for source in reached):
-            # What another collector has stored may be sent here again.
-            self._highest.clear()
+        before = self._move(transaction, reached)
         fresh = [item for item in records if item.position >= before.get(item.source, 0)]
         fresh = self._unseen(transaction, fresh)
         batch = Batch(fresh)
         for name, rows in batch.tables():
             transaction.append(name, rows)
-        move(transaction, before, reached)
         repeated = len(records) - len(fresh)
         size = sum(len(record.payload) for record in fresh)
         return Stored(len(records), batch.rows, repeated, batch.dead_letters, size, 0.0, batch.told)
+
+    def _move(self, transaction: Transaction, reached: dict[str, int]) -> dict[str, int]:
+        """Set the positions to what is reached; where they were. Outrun if they are not where we
+        left them."""
+        left = {source: self._reached[source] for source in reached if source in self._reached}
+        if len(left) == len(reached):
+            if advance(transaction, left, reached) != len(reached):
+                raise Outrun
+            return left
+        before = _positions(transaction.query, list(reached))
+        if any(before.get(source, 0) != self._reached.get(source, 0) for source in reached):
+            self._highest.clear()
+        move(transaction, before, reached)
+        return before
 
     def _unseen(self, transaction: Transaction, records: Sequence[Record]) -> list[Record]:
         """Without those that the lake holds; only numbers not above the highest are looked up."""
@@ -213,15 +246,28 @@ def _positions(
     return {row["source"]: row["position"] for row in query(sql, sources)}
 
 
+def advance(transaction: Transaction, left: Mapping[str, int], reached: Mapping[str, int]) -> int:
+    """Move those sources on that stand where they were left; how many did."""
+    if not left:
+        return 0
+    rows = ", ".join(f"(${n}, ${n + 1}, ${n + 2})" for n in range(2, 2 + 3 * len(left), 3))
+    sql = f"""
+        UPDATE offsets SET position = v.position, updated_at = $1
+        FROM (VALUES {rows}) v(source, was, position)
+        WHERE offsets.source = v.source AND offsets.position = v.was"""
+    values = [
+        value for source, was in left.items() for value in (source, was, max(was, reached[source]))
+    ]
+    moved: int = transaction.query(sql, [datetime.now(UTC), *values])[0]["Count"]
+    return moved
+
+
 def move(transaction: Transaction, before: dict[str, int], reached: dict[str, int]) -> None:
     """Write how far each source has been read; `before` is what this transaction found."""
     now = datetime.now(UTC)
-    for source, position in reached.items():
-        if source in before:
-            transaction.query(
-                "UPDATE offsets SET position = ?, updated_at = ? WHERE source = ?",
-                [max(position, before[source]), now, source],
-            )
+    advance(
+        transaction, {source: before[source] for source in reached if source in before}, reached
+    )
     new = [
         {"source": source, "position": position, "updated_at": now}
         for source, position in reached.items()

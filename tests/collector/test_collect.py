@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.collect import Collector, Stored, positions
+from collector.collect import LATEST_SECONDS, Collector, Stored, positions
 from collector.ledger import ledger, totals
 from collector.wal_source import WalSource
 from everlearn.config import Collector as Limits
@@ -63,9 +63,15 @@ def test_batches_are_bounded_in_rows_and_bytes(service: Service, lake: DuckLake)
     assert max(sizes) <= 3
 
 
-def test_batches_are_closed_their_seconds_apart_whatever_a_commit_takes(
-    service: Service, lake: DuckLake
+@pytest.mark.parametrize(("share", "apart"), [(100.0, 0.5), (1e-6, LATEST_SECONDS)])
+def test_batches_are_closed_their_seconds_apart_and_further_where_commits_are_dear(
+    service: Service,
+    lake: DuckLake,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    apart: float,
 ) -> None:
+    monkeypatch.setattr("collector.collect.COMMIT_SHARE", share)
     wal = WalWriter(service.wal_path, 0, service.gateway.capture)
     limits = Limits(max_batch_seconds=0.5)
     collector = Collector(WalSource(service.wal_path), lake, limits)
@@ -83,7 +89,7 @@ def test_batches_are_closed_their_seconds_apart_whatever_a_commit_takes(
     def stored(batch: Stored) -> None:
         batches.append(batch)
         closed.append(time.monotonic())
-        time.sleep(0.3)  # a slow commit: what comes meanwhile waits 0.2 s more, not 0.5 s
+        time.sleep(0.3)  # a slow commit: what comes meanwhile waits 0.3 s less
 
     for _ in range(4):
         collector.step(5.0, stored)
@@ -91,8 +97,8 @@ def test_batches_are_closed_their_seconds_apart_whatever_a_commit_takes(
     thread.join()
     wal.close()
     assert all(batch.records > 1 for batch in batches[1:])
-    assert all(0.0 < batch.oldest_seconds < 0.45 for batch in batches[1:])
-    assert closed[-1] - closed[0] > 3 * 0.4
+    assert all(0.0 < batch.oldest_seconds < apart - 0.05 for batch in batches[1:])
+    assert closed[-1] - closed[0] > 3 * (apart - 0.1)
 
 
 def test_segments_are_freed_once_stored_but_never_the_newest(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_of_two_collectors_that_store_the_same_batch_the_second_repeats_and_drop
     fill_wal(service, completions(6))
     batches: list[Stored] = []
     ours.step(0.0, batches.append)
-    assert ours.tries == 2
+    assert ours.tries == (3 if before else 2)
     assert [(batch.rows, batch.repeated) for batch in batches] == [(0, 6)]
     assert column(lakes[0], COUNT) == column(lakes[0], DISTINCT) == [before + 6]
     for lake in lakes:
