@@ -19,15 +19,24 @@ from typing import Any, NamedTuple
 from everlearn.config import Service
 from everlearn.errors import EverlearnError, NotEnoughEvidence, TrainingBusy, TrainingError
 from everlearn.task import Task, base_model_path, heldout_grader
-from registry.versions import Registry
+from registry.versions import BASE, Registry
 from trainer import adapter as adapters
 from trainer.checkpoint import Checkpoints, keeping
 from trainer.early import METHODS, Early, answered, stopping, unstopped
 from trainer.evidence import Exam, examine, mean
+from trainer.lessons.rows import AUTHOR
 from trainer.lock import Held, holding
 from trainer.looks import Looks, looking, unwatched
 from trainer.methods import Method
-from trainer.methods.auto import choose, helped, highest, little_to_gain, over_budget, reserved
+from trainer.methods.auto import (
+    choose,
+    helped,
+    highest,
+    little_to_gain,
+    nothing_to_win,
+    over_budget,
+    reserved,
+)
 from trainer.outcome import Outcome, check_scored, describe, probe_prompts, run_params, standing
 from trainer.plan import Plan, training_data
 from trainer.record import begun, end, opened, outcome_of, over
@@ -178,6 +187,7 @@ class _Learning:
         self.exam_seconds = time.monotonic() - self.started
         self.report(f"champion {self.champion.version}: {describe(self.select, before)}")
         check_scored(before, self.task)
+        self._check_room()
         import_trainers()
         for method in self.plan.methods:
             if self._done_before(method):
@@ -193,6 +203,21 @@ class _Learning:
         name, reason = choose({name: each.exam.scores for name, each in self.trials.items()})
         self.report(f"chosen: {reason}")
         return self._register(self.trials[name], reason, before)
+
+    def _check_room(self) -> None:
+        """NotEnoughEvidence where `auto` cannot make anything better. What comments ask for is no
+        matter of right or wrong, and a champion of another upstream was not asked here."""
+        rules = self.task.release
+        asked = self.plan.method == "auto" and rules.goal == "better" and not self.trials
+        elsewhere = self.task.champion is not None and self.champion.version == BASE
+        if not asked or elsewhere or any(row.author == AUTHOR for row in self.data.rows):
+            return
+        top = highest(self.task.grader(heldout_grader(self.task)))
+        why = nothing_to_win(self.before.scores, top, rules.smallest_effect)
+        if why is not None:
+            raise NotEnoughEvidence(
+                f"task {self.task.task}: nothing to learn yet: {why}; with `--method` it trains"
+            )
 
     def _spared(self, method: Method) -> str | None:
         """Why `auto` does not try it."""

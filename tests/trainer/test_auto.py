@@ -11,6 +11,7 @@ from trainer.methods.auto import (
     helped,
     highest,
     little_to_gain,
+    nothing_to_win,
     over_budget,
     paired,
     reserved,
@@ -119,6 +120,20 @@ def test_what_is_not_tried_could_never_win_and_what_is_could(wrong: int) -> None
     scores = [1.0] * (100 - wrong) + [0.0] * wrong
     chosen, _ = choose({"sft": scores, "rft": [1.0] * 100})
     assert (little_to_gain({"sft": scores}, 1.0) is None) == (chosen == "rft")
+
+
+def test_nothing_is_trained_where_the_champion_leaves_nothing_that_matters() -> None:
+    assert nothing_to_win([1.0] * 97, 1.0, 0.05) == (
+        "the champion has 1.000 on 97 select rows: a version without a fault would gain at most "
+        "0.030 < release.smallest_effect 0.05"
+    )
+    # Few rows do not tell, nor do two faults in a hundred.
+    assert nothing_to_win([1.0] * 58, 1.0, 0.05) is None
+    assert nothing_to_win([1.0] * 59, 1.0, 0.05) is not None
+    assert nothing_to_win([*[1.0] * 98, 0.0, 0.0], 1.0, 0.05) is None
+    assert nothing_to_win([*[0.99] * 98, 0.5, None], 1.0, 0.05) is None
+    for scores, top in (([], 1.0), ([None] * 9, 1.0), ([1.0] * 99, None), ([5.0] * 99, 1.0)):
+        assert nothing_to_win(scores, top, 0.05) is None
 
 
 def test_there_is_always_something_to_gain_where_nobody_knows_the_best_value() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean
 
+from scipy.stats import beta
+
 from everlearn.graders import Grader, Multi, ScoreModel
 from trainer.methods import Method, TrainingData, dpo, hindsight, kto, rft, sft
 
@@ -19,6 +21,9 @@ METHODS: tuple[Method, ...] = tuple(
 )
 NOISE = 1.645
 """Standard errors of the paired difference within which two methods are equal."""
+
+SURE = 0.95
+"""That nothing is left to win, one-sided."""
 
 RFT_SHARE = 0.4
 """Of the budget, kept for RFT until something cheaper has helped: it is the only one that learns
@@ -97,6 +102,22 @@ def little_to_gain(trials: Mapping[str, Scores], top: float | None) -> str | Non
     return (
         f"not tried: {best} has {top - gap:.3f} on {rows} select rows; a method without a fault "
         f"would lead by {gap:.3f} <= {noise:.3f}, which is what they can show"
+    )
+
+
+def nothing_to_win(champion: Scores, top: float | None, effect: float) -> str | None:
+    """Why no method need be tried: one without a fault would beat the champion by less than the
+    smallest gain that matters, by the upper bound of Clopper and Pearson on what it lacks."""
+    known = [score for score in champion if score is not None]
+    if top != 1.0 or not known or not 0 <= min(known) <= max(known) <= top:
+        return None
+    lacks = sum(top - score for score in known)
+    at_most = 1.0 if lacks >= len(known) else beta.ppf(SURE, lacks + 1, len(known) - lacks)
+    if at_most >= effect:
+        return None
+    return (
+        f"the champion has {fmean(known):.3f} on {len(known)} select rows: a version without a "
+        f"fault would gain at most {at_most:.3f} < release.smallest_effect {effect:g}"
     )
 
 
