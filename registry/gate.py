@@ -37,7 +37,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What an exam found: `exam.json` of the version's run."""
+    """What an exam found: kept in `decisions/gate.json` of the version's run."""
 
     task: str
     champion: str

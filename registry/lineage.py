@@ -116,26 +116,6 @@ def account(registry: Registry, lake: Lake, task: str, version: str) -> Account:
     )
 
 
-def describe(registry: Registry, lake: Lake, task: str, version: str) -> Account:
-    """Write the account on the version, as its description in MLflow, with a link to its run."""
-    told = account(registry, lake, task, version)
-    if told.run_id is not None:
-        run = ask(registry.client.get_run, told.run_id)
-        link = f"#/experiments/{run.info.experiment_id}/runs/{told.run_id}"
-        text = f"{lines(told)[0]}\n\n" + "\n".join(f"- {line}" for line in lines(told)[1:])
-        text += f"\n- [run {told.run_id}]({link}): metrics, `manifest.json` names every row"
-        ask(registry.client.update_model_version, task, version, text[:5000])
-        trained = told.rows.get("train", {})
-        registry.tag(
-            task,
-            version,
-            rows=str(sum(trained.values())),
-            units=str(told.units.get("train", 0)),
-            replayed=told.parents["replayed"] or "",
-        )
-    return told
-
-
 def lines(told: Account) -> list[str]:
     """The account for people; the first line is its head."""
     known = "not known"

@@ -12,6 +12,7 @@ from typing import Any
 
 from everlearn.config import Service
 from everlearn.task import Task
+from registry.page import scheduled
 from registry.record import metric_name
 from registry.versions import ask, connect, experiment_id
 from trainer.snapshot import Snapshot
@@ -39,7 +40,8 @@ class TrainingRun:
             self.run_id = run_id
             ask(self.client.update_run, run_id, "RUNNING")
             return
-        run = ask(self.client.create_run, self.experiment_id, tags={"everlearn.task": task.task})
+        tags = {"everlearn.task": task.task, **scheduled(service)}
+        run = ask(self.client.create_run, self.experiment_id, tags=tags)
         self.run_id = run.info.run_id
 
     def params(self, values: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
     from everlearn.process_log import set_up
     from everlearn.task import load_task
     from registry.judgement import judge
+    from registry.page import describe, picture
     from registry.versions import Registry
     from serving.exam import examine
     from serving.release.verbs import Desk
@@ -36,12 +37,13 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
     set_up(service.logging, "gate")
     declared = load_task(service, task)
     registry, desk = Registry(service), Desk(service, declared)
+    lake = open_lake(service, read_only=True)
     try:
         evidence = examine(
             service,
             declared,
             registry,
-            open_lake(service, read_only=True),
+            lake,
             version,
             traffic=desk.book.traffic(task),
             report=_progress(),
@@ -49,6 +51,8 @@ def command(task: str, version: str, as_json: bool, config_path: str | None) -> 
     finally:
         desk.close()
     verdict = judge(registry, evidence, declared.gate, declared.release.margin)
+    picture(registry, registry.get(task, version), evidence, verdict)
+    describe(service, registry, lake, task, version)
     if as_json:
         click.echo(json.dumps({"task": task, "version": version, **verdict._asdict()}))
     else:

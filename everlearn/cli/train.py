@@ -77,6 +77,7 @@ def command(
     task = load_task(service, task_name)
 
     from evaluators.quarantine import released
+    from registry.page import describe
     from registry.versions import Registry
     from trainer.lock import holding
     from trainer.plan import plan
@@ -130,6 +131,7 @@ def command(
             )
         made = left if left is not None and goes_on else planned(lake, snapshot_id)
         outcome = train(service, task, made, registry, _say, held)
+        describe(service, registry, lake, task.task, outcome.version)
     _print_outcome(outcome, as_json)
 
 

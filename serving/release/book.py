@@ -62,18 +62,22 @@ class Book:
 
         self._amend(task, without)
 
-    def tell_registry(self, task: str, registry: Callable[[], Registry]) -> None:
-        """Empty the outbox of notes, in their order; RegistryError leaves the rest for later."""
+    def tell_registry(self, task: str, registry: Callable[[], Registry]) -> set[str]:
+        """Empty the outbox of notes, in their order; RegistryError leaves the rest for later. The
+        versions that were told about."""
+        told = set()
         while (found := self.read(task)) is not None and found[0].notes:
             first = found[0].notes[0]
-            _apply(registry(), task, first)
+            if _apply(registry(), task, first) and first.version is not None:
+                told.add(first.version)
 
-            def without(traffic: Traffic, told: Note = first) -> Traffic:
+            def without(traffic: Traffic, note: Note = first) -> Traffic:
                 # Somebody else may have told it meanwhile.
-                left = traffic.notes[traffic.notes[:1] == (told,) :]
+                left = traffic.notes[traffic.notes[:1] == (note,) :]
                 return msgspec.structs.replace(traffic, notes=left)
 
             self._amend(task, without)
+        return told
 
     def _amend(self, task: str, make: Callable[[Traffic], Traffic]) -> None:
         """Change the outbox of whatever document there is by now: nothing else is touched."""
@@ -108,7 +112,8 @@ def _append(transaction: Transaction, task: str, events: tuple[Event, ...]) -> N
         transaction.append("releases", rows)
 
 
-def _apply(registry: Registry, task: str, note: Note) -> None:
+def _apply(registry: Registry, task: str, note: Note) -> bool:
+    """Whether there is a version to tell of."""
     if note.version not in (None, BASE):
         there = {each.version for each in registry.versions(task)}
         if note.version not in there:
@@ -117,7 +122,7 @@ def _apply(registry: Registry, task: str, note: Note) -> None:
                 "%s: version %s is gone from the registry: not told that %s is %s (%s)",
                 *(task, note.version, note.kind, note.name, note.reason or "no reason given"),
             )
-            return
+            return False
     if note.kind == "alias":
         registry.set_alias(task, note.name, note.version)
     elif note.version is not None:
@@ -127,3 +132,4 @@ def _apply(registry: Registry, task: str, note: Note) -> None:
             # Told before a kill and moved on since, or changed by hand: traffic does not depend
             # on it, the reason says what was meant.
             registry.tag(task, note.version, unapplied=f"{note.name}: {note.reason} ({error})")
+    return True

@@ -24,6 +24,7 @@ from everlearn.errors import ConfigError, RegistryError, ServingError
 from everlearn.lake.ducklake import open_lake
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task, load_task
+from registry.page import describe
 from registry.versions import Registry
 from serving.release import pairs
 from serving.release.accounts import Accounts
@@ -257,7 +258,8 @@ class TaskLoop:
         if self._clock.now() < self._registry_after:
             return
         try:
-            self._book.tell_registry(name, self.registry)
+            for version in self._book.tell_registry(name, self.registry):
+                describe(self._service, self.registry(), self._lake, name, version)
         except RegistryError as error:
             self._registry_after = self._clock.now() + REGISTRY_PAUSE_SECONDS
             log.warning("%s: the registry is told later: %s", name, error)

@@ -33,8 +33,13 @@ def plain() -> dict[str, dict[str, Any]]:
 
 
 def ours() -> dict[str, dict[str, Any]]:
-    """Those of an image that is built here."""
-    return {name: one for name, one in services().items() if "build" in one}
+    """Those of an image that is built of deploy/Dockerfile."""
+    built = {name: one["build"] for name, one in services().items() if "build" in one}
+    return {
+        name: services()[name]
+        for name, build in built.items()
+        if build["dockerfile"] == "deploy/Dockerfile"
+    }
 
 
 def environment(name: str) -> dict[str, str]:

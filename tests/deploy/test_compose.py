@@ -55,8 +55,9 @@ def test_secrets_come_from_the_environment_only() -> None:
 def test_every_image_is_pinned() -> None:
     for service in services().values():
         assert "build" in service or re.search(r":v?\d+\.\d+", service["image"]), service
-    for image in re.findall(r"^FROM (\S+:\S+)", (ROOT / "deploy" / "Dockerfile").read_text(), re.M):
-        assert re.search(r":\d+\.\d+\.\d+", image), image
+    built = "".join(file.read_text() for file in (ROOT / "deploy").rglob("Dockerfile"))
+    for image in re.findall(r"^FROM (\S+:\S+)", built, re.M):
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
 
 
 def test_every_service_has_a_health_check_but_what_runs_once() -> None:

@@ -26,6 +26,7 @@ from everlearn.stack import processes
 from everlearn.supervise import STOP_SECONDS
 from tests.deploy.compose import (
     CONFIG,
+    ROOT,
     environment,
     images,
     of_everlearn,
@@ -235,6 +236,14 @@ def test_mlflow_keeps_its_runs_and_artifacts_alike(started: dict[str, Process]) 
     here = here[here.index("mlflow") :]
     assert here[:2] == there[:2] == ["mlflow", "server"]
     assert here[here.index("--port") + 1] == there[there.index("--port") + 1] == "5000"
-    for option, kind in (("--backend-store-uri", "sqlite:///"), ("--artifacts-destination", "/")):
-        assert here[here.index(option) + 1].startswith(kind)
-        assert there[there.index(option) + 1].startswith(kind)
+    for option, file, kept in (
+        ("--backend-store-uri", "sqlite:///", "postgresql+psycopg://everlearn@postgres/mlflow"),
+        ("--artifacts-destination", "/", "s3://mlflow/"),
+    ):
+        assert here[here.index(option) + 1].startswith(file)
+        assert there[there.index(option) + 1].startswith(kept)
+    assert "mlflow" in (ROOT / "deploy" / "postgres" / "databases.sql").read_text()
+    assert "/data/mlflow" in services()["s3"]["entrypoint"][-1]
+    lines = (ROOT / "requirements" / "mlflow.txt").read_text().splitlines()
+    distributions = {line.split("==")[0] for line in lines}
+    assert {"psycopg", "psycopg-binary", "boto3"} <= distributions

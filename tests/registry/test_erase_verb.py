@@ -12,9 +12,8 @@ from everlearn.cli import main
 from everlearn.lake.ducklake import open_lake
 from registry.states import VersionState
 from tests.builders import make_service
-from tests.registry.conftest import Shelf
+from tests.registry.conftest import House, Shelf
 from tests.registry.test_erasure import SECRET, kept, trained
-from tests.registry.test_lineage import House
 from trainer.lock import holding
 from trainer.workplace import Workplace
 

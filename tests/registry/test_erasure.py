@@ -11,8 +11,7 @@ from everlearn.cli import main
 from everlearn.lake.ducklake import open_lake
 from registry.erasure import PROBES, TABLE, redact, without_probes, without_texts
 from registry.versions import ModelVersion
-from tests.registry.conftest import Shelf
-from tests.registry.test_lineage import House, row
+from tests.registry.conftest import House, Shelf, row
 
 COLUMNS = ["step", "completion_id", "prompt", "completion", "reward", "reason", "runs"]
 SECRET = "Ann Smith, 12 Elm Street"

@@ -2,98 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from everlearn.cli import main
-from everlearn.lake.ducklake import DuckLake, open_lake
-from registry.lineage import account, describe
+from registry.lineage import account
 from registry.origin import base_digest, code_version
 from registry.states import VersionState
-from registry.units import Use, uses
-from registry.versions import PREFIX, ModelVersion
-from tests.registry.conftest import Shelf
-
-AT = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class House:
-    """A shelf of versions and the lake that they learned from."""
-
-    shelf: Shelf
-    lake: DuckLake
-
-    def version(self, digest: str, rows: list[dict[str, Any]]) -> ModelVersion:
-        """One version, made of one snapshot of these rows, as the trainer logs it."""
-        snapshot = f"snap_{self.shelf.task}_{digest}"
-        adapter = self.shelf.service.root / f"trained-{digest}"
-        adapter.mkdir()
-        (adapter / "everlearn.json").write_text('{"template_hash": "te11"}')
-        made = self.shelf.put(digest)
-        assert made.run_id is not None
-        client = self.shelf.registry.client
-        from mlflow.entities import Dataset, DatasetInput
-
-        entry = Dataset(snapshot, "d1", "lake", "SELECT 1", profile="{}")
-        client.log_inputs(made.run_id, [DatasetInput(entry)])
-        client.log_dict(made.run_id, {"rows": rows}, "manifest.json")
-        for key, value in {"seed": 7, "champion": "base", "sft.learning_rate": 0.01}.items():
-            client.log_param(made.run_id, key, value)
-        self.shelf.registry.tag(self.shelf.task, made.version, snapshot_id=snapshot, method="sft")
-        counts: dict[str, dict[str, int]] = {}
-        for row in rows:
-            kinds = counts.setdefault(row["split"], {})
-            kinds[row["kind"]] = kinds.get(row["kind"], 0) + 1
-        head = {
-            **{"snapshot_id": snapshot, "task": self.shelf.task, "content_hash": "c0ffee"},
-            **{"lake_snapshot": 5, "counts": counts, "created_at": AT},
-        }
-
-        def write(transaction: Any) -> None:
-            transaction.append("snapshots", [head])
-            named = [{**row, "snapshot_id": snapshot} for row in rows]
-            transaction.append("snapshot_rows", named)
-
-        self.lake.commit(write)
-        return made
-
-    def erase(self, unit: str) -> None:
-        """As an erasure leaves the lake."""
-        sql = "DELETE FROM snapshot_rows WHERE unit = ?"
-        self.lake.commit(lambda transaction: transaction.query(sql, [unit]))
-
-    def uses(self, unit: str) -> list[Use]:
-        return uses(self.shelf.registry, self.lake, unit, [self.shelf.task])
-
-
-@pytest.fixture
-def house(shelf: Shelf) -> Iterator[House]:
-    lake = open_lake(shelf.service)
-    yield House(shelf, lake)
-    lake.close()
-
-
-def row(number: int, unit: str, split: str = "train", kind: str = "accepted") -> dict[str, Any]:
-    reason = "no_consent" if split == "dropped" else None
-    return {
-        **{"completion_id": f"cmpl_{number}", "unit": unit, "split": split, "kind": kind},
-        **{"dropped_reason": reason, "row_hash": f"h{number}"},
-    }
-
-
-ROWS = [
-    row(1, "ann"),
-    row(2, "ann"),
-    row(3, "bob", kind="replay"),
-    row(4, "cid", "gate"),
-    row(5, "ann", "dropped"),
-]
+from tests.registry.conftest import AT, ROWS, House, row
 
 
 def test_a_version_tells_its_rows_its_program_and_its_base(house: House) -> None:
@@ -167,16 +84,6 @@ def test_erased_rows_are_missed_and_the_version_that_knows_them_is_named(house: 
     assert (use.versions[0]["version"], use.versions[0]["served"]) == ("1", True)
     assert house.uses("nobody") == []
     assert not any(each.erased for each in house.uses("cid"))
-
-
-def test_the_account_is_the_versions_description_in_mlflow(house: House) -> None:
-    house.version("aaaa", ROWS)
-    describe(house.shelf.registry, house.lake, house.shelf.task, "1")
-    entry = house.shelf.registry.client.get_model_version(house.shelf.task, "1")
-    assert "- train 3 rows of 2 units: 2 accepted, 1 replay" in entry.description
-    assert f"/runs/{entry.run_id}" in entry.description
-    assert entry.tags[f"{PREFIX}rows"] == "3"
-    assert entry.tags[f"{PREFIX}units"] == "2"
 
 
 def test_the_verb_finds_a_version_by_number_or_name_and_refuses_what_is_not_there(

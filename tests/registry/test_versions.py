@@ -1,7 +1,8 @@
-"""Versions, aliases and states against a real MLflow server."""
+"""Versions, aliases and states against real MLflow servers: on files, and on Postgres and S3 as
+docker-compose.yml runs it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,42 @@ from everlearn.errors import InputError, NotFound, RegistryError
 from registry.states import VersionState
 from registry.versions import Registry
 from tests.builders import make_service
-from tests.registry.conftest import Shelf
+from tests.deploy.compose import environment, services
+from tests.mlflow_server import mlflow_server
+from tests.ports import free_ports
+from tests.postgres import Postgres
+from tests.registry.conftest import Shelf, make_shelf
+from tests.s3 import KEYS, S3
+
+
+@pytest.fixture(scope="module")
+def distributed_address(
+    postgres_server: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """MLflow told as docker-compose.yml tells it, but for hosts, database and keys."""
+    words = services()["mlflow"]["command"].split()
+    database, artifacts = (
+        words[words.index(option) + 1]
+        for option in ("--backend-store-uri", "--artifacts-destination")
+    )
+    driver, bucket = database.split("://")[0], artifacts.split("/")[2]
+    s3.bucket(bucket)
+    own = postgres_server.url(postgres_server.database()).split("://")[1]
+    assert "MLFLOW_S3_ENDPOINT_URL" in environment("mlflow")
+    (port,) = free_ports(1)
+    with mlflow_server(
+        tmp_path_factory.mktemp("mlflow"),
+        port,
+        database=f"{driver}://{own}",
+        artifacts=artifacts,
+        environment={**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint},
+    ) as address:
+        yield address
+
+
+@pytest.fixture(params=["mlflow_address", "distributed_address"])
+def shelf(tmp_path: Path, request: pytest.FixtureRequest) -> Shelf:
+    return make_shelf(tmp_path, request.getfixturevalue(request.param))
 
 
 def test_a_registered_version_is_found_with_its_adapter_in_place(shelf: Shelf) -> None:
