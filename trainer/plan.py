@@ -38,6 +38,8 @@ class Plan:
     """Which runs may end early, or why none does."""
     judged: Callable[[], str | None] = lambda: None
     """Why nothing can be learned from the reward now: a judge may lose its vote meanwhile."""
+    by_schedule: bool = False
+    """Nobody named a method or a snapshot: what has nothing to win is not trained."""
 
     @property
     def reason(self) -> str:
@@ -110,10 +112,14 @@ def plan(
     )
     refusal = too_little(snapshot, task, methods, left_out)
     # A retraining by schedule waits for news; whoever names a method or a snapshot does not.
-    if refusal is None and method is None and snapshot_id is None:
+    by_schedule = method is None and snapshot_id is None
+    if refusal is None and by_schedule:
         refusal = nothing_new(lake, registry, snapshot, task)
     early_stop = forecast(task.train, snapshot.side("select"))
-    return Plan(snapshot, name, tuple(methods), left_out, refusal, champion, early_stop, judged)
+    return Plan(
+        *(snapshot, name, tuple(methods), left_out, refusal, champion, early_stop, judged),
+        by_schedule=by_schedule,
+    )
 
 
 def unrewarded(lake: Lake, task: Task, salt: str) -> str | None:

@@ -205,10 +205,10 @@ class _Learning:
         return self._register(self.trials[name], reason, before)
 
     def _check_room(self) -> None:
-        """NotEnoughEvidence where `auto` cannot make anything better. What comments ask for is no
-        matter of right or wrong, and a champion of another upstream was not asked here."""
+        """NotEnoughEvidence where a scheduled training cannot make anything better. What comments
+        ask for is no matter of right or wrong; a champion of another upstream was not asked."""
         rules = self.task.release
-        asked = self.plan.method == "auto" and rules.goal == "better" and not self.trials
+        asked = self.plan.by_schedule and rules.goal == "better"
         elsewhere = self.task.champion is not None and self.champion.version == BASE
         if not asked or elsewhere or any(row.author == AUTHOR for row in self.data.rows):
             return

@@ -109,6 +109,26 @@ def test_auto_says_what_it_tried_what_each_reached_and_why_it_chose(world: World
     assert any(line.startswith("chosen: ") for line in world.lines)
 
 
+def test_a_scheduled_training_ends_before_it_begins_where_nothing_is_left_to_win(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world.lake, world.name)
+    asked = []
+
+    def nothing(scores: Any, top: Any, effect: float) -> str:
+        asked.append((set(scores), top, effect))
+        return "the champion is perfect"
+
+    monkeypatch.setattr("trainer.run.nothing_to_win", nothing)
+    with pytest.raises(NotEnoughEvidence, match="nothing to learn yet: the champion is perfect"):
+        world.train()
+    assert asked == [({0.0, 1.0}, 1.0, world.task.release.smallest_effect)]
+    (run,) = world.runs()
+    assert run.data.tags["everlearn.outcome"] == "not_enough_evidence"
+    assert world.registry.versions(world.name) == []
+    assert not any("step" in line for line in world.lines)
+
+
 def test_auto_tries_the_dearer_where_something_is_left_and_stops_at_the_budget(
     tmp_path: Path, model: Path, mlflow: str
 ) -> None:

@@ -220,7 +220,8 @@ def _users(program: Program) -> Iterator[None]:
 
 
 def _resident(process: psutil.Process) -> Any:
+    """Bytes; what processes share, as torch's code, is counted once."""
     try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:
+        return process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
