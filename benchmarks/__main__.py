@@ -14,6 +14,8 @@ ROWS = (
     "gateway",
     "gateway_bounds",
     "training",
+    "learning",
+    "evidence",
     "release",
 )
 """One module per group of figures, each runnable by itself: `python -m benchmarks.wal`."""

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from everlearn.errors import ConfigError, TrainingError
+from everlearn.rules import Train
 from everlearn.task import Task
 from tests.trainer.examples import accepted
 from tests.trainer.tiny import question
 from trainer import adapter as adapters
 from trainer.machine import native_bf16
-from trainer.methods import TrainingData, sft
+from trainer.methods import TrainingData, kto, sft
 from trainer.render import Example
 from trainer.replay import padded
 from trainer.workbench import Workbench, fit, seeded, shuffled_cycles
@@ -62,6 +63,28 @@ def test_rows_come_as_often_as_their_weight_says_within_limits() -> None:
 
 def test_equal_weights_are_seen_equally_often() -> None:
     assert set(Counter(shuffled_cycles(5, [2.0] * 5, 50, 3)).values()) == {10}
+
+
+def test_rows_that_are_all_believed_less_are_learned_from_as_fast() -> None:
+    weights = [0.5, 0.125, 1.0, 0.125]
+    less = [weight / 4 for weight in weights]
+    assert shuffled_cycles(4, less, 100, 0) == shuffled_cycles(4, weights, 100, 0)
+    assert shuffled_cycles(4, [0.5, 0.5, 1.0, 0.5], 100, 0) != shuffled_cycles(4, weights, 100, 0)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_kto_shows_each_side_by_what_its_rows_weigh_against_each_other(scale: float) -> None:
+    def side(tokens: range) -> list[tuple[Example, float]]:
+        return [(Example((1,), (token,)), scale * (1.0 if token % 2 else 0.25)) for token in tokens]
+
+    train = Train(batch_size=8)
+    shown = Counter(
+        row["completion_ids"][0]
+        for row in kto.layout(side(range(8)), side(range(8, 16)), train, 50)
+    )
+    assert len(shown) == 16
+    assert sum(shown.values()) == 400
+    assert all(shown[even] < 0.45 * shown[even + 1] for even in range(0, 16, 2))
 
 
 def test_each_batch_holds_its_share_of_replay(model: Path, tmp_path: Path) -> None:
