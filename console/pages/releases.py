@@ -45,12 +45,17 @@ _ALL = f"""
 """
 _UNITS = f"""
     WITH counted AS (
-        SELECT position, treated, value, closed_at FROM release_units
-        WHERE release_id = ? AND metric = ? AND value IS NOT NULL
+        SELECT position, treated, label_share, coalesce(value, 0.5) + CASE
+            WHEN drawn AND label IS NOT NULL THEN (label - coalesce(value, 0.5)) / label_share
+            ELSE 0 END AS value
+        FROM release_units
+        WHERE release_id = ? AND metric = ? AND (value IS NOT NULL OR label_share IS NOT NULL)
     ), width AS (SELECT greatest(1, (max(position) + 1) / {BUCKETS}.0) AS size FROM counted)
-    SELECT floor(position / size) AS bucket, treated, count(*) AS n, sum(value) AS total
+    SELECT floor(position / size) AS bucket, treated, count(*) AS n, sum(value) AS total,
+        count(label_share) > 0 AS corrected
     FROM counted, width GROUP BY ALL ORDER BY bucket
 """
+"""With people's labels of the random share each value is worth what they say, in the mean."""
 _LAST_OF = "SELECT task FROM releases GROUP BY task ORDER BY max(created_at) DESC LIMIT 1"
 
 
@@ -212,20 +217,23 @@ def _wagers(events: list[dict[str, Any]], metric: str) -> Markup:
 
 
 def _means(source: Source, chosen: str, metric: str) -> Markup:
-    """The running mean of both arms by counted unit."""
+    """The running mean of both arms by counted unit, of what people say where they correct it."""
     if not chosen:
         return Markup("")
     curves: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     sums, seen = {False: (0, 0.0), True: (0, 0.0)}, 0
-    for row in source.rows(_UNITS, [chosen, metric]):
+    rows = source.rows(_UNITS, [chosen, metric])
+    corrected = ", corrected by labels" if any(row["corrected"] for row in rows) else ""
+    for row in rows:
         n, total = sums[row["treated"]]
         sums[row["treated"]] = n + row["n"], total + row["total"]
         seen += row["n"]
         n, total = sums[row["treated"]]
-        curves[row["treated"]].append((float(seen), total / n))
+        curves[row["treated"]].append((float(seen), min(1.0, max(0.0, total / n))))
     return lines(
         [Line("champion", curves[False]), Line("candidate", curves[True])],
-        label=f"running mean of {metric} by counted unit", across="units", low=0.0, high=1.0,
+        label=f"running mean of {metric}{corrected} by counted unit", across="units",
+        low=0.0, high=1.0,
     )  # fmt: skip
 
 
