@@ -55,8 +55,8 @@ class Completion(msgspec.Struct, kw_only=True, tag="completion", omit_defaults=T
     version: str | None = None
     arm: Arm | None = None
     probability: float | None = None
-    """Of this unit getting this arm, at the moment of assignment, among champion and challenger;
-    for `holdback` the holdback share."""
+    """Of this unit getting this arm, at the moment of assignment, among champion and challenger (or
+    each one of several); for `holdback` the holdback share."""
     release: str | None = None
     stage: int | None = None
     """Index of the release step that was in force at assignment."""

@@ -6,6 +6,9 @@
   the very units that were assigned.
 - Champion or challenger is a hash of (release, epoch, unit): a unit stays on the challenger as its
   share grows, and is drawn anew in the next epoch and by the next release.
+- Of several challengers a hash chooses one for each unit, for the whole release and whoever of them
+  is dropped; champion or that one is drawn as above. Who was drawn for one that was dropped is on
+  the champion for certain, so the draw between the champion and any other is what it was.
 - While a promotion is watched, more are held back by a hash of (release, stage, unit).
 """
 
@@ -21,7 +24,10 @@ class Assignment(NamedTuple):
 
     arm: Arm
     probability: float
-    """Of this arm among champion and challenger; for `holdback` the share by which it was drawn."""
+    """Of this arm among champion and challenger, or each one challenger of several; for `holdback`
+    the share by which it was drawn."""
+    which: int = 0
+    """Of several challengers."""
 
 
 def fraction(*parts: str) -> float:
@@ -29,14 +35,15 @@ def fraction(*parts: str) -> float:
     return _place(_number(*parts))
 
 
-_ALONE = Assignment("champion", 1.0)
+ALONE = Assignment("champion", 1.0)
+"""Where nothing is drawn, or the draw leaves no choice."""
 
 
 def assign(route: TaskRoute, task: str, unit: str, drawn: str | None = None) -> Assignment:
     """The arm of `unit`, a user, under `route`; `drawn`: what `draw` says, by default of him alone
     in the first epoch."""
-    if route.challenger is None and route.holdback is None:
-        return _ALONE
+    if route.challenger is None and route.holdback is None and not route.challengers:
+        return ALONE
     if route.holdback is not None:
         held = route.holdback_share
         if held > 0 and fraction("holdback", task, unit) < held:
@@ -44,15 +51,29 @@ def assign(route: TaskRoute, task: str, unit: str, drawn: str | None = None) -> 
     place = _place(drawn or _number(*_salt(route, task), unit))
     if route.holdback is not None and place < route.watch_share:
         return Assignment("holdback", route.watch_share)
+    if route.challengers and route.watch_share <= 0:
+        return _of_several(route, place)
     share = 0.0 if route.challenger is None or route.watch_share > 0 else route.challenger_share
     if place < share:
         return Assignment("challenger", share)
     return Assignment("champion", 1.0 - share)
 
 
+def _of_several(route: TaskRoute, place: float) -> Assignment:
+    count, share = len(route.challengers), route.challenger_share
+    which = min(count - 1, int(place * count))
+    pi = share / (share + count * (1.0 - share))
+    if place * count - which >= share:
+        return Assignment("champion", 1.0 - pi)
+    if route.challengers[which] is None:
+        return ALONE
+    return Assignment("challenger", pi, which)
+
+
 def draw(route: TaskRoute, draft: Completion) -> str | None:
     """The number of the unit that is drawn, its identity in the release; None: nobody is."""
-    if route.unit is None or (route.challenger is None and route.watch_share <= 0):
+    drawn = route.challenger is not None or route.challengers or route.watch_share > 0
+    if route.unit is None or not drawn:
         return None
     return _number(*_salt(route, draft.task or "", draft.received_at), _who(route, draft))
 

@@ -13,11 +13,11 @@ from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 
-from everlearn.events import Arm, Completion, Status
+from everlearn.events import Completion, Status
 from everlearn.ids import marked, new_id
 from everlearn.telemetry import OPERATIONS
 from gateway import shadow
-from gateway.assignment import assign, draw
+from gateway.assignment import Assignment, assign, draw
 from gateway.caller import Caller, request_id
 from gateway.dialect import Undo, tokens_of
 from gateway.http.body import Body, names_one_model, read_body, with_model
@@ -326,12 +326,13 @@ class Exchange:
         route = parts.table.routes.get(model)
         draft.completion_id = marked(draft.completion_id, None if route is None else model)
         unit = caller.identify(draft, body.safety_identifier, body.user)
-        arm: Arm | None = None
+        drawn: Assignment | None = None
         if route is not None:
             draft.task, draft.release, draft.stage = model, route.release, route.stage
             draft.draw = draw(route, draft)
-            arm, draft.probability = assign(route, model, unit, draft.draw)
-        targets = self._hot.targets.of(model, route, arm)
+            drawn = assign(route, model, unit, draft.draw)
+            draft.probability = drawn.probability
+        targets = self._hot.targets.of(model, route, drawn)
         if holder is not None:
             parts.keyring.enter(holder, draft.task)
             self._holder = holder

@@ -15,6 +15,7 @@ import msgspec
 
 from everlearn.events import Completion, Status
 from everlearn.ids import marked
+from gateway.assignment import ALONE
 from gateway.hot import Exchange, Hot
 from gateway.http.body import with_model
 from gateway.http.client import Client, Work
@@ -136,7 +137,7 @@ class Passing(Exchange):
         caller.identify(draft, None, None)
         if route is not None and model is not None:
             draft.task, self._model = model, model
-            targets = self._hot.targets.of(model, route, "champion")
+            targets = self._hot.targets.of(model, route, ALONE)
         elif parts.default_upstream is None:
             message = f"There is no default upstream to pass {request.path.decode('latin-1')} to."
             raise Refusal(404, message, "no_default_upstream")

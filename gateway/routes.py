@@ -48,6 +48,9 @@ class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     champion: ArmRoute
     challenger: ArmRoute | None = None
+    challengers: tuple[ArmRoute | None, ...] = ()
+    """Of a release of several, instead of `challenger` (all that older gateways know): each has an
+    equal part of `challenger_share`. None: dropped, the champion answers its part."""
     holdback: ArmRoute | None = None
     release: _Name | None = None
     """Salt of the assignment hash: units are reshuffled by the next release."""
@@ -59,7 +62,8 @@ class TaskRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: float = 0.0
     """Unix seconds from which epochs are counted."""
     challenger_share: _Share = 0.0
-    """Of the units not held back, 0 to 1. As it grows, a unit on the challenger stays there."""
+    """Of the units not held back, 0 to 1. As it grows, a unit on the challenger stays there; of
+    several it is the share of all together."""
     holdback_share: _Share = 0.0
     """Of all units, 0 to 1; chosen by a hash of task and unit that no release changes."""
     watch_share: _Share = 0.0

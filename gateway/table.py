@@ -119,6 +119,6 @@ def first_arm(task: Task) -> ArmRoute:
 
 
 def _arms(route: TaskRoute) -> Iterator[ArmRoute]:
-    for arm in (route.champion, route.challenger, route.holdback):
+    for arm in (route.champion, route.challenger, *route.challengers, route.holdback):
         if arm is not None:
             yield arm

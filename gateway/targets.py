@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from everlearn.events import Arm
+from gateway.assignment import Assignment
 from gateway.http.wire import Refusal
 from gateway.parts import Parts
 from gateway.routes import ArmRoute, TaskRoute
@@ -55,29 +56,31 @@ class Targets:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._routes: dict[str, TaskRoute] = {}
-        self._chains: dict[tuple[str, Arm], list[Target]] = {}
+        self._chains: dict[tuple[str, Arm, int], list[Target]] = {}
 
-    def of(self, model: str, route: TaskRoute | None, arm: Arm | None) -> list[Target]:
+    def of(self, model: str, route: TaskRoute | None, drawn: Assignment | None) -> list[Target]:
         """Who is asked for `model`; Refusal(404) if it is no task and there is no default."""
-        if route is None or arm is None:
+        if route is None or drawn is None:
             return self._passed_through(model)
+        arm, _, which = drawn
         routes = self._parts.table.routes
         if routes is not self._routes:
             self._routes, self._chains = routes, {}
-        chain = self._chains.get((model, arm))
+        chain = self._chains.get((model, arm, which))
         if chain is None:
-            chain = self._chains[model, arm] = self._chain(model, route, arm)
+            chain = self._chains[model, arm, which] = self._chain(model, route, arm, which)
         return chain
 
     def upstream_of(self, task: str, route: ArmRoute) -> Upstream:
         """Who serves an arm: the one it names, else the task's."""
         return self._parts.upstreams[route.upstream or self._parts.tasks[task].upstream]
 
-    def _chain(self, task: str, route: TaskRoute, arm: Arm) -> list[Target]:
+    def _chain(self, task: str, route: TaskRoute, arm: Arm, which: int) -> list[Target]:
         champion = self._target(task, "champion", route.champion)
         chain = [champion]
-        if arm == "challenger" and route.challenger is not None:
-            chain.insert(0, self._target(task, "challenger", route.challenger))
+        challenger = route.challengers[which] if route.challengers else route.challenger
+        if arm == "challenger" and challenger is not None:
+            chain.insert(0, self._target(task, "challenger", challenger))
         elif arm == "holdback" and route.holdback is not None:
             chain = [
                 self._target(task, "holdback", route.holdback),

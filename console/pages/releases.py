@@ -21,6 +21,7 @@ from console.render import page
 from console.source import Asked, Asks, Read, Source
 from console.steering import run
 from everlearn.errors import EverlearnError, InputError, NotFound
+from serving.release.challengers import every
 from serving.release.outlook import REMAINING, remaining
 from serving.release.pairs_ahead import PAIRED, InShadow
 from serving.release.pairs_ahead import standing as standing_pairs
@@ -133,7 +134,8 @@ def _page(
     if show and show not in {row["release_id"] for row in history}:
         raise NotFound(f"task {task} has no release {show} among its last {RELEASES}")
     chosen = show or latest or (history[0]["release_id"] if history else "")
-    shown = traffic.release if traffic and chosen == latest else None
+    several = every(traffic) if traffic else ()
+    shown = next((each for each in several if each.release_id == chosen), None)
     events = _events(source, traffic, task, chosen)
     units = source.rows(REMAINING, [chosen]) if shown else []
     rules = shown.parsed_rules if shown else asked.all[task].release

@@ -1,6 +1,6 @@
 """`everlearn release`: start, show, try out or abort the release of a version."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -39,6 +39,12 @@ command.add_command(simulate)
     is_flag=True,
     help="Even if the traffic seen lately cannot decide it within release.max_seconds.",
 )
+@click.option(
+    "--also",
+    metavar="VERSION",
+    multiple=True,
+    help="Another challenger at once; they share the traffic, the best that is proven is promoted.",
+)
 @click.option("--wait", is_flag=True, help="Until it is decided; exit 0 only if promoted.")
 @json_option
 @config_option
@@ -48,6 +54,7 @@ def start(
     ungated: str | None,
     trust_raters: bool,
     anyway: bool,
+    also: tuple[str, ...],
     wait: bool,
     as_json: bool,
     config_path: str | None,
@@ -82,13 +89,17 @@ def start(
         if ahead[-1].refused is not None and not anyway:
             raise NotEnoughEvidence(f"version {version} not released: {ahead[-1].refused}")
 
-    release = desk.start(Registry(service), version, ungated, trust_raters=trust_raters, look=look)
+    release = desk.start(
+        Registry(service), version, ungated, also=also, trust_raters=trust_raters, look=look
+    )
     expected = ahead[-1]
     if as_json and not wait:
-        told = {"release_id": release.release_id, "alpha": release.alpha}
+        told = {"release_id": release.release_id, "alpha": release.alpha, "also": also}
         click.echo(json.dumps({"task": task, "version": version, **told, **expected.told()}))
     elif not as_json:
         click.echo(f"{task}: release {release.release_id} of version {version}: {release.reason}")
+        if also:
+            click.echo(f"beside it version {', '.join(also)}, each with an equal part of all")
         click.echo("\n".join(expected.lines(release.parsed_rules)))
         if release.label_share is not None:
             click.echo(starting(release))
@@ -115,10 +126,7 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     from everlearn.errors import NotFound
     from everlearn.lake.ducklake import open_lake
     from everlearn.task import load_task
-    from serving.release import pairs_ahead
-    from serving.release.history import by_arm, events, unheard, untold
-    from serving.release.labelled import labels_of
-    from serving.release.outlook import REMAINING, remaining
+    from serving.release.challengers import every
     from serving.release.states import chain
     from serving.release.verbs import Desk
     from serving.release.watch import standing
@@ -135,54 +143,31 @@ def show(task: str, plot: str | None, as_json: bool, config_path: str | None) ->
     traffic = Desk(service, declared).book.traffic(task)
     if traffic is None or traffic.release is None:
         raise NotFound(f"task {task} never had a release: its first champion answers")
-    release = traffic.release
+    release, now = traffic.release, time.time()
     lake = open_lake(service, read_only=True)
-    rows = events(lake, task, release.release_id)
     if path is not None:
         draw_release(path, task, release, story(lake, task, release), traffic.budget)
-    rows += untold(traffic, rows, release.release_id)
-    arms = by_arm(lake, task, release)
-    left_out = unheard(lake, release.release_id)
+    found = [_facts(lake, task, each, traffic, now) for each in every(traffic)]
     former = [arm.version for arm in chain(traffic)]
-    units = lake.read(REMAINING, [release.release_id]).to_pylist()
-    left = remaining(release, units, time.time())
-    pairs = lake.read(pairs_ahead.PAIRED, [release.release_id]).to_pylist()
-    paired = pairs_ahead.standing(release, pairs, time.time())
-    labels = labels_of(lake, release)
     if as_json:
+        front, *beside = (facts.told() for facts in found)
         told: dict[str, Any] = {
+            **front,
             "task": task,
-            "version": release.candidate.version,
-            "phase": str(release.phase),
-            "percent": release.percent,
-            "reason": release.reason,
-            "holding": release.holding,
-            "remaining": left and left._asdict(),
-            "shadow_pairs": paired and paired._asdict(),
-            "labels": labels and labels._asdict(),
+            "beside": beside,
             "champion": traffic.champion.version,
             "former_champions": former,
             "watch": traffic.watch and msgspec.to_builtins(traffic.watch),
-            "arms": arms,
-            "unheard": left_out,
-            "release": msgspec.to_builtins(release),
-            "events": rows,
         }
         click.echo(json.dumps(told, default=str))
         return
-    click.echo(_headline(task, release, traffic.champion.version))
-    for line in [each.line() for each in (left, paired, labels) if each is not None]:
-        click.echo(f"  {line}")
+    for facts in found:
+        click.echo(_headline(task, facts.release, traffic.champion.version))
+        click.echo("".join(f"{line}\n" for line in facts.lines(share)), nl=False)
     if former:
         click.echo(f"  `everlearn rollback {task} --to VERSION` goes back to: {', '.join(former)}")
     if traffic.watch is not None:
-        click.echo(f"  {standing(traffic.watch, time.time())}")
-    for arm, told in arms.items():
-        click.echo(_arm(arm, told, release.parsed_rules.primary))
-    for row in left_out:
-        click.echo(_unheard(row, share))
-    for row in rows:
-        click.echo(_line(row, release.created_at))
+        click.echo(f"  {standing(traffic.watch, now)}")
 
 
 @command.command()
@@ -251,24 +236,97 @@ def worth(task: str, since: str | None, as_json: bool, config_path: str | None) 
     sys.exit(0 if found.gain is not None else 3)
 
 
+class _Facts(NamedTuple):
+    """What is told of one challenger's release."""
+
+    release: "Release"
+    events: list[dict[str, Any]]
+    arms: dict[str, dict[str, Any]]
+    unheard: list[dict[str, Any]]
+    remaining: Any
+    shadow_pairs: Any
+    labels: Any
+
+    def told(self) -> dict[str, Any]:
+        """For programs."""
+        import msgspec
+
+        release = self.release
+        found = self._asdict()
+        for name in ("remaining", "shadow_pairs", "labels"):
+            found[name] = found[name] and found[name]._asdict()
+        return {
+            "version": release.candidate.version,
+            "phase": str(release.phase),
+            "percent": release.percent,
+            "reason": release.reason,
+            "holding": release.holding,
+            **found,
+            "release": msgspec.to_builtins(release),
+        }
+
+    def lines(self, share: float) -> list[str]:
+        """For people, below the headline."""
+        release = self.release
+        ahead = (self.remaining, self.shadow_pairs, self.labels)
+        return [
+            *(f"  {each.line()}" for each in ahead if each is not None),
+            *(_arm(arm, told, release.parsed_rules.primary) for arm, told in self.arms.items()),
+            *(_unheard(row, share) for row in self.unheard),
+            *(_line(row, release.created_at) for row in self.events),
+        ]
+
+
+def _facts(lake: Any, task: str, release: "Release", traffic: Any, now: float) -> _Facts:
+    from serving.release import pairs_ahead
+    from serving.release.history import by_arm, events, unheard, untold
+    from serving.release.labelled import labels_of
+    from serving.release.outlook import REMAINING, remaining
+
+    name = release.release_id
+    rows = events(lake, task, name)
+    units = lake.read(REMAINING, [name]).to_pylist()
+    pairs = lake.read(pairs_ahead.PAIRED, [name]).to_pylist()
+    return _Facts(
+        release,
+        rows + untold(traffic, rows, name),
+        by_arm(lake, task, release),
+        unheard(lake, name),
+        remaining(release, units, now),
+        pairs_ahead.standing(release, pairs, now),
+        labels_of(lake, release),
+    )
+
+
 def _follow(desk: Any, lake: Any, task: str, release_id: str, as_json: bool) -> str:
     """Say each event as it comes; the phase at the end."""
     import json
     import time
 
+    from serving.release.challengers import every
     from serving.release.history import events
 
     told = 0
     while True:
-        release = desk.book.traffic(task).release
-        rows = events(lake, task, release_id)
+        traffic = desk.book.traffic(task)
+        several = every(traffic)
+        mine = release_id in (each.release_id for each in several)
+        names = [each.release_id for each in several] if mine else [release_id]
+        rows = sorted((row for name in names for row in events(lake, task, name)), key=_at)
         for row in rows[told:]:
             click.echo(json.dumps(row, default=str) if as_json else _line(row, rows[0]["at"]))
         told = len(rows)
-        pending = desk.book.traffic(task).events
-        if release.release_id != release_id or (not release.active and not pending):
-            return str(release.phase) if release.release_id == release_id else "replaced"
+        if not mine:
+            return "replaced"
+        if not traffic.release.active and not traffic.events:
+            phases = {str(each.phase) for each in several}
+            known = [phase for phase in EXIT if phase in phases]
+            return (known or sorted(phases))[0]
         time.sleep(1.0)
+
+
+def _at(row: dict[str, Any]) -> float:
+    return float(row["at"])
 
 
 def _headline(task: str, release: "Release", champion: str) -> str:

@@ -52,6 +52,13 @@ UNITS = ("auto", "user", "conversation", "request")
     help="Instead: both versions answer every prompt, and a judge compares them unseen.",
 )
 @click.option(
+    "--challengers",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="So many at once, of whom the first has the effect and the others none.",
+)
+@click.option(
     "--slower",
     "slower_seconds",
     type=click.FloatRange(0),
@@ -75,6 +82,7 @@ def command(
     seed: int,
     plot: str | None,
     shadow_pairs: bool,
+    challengers: int,
     as_json: bool,
     config_path: str | None,
     **truth: Any,
@@ -88,6 +96,7 @@ def command(
     from serving.release.budget import Budget, next_level
     from serving.release.picture import draw_trial, fit
     from serving.release.rehearse_pairs import compared
+    from serving.release.rehearse_several import lines_several, told_several
     from serving.release.seen import DAY_SECONDS, seen
     from serving.release.trial import Truth, lines, told, trial
     from serving.release.verbs import Desk
@@ -106,7 +115,13 @@ def command(
     level = level or next_level(budget, rules.expected_releases, rules.alpha)
     supposed = Truth(**truth)
     known = seen(open_lake(service), task, rules)
-    if shadow_pairs or rules.shadow_pairs is not None:
+    if challengers > 1:
+        paired = shadow_pairs or rules.shadow_pairs is not None
+        _only_plain({**truth, "shadow_pairs": paired, "plot": plot, "labels": rules.labels})
+        asked = trial(declared, supposed, known, level)
+        found = told_several(asked, challengers, runs, seed)
+        rows = lines_several(found)
+    elif shadow_pairs or rules.shadow_pairs is not None:
         ends, found, rows = compared(rules, supposed, known, level, runs=runs, seed=seed)
     else:
         asked = trial(declared, supposed, known, level)
@@ -114,6 +129,20 @@ def command(
         found = told(asked, ends)
         rows = lines(found)
     result = {"task": task, "effect": supposed.effect, **found}
-    if path is not None:
+    if path is not None and challengers == 1:
         draw_trial(path, result, ends)
     click.echo(json.dumps(result) if as_json else "\n".join(rows))
+
+
+def _only_plain(asked: dict[str, Any]) -> None:
+    """InputError for what is not played of several challengers."""
+    from everlearn.errors import InputError
+
+    plain = ("effect", "traffic", "base", "answering", "judge_agreement")
+    usual = (None, False, 0.0, 1.0)
+    more = [name for name, value in asked.items() if name not in plain and value not in usual]
+    if more:
+        raise InputError(
+            f"--challengers: {', '.join(more)}: tried of one challenger only; of several say "
+            f"{', '.join(plain)}"
+        )

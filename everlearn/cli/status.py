@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collector.tally import Tally
     from everlearn.config import Service
     from everlearn.lake.store import Lake
+    from gateway.routes import TaskRoute
 
 
 @click.command("status")
@@ -94,13 +95,19 @@ def _tasks(service: "Service", lake: "Lake") -> dict[str, dict[str, Any]]:
         route = routes.get(name)
         report[name] = {
             "champion": route.champion.version if route else "base",
-            "challenger": route.challenger.version if route and route.challenger else None,
+            "challenger": _challenging(route) if route else None,
             "challenger_share": route.challenger_share if route else 0.0,
             "release": releases.get(name),
             "rates": rates[name],
             "judges_spent": asdict(today) if (today := spent.get(name)) else None,
         }
     return report
+
+
+def _challenging(route: "TaskRoute") -> str | None:
+    """One version, or those of several that were not dropped."""
+    found = [arm.version for arm in (route.challenger, *route.challengers) if arm is not None]
+    return ", ".join(found) or None
 
 
 def _text(report: dict[str, Any]) -> str:

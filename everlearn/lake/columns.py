@@ -278,7 +278,8 @@ RELEASES = _table(
     (
         "event",
         "text",
-        "started, pairing, step, promoted, watched, rolled_back, stopped, aborted, error",
+        "started, pairing, step, promoted, watched, rolled_back, stopped, not_chosen, superseded, "
+        "aborted, error",
     ),
     ("phase", "text", "state after the event"),
     ("stage", "int", "index of the step"),

@@ -18,6 +18,7 @@ from everlearn.task import Task
 from gateway.routes import ArmRoute
 from registry.versions import BASE, Registry
 from serving.fleet import Fleet, authorization
+from serving.release.challengers import running
 from serving.release.states import Traffic, chain
 from serving.verify import Probe, Tolerance, measure, verify, verify_beside
 
@@ -29,9 +30,8 @@ MIXED_UP = (
 
 def arms(traffic: Traffic) -> tuple[ArmRoute, ...]:
     """Every arm whose adapter must stay warm: who answers, may answer, or is gone back to."""
-    release = traffic.release
-    candidate = release.candidate if release is not None and release.active else None
-    found = (traffic.champion, traffic.holdback, traffic.last_good, candidate)
+    candidates = (each.candidate for each in running(traffic))
+    found = (traffic.champion, traffic.holdback, traffic.last_good, *candidates)
     return tuple(arm for arm in found if arm is not None and arm.version != BASE)
 
 

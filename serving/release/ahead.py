@@ -40,6 +40,8 @@ class Pace(NamedTuple):
     """Units a second that the primary metric hears of."""
     means: Mapping[str, float] = {}
     """The champion's, by metric."""
+    challengers: int = 1
+    """That share the candidate's traffic, each compared with the same champion."""
 
 
 class Expected(NamedTuple):
@@ -60,7 +62,7 @@ class Expected(NamedTuple):
 def expected(rules: ReleaseRules, level: float, pace: Pace, effect: float) -> Expected:
     """At these rules and this promotion level (above 0)."""
     base = pace.means.get(rules.primary, 0.5)
-    steps = ramp(rules, pace.a_second)
+    steps = ramp(rules, pace.a_second / pace.challengers)
     asked = {rules.primary: (questions(rules)[1], base, effect, pace.heard)}
     for name, gain in ((rules.beside, 0.0), (rules.wins, WON)):
         if name is not None:
@@ -68,14 +70,16 @@ def expected(rules: ReleaseRules, level: float, pace: Pace, effect: float) -> Ex
             asked[name] = (others(rules, name)[-1], mean, gain, pace.a_second)
     times: dict[str, list[float]] = {
         name: [
-            seconds_until(steps, information(question, mean, gain, level, share) / heard)
+            seconds_until(
+                steps, information(question, mean, gain, level, share) / heard, pace.challengers
+            )
             if heard
             else math.inf
             for share in (EARLY, MEDIAN, LATE)
         ]
         for name, (question, mean, gain, heard) in asked.items()
     }
-    times["min_units"] = [_candidates(steps, pace.a_second, rules.min_units)] * 3
+    times["min_units"] = [_candidates(steps, pace.a_second / pace.challengers, rules.min_units)] * 3
     early, median, late = (max(each[place] for each in times.values()) for place in range(3))
     if math.isinf(median):
         return Expected(effect, None, None, None, None, "effect")
@@ -126,11 +130,12 @@ def pairs_needed(
     return 4 * walked((2 * agreement - 1) * (wins - losses), spread, level, share)
 
 
-def seconds_until(steps: list[tuple[float, float]], wanted: float) -> float:
-    """When so much information has come, at one unit a second."""
+def seconds_until(steps: list[tuple[float, float]], wanted: float, challengers: int = 1) -> float:
+    """When so much information has come about each challenger, at one unit a second."""
     since = 0.0
     for share, seconds in steps:
-        gained = share * (1 - share)
+        each = share / challengers
+        gained = each * (1 - share) / (each + 1 - share)
         if wanted <= gained * seconds:
             return since + wanted / gained
         wanted -= gained * seconds

@@ -54,16 +54,22 @@ class Observation(NamedTuple):
     """`value` is a judge's, nan where it said nothing, and people's words correct it."""
 
 
-def propensity(share: float, former_arm: str | None, former_share: float | None) -> float | None:
+def propensity(
+    share: float, former_arm: str | None, former_share: float | None, challengers: int = 1
+) -> float | None:
     """P(candidate) for a unit of a stage with this share of candidates, given its former stage.
 
     None: the unit carries no information. The hash is monotone: who was on the candidate stays
-    there, who was not is asked again with the part of the hash range that is left.
+    there, who was not is asked again with the part of the hash range that is left. Of several
+    challengers `share` is P(candidate | candidate or champion), `former_share` that of all together
+    in the former stage.
     """
     if former_arm == "challenger":
         return None
     if former_arm is not None and former_share is not None:
-        share = (share - former_share) / (1 - former_share)
+        together = challengers * share / (1 + (challengers - 1) * share)
+        new = (together - former_share) / challengers
+        share = new / (new + 1 - together)
     return share if 0 < share < 1 else None
 
 

@@ -4,7 +4,8 @@ Each tick of a task, in this order:
 1. make `routes.json` what the document says (a verb may have changed it, or we were killed);
 2. a loading release: load and verify its adapter, or end it as an error;
 3. one that answers in the shadow: have its pairs judged, decide (`pairing.py`, `pairs.py`);
-4. a ramping one: per group of metrics, the quick first: score, count closed units, decide;
+4. a ramping one, of several challengers each by itself: per group of metrics, the quick first:
+   score, count closed units, decide (and for all together, `several.py`);
 5. else a watched promotion: the same, against the version before; back to it on harm;
 6. empty the outbox into the lake, then into the registry; keep adapters warm on every replica.
 
@@ -15,6 +16,8 @@ Each tick of a task, in this order:
 """
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -31,11 +34,13 @@ from serving.release.accounts import Accounts
 from serving.release.adapters import keep_warm, place
 from serving.release.baseline import baseline, left_out, opening, unknown
 from serving.release.book import Book
+from serving.release.challengers import facing, running, settled
 from serving.release.counting import Counting
 from serving.release.decide import Decision, decide
 from serving.release.pairing import Pairing
 from serving.release.routing import put_route, render, sync_route
-from serving.release.states import Phase, Traffic, change, revert, unwatch, watching
+from serving.release.several import Weighed, together
+from serving.release.states import Phase, Release, Traffic, change, revert, unwatch, watching
 from serving.release.votes import Votes
 from serving.release.watch import announcement, at_epoch, verdict
 
@@ -63,6 +68,8 @@ class TaskLoop:
         self._warm_after = 0.0
         self._attempts = 0
         self.counting = Counting(service, task, self._lake, self._clock)
+        self._beside: dict[int, Counting] = {}
+        """Of other challengers, by their place in the draw."""
         self._votes = Votes(service, self._lake)
         self._pairing = Pairing(service, self._lake, self._votes)
 
@@ -113,35 +120,53 @@ class TaskLoop:
                 self._watch(traffic, revision, glance=glance)
         except StateConflict as conflict:
             log.info("%s: decided again next round: %s", name, conflict)
-            self.counting.forget()
+            for each in (self.counting, *self._beside.values()):
+                each.forget()
             self._pairing.forget()
 
     def _load(self, traffic: Traffic, revision: int) -> None:
         """Step 2: nothing is routed to a version that did not verify on every replica."""
+        problems = self._place(traffic)
+        if problems is None:
+            return
+        now = self._clock.now()
+        for name, problem in problems.items():
+            traffic = self._open(facing(traffic, name), problem, now)
+        self._move(settled(traffic), revision, told=len(problems))
+
+    def _place(self, traffic: Traffic) -> dict[str, str | None] | None:
+        """By release why its version must not be served, if so; None: to be tried again."""
+        problems: dict[str, str | None] = {}
+        away = False
+        for each in running(traffic):
+            args = (self._service, self._task, traffic, each.candidate, self.registry)
+            try:
+                problems[each.release_id] = place(*args)
+            except (ServingError, RegistryError, OSError, ValueError) as error:
+                away = True
+                problems[each.release_id] = f"not loaded after {LOAD_ATTEMPTS} attempts: {error}"
+                attempt = self._attempts + 1
+                log.warning("%s: loading, attempt %d: %s", self._task.task, attempt, error)
+        self._attempts = self._attempts + 1 if away else 0
+        if away and self._attempts < LOAD_ATTEMPTS:
+            return None
+        self._attempts = 0
+        return problems
+
+    def _open(self, traffic: Traffic, problem: str | None, now: float) -> Traffic:
+        """At the first step, or ended as an error."""
         release = traffic.release
         assert release is not None
-        try:
-            problem = place(self._service, self._task, traffic, release.candidate, self.registry)
-        except (ServingError, RegistryError, OSError, ValueError) as error:
-            self._attempts += 1
-            log.warning("%s: loading, attempt %d: %s", self._task.task, self._attempts, error)
-            if self._attempts < LOAD_ATTEMPTS:
-                return
-            problem = f"not loaded after {LOAD_ATTEMPTS} attempts: {error}"
-        self._attempts = 0
-        now = self._clock.now()
         if problem is not None:
-            self._move(change(traffic, Phase.ERROR, problem, now), revision)
-            return
+            return change(traffic, Phase.ERROR, problem, now)
         begun = baseline(self._service, self._task, self._lake, traffic)
         missing = unknown(begun)
         if missing is not None:
-            self._move(change(traffic, Phase.ERROR, missing, now), revision)
-            return
+            return change(traffic, Phase.ERROR, missing, now)
         phase, first = opening(begun)
         reason = f"loaded and verified on every replica: {first}{left_out(release, begun)}"
         ready = msgspec.structs.replace(traffic, release=begun)
-        self._move(change(ready, phase, reason, now), revision)
+        return change(ready, phase, reason, now)
 
     def _pair(self, traffic: Traffic, revision: int) -> None:
         """Step 3: nobody has met the candidate, so nothing is in a hurry."""
@@ -158,29 +183,55 @@ class TaskLoop:
         if decision.phase is Phase.RAMPING:
             won = msgspec.structs.replace(release, paired=decision.reason)
             traffic = msgspec.structs.replace(traffic, release=won)
-        self._apply(traffic, revision, decision)
+        self._apply(traffic, revision, {release.release_id: decision})
 
     def _judge(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
-        """Step 4."""
-        release = traffic.release
-        assert release is not None
-        rules = release.parsed_rules
+        """Step 4. Who is dropped is dropped at once, before the others are looked at."""
+        found: list[Weighed] = []
+        for release in running(traffic):
+            weighed = self._weigh(release, glance=glance)
+            phase = weighed.decision.phase
+            over = phase is Phase.ROLLED_BACK
+            if not glance:
+                over = phase not in (Phase.RAMPING, Phase.PROMOTED)
+            if over:
+                self._apply(traffic, revision, {release.release_id: weighed.decision})
+                return
+            found.append(weighed)
+        if glance:
+            return  # the rest of the evidence may be stale
+        moved = {
+            each.release.release_id: decision
+            for each, decision in zip(found, together(found), strict=True)
+            if (decision.phase, decision.stage) != (each.release.phase, each.release.stage)
+        }
+        if moved:
+            self._apply(traffic, revision, moved)
+        else:
+            problems = [each.evidence.problem for each in found if each.evidence.problem]
+            self._hold(traffic, revision, problems[0] if problems else None)
+
+    def _weigh(self, release: Release, *, glance: bool) -> Weighed:
+        """What one challenger's evidence comes to; at a glance that of failures alone."""
+        rules, counting = release.parsed_rules, self._counting(release)
         problem = None
         if not glance:
-            problem = self._votes.lost(self._task, release.release_id, rules, self._clock.now())
+            problem = self._votes.lost(self._task, release.drawn_as, rules, self._clock.now())
         decision = Decision(release.phase, release.reason, release.stage)
-        for names in self.counting.groups(release, glance=glance):
-            problem = self.counting.count(release, names) or problem
-            evidence = self.counting.evidence(release, problem)
+        evidence = counting.evidence(release, problem)
+        for names in counting.groups(release, glance=glance):
+            problem = counting.count(release, names) or problem
+            evidence = counting.evidence(release, problem)
             decision = decide(release, evidence, rules, self._clock.now())
             if decision.phase is not Phase.RAMPING:
                 break
-        if glance and decision.phase is not Phase.ROLLED_BACK:
-            return  # the rest of the evidence may be stale
-        if (decision.phase, decision.stage) != (release.phase, release.stage):
-            self._apply(traffic, revision, decision)
-        elif not glance:
-            self._hold(traffic, revision, problem)
+        return Weighed(release, evidence, decision)
+
+    def _counting(self, release: Release) -> Counting:
+        if release.which == 0:
+            return self.counting
+        made = Counting(self._service, self._task, self._lake, self._clock)
+        return self._beside.setdefault(release.which, made)
 
     def _watch(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
         """Step 5: of a champion, against the version before it."""
@@ -210,23 +261,37 @@ class TaskLoop:
             changed = unwatch(traffic, found.reason, now, summary)
         self._move(changed, revision)
 
-    def _apply(self, traffic: Traffic, revision: int, decision: Decision) -> None:
-        release = traffic.release
-        assert release is not None
-        now = self._clock.now()
-        reason = decision.reason
-        if decision.phase is Phase.PROMOTED and release.parsed_rules.watch_seconds > 0:
-            reason += f"; {announcement(release.parsed_rules, traffic.champion.version)}"
-        moved = change(traffic, decision.phase, reason, now, stage=decision.stage)
-        if decision.phase is not Phase.RAMPING and decision.phase is not Phase.PROMOTED:
+    def _apply(self, traffic: Traffic, revision: int, decisions: Mapping[str, Decision]) -> None:
+        """By release; the one that is promoted last, to stay in front."""
+        now, former = self._clock.now(), traffic.champion.version
+        there = [each for each in running(traffic) if each.release_id in decisions]
+        there.sort(key=lambda each: decisions[each.release_id].phase is Phase.PROMOTED)
+        moved = traffic
+        for release in there:
+            decision = decisions[release.release_id]
+            reason = decision.reason
+            if decision.phase is Phase.PROMOTED and release.parsed_rules.watch_seconds > 0:
+                reason += f"; {announcement(release.parsed_rules, former)}"
+            front = facing(moved, release.release_id)
+            moved = change(front, decision.phase, reason, now, stage=decision.stage)
+        moved = settled(moved)
+        phases = {decision.phase for decision in decisions.values()}
+        if Phase.PROMOTED not in phases and phases != {Phase.RAMPING}:
             put_route(self._service.routes_path, self._task.task, render(moved))
-        final = decision.phase is not Phase.RAMPING
-        with self.counting.lock:
-            accounts = self.counting.account(release)
+        events = list(moved.events)
+        for number, release in enumerate(there, len(events) - len(there)):
+            final = decisions[release.release_id].phase is not Phase.RAMPING
+            summary = self._summary(release, final=final)
+            events[number] = msgspec.structs.replace(events[number], evidence=summary)
+        changed = msgspec.structs.replace(moved, events=tuple(events))
+        self._move(changed, revision, told=len(there))
+
+    def _summary(self, release: Release, *, final: bool) -> dict[str, Any]:
+        counting = self._counting(release)
+        with counting.lock:
+            accounts = counting.account(release)
             assert isinstance(accounts, Accounts)
-            summary = accounts.summary(with_interval=final)
-        evidence = msgspec.structs.replace(moved.events[-1], evidence=summary)
-        self._move(msgspec.structs.replace(moved, events=(*moved.events[:-1], evidence)), revision)
+            return accounts.summary(with_interval=final)
 
     def _hold(self, traffic: Traffic, revision: int, problem: str | None) -> None:
         """Keep what the release waits for beside evidence, for people: nothing else changes."""
@@ -240,12 +305,12 @@ class TaskLoop:
                 self._task.task, msgspec.structs.replace(traffic, release=held), revision
             )
 
-    def _move(self, traffic: Traffic, revision: int) -> None:
-        """Save, then route, then say so."""
+    def _move(self, traffic: Traffic, revision: int, *, told: int = 1) -> None:
+        """Save, then route, then say so: the last so many events."""
         name = self._task.task
         self._book.write(name, traffic, revision)
         sync_route(self._service.routes_path, name, lambda: self._book.traffic(name))
-        for event in traffic.events[-1:]:
+        for event in traffic.events[-told:]:
             log.info(
                 "%s: version %s: %s at %g %%: %s",
                 *(name, event.version, event.event, event.percent, event.reason),
@@ -287,6 +352,8 @@ class TaskLoop:
     def reload(self) -> None:
         """Take the task file as it is now; a broken one leaves the task as it was."""
         try:
-            self._task = self.counting.task = load_task(self._service, self._task.task)
+            self._task = load_task(self._service, self._task.task)
+            for each in (self.counting, *self._beside.values()):
+                each.task = self._task
         except ConfigError as error:
             log.error("%s: task file kept as it was: %s", self._task.task, error)

@@ -156,7 +156,7 @@ class Counting:
             last, seen = self._counted[wanted.name]
             failed = wanted.name == FAILURES
             late = observations.oldest_since(
-                self._lake, release.release_id, seen, snapshot, failed=failed
+                self._lake, release.drawn_as, seen, snapshot, failed=failed
             )
             since = max(since, late if failed else min(last - wanted.close_seconds, late))
         return observations.Window(now, since - ROUNDING_SECONDS, snapshot)

@@ -70,8 +70,10 @@ def ending(task: str, version: str) -> dict[str, str] | None:
             found = state.get(KIND, task)
     except StateError:
         return None
-    release = (found[0] if found else {}).get("release")
-    if release is None or release["candidate"]["version"] != version:
+    traffic = found[0] if found else {}
+    several = [traffic.get("release"), *traffic.get("beside", ())]
+    release = next((r for r in several if r and r["candidate"]["version"] == version), None)
+    if release is None:
         return {"phase": "replaced", "reason": "another version has been released since"}
     if release["phase"] in UNDER_WAY:
         return None

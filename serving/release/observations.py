@@ -151,11 +151,15 @@ _ANSWERS = """
         FROM {completions}
     )
     WHERE release = $release AND task = $task AND received_at >= to_timestamp($received)
-        AND assigned IN ('champion', 'challenger') AND status <> 'shadow'
+        AND assigned IN ('champion', 'challenger') AND status <> 'shadow' AND {own}
         AND unit IS NOT NULL AND stage IS NOT NULL AND probability IS NOT NULL
     QUALIFY fallback_from IS NOT NULL OR arm <> 'challenger' OR status = 'ok' OR NOT coalesce(
         bool_or(fallback_from = 'challenger') OVER (PARTITION BY unit, received_at), false)
 """
+# Of several challengers each is compared with the champion, by units drawn for one of these two;
+# the draw tells for which one, also where the champion's answer hid a failure.
+_OWN = """(assigned = 'champion' OR least({0.challengers} - 1, floor({0.challengers}
+    * (TRY_CAST('0x' || draw AS UBIGINT)::DOUBLE / 18446744073709551616))) = {0.which})"""
 # Under watch: the champion is the candidate, and the version before, which holds units back by a
 # draw of the same probability in each epoch, the champion.
 _SWAPPED = """(
@@ -176,7 +180,7 @@ answers AS (
 ),
 counted AS (
     SELECT DISTINCT unit, stage, CASE WHEN treated THEN 'challenger' ELSE 'champion' END AS arm
-    FROM release_units WHERE release_id = $release AND metric IN ($metric, $closed)
+    FROM release_units WHERE release_id = $frozen AND metric IN ($metric, $closed)
 ),
 visits AS (
     SELECT unit, stage, min(received_at) AS opened,
@@ -289,7 +293,7 @@ def closed_units(
     failures = wanted.name == FAILURES
     live = wanted.name in LIVE or failures
     sql = _DUE.format(
-        answers=_ANSWERS.format(completions=_completions(release, snapshot)),
+        answers=_answers(release, snapshot),
         kept=_FAILED if failures else "true",
         scores=_NO_SCORES if live else _SCORES,
         heard=_HEARD if wanted.said else _NOT_HEARD,
@@ -298,7 +302,8 @@ def closed_units(
         ),
     )
     params: dict[str, Any] = {
-        "release": release.release_id,
+        "release": release.drawn_as,
+        "frozen": release.release_id,
         "task": task,
         "received": window.since,
         "since": release.created_at,
@@ -319,6 +324,12 @@ def closed_units(
         share = release.parsed_rules.holdback_percent / 100
         due = [row for row in due if fraction("holdback", task, row["person"]) >= share]
     return due
+
+
+def _answers(release: Release, snapshot: int | None) -> str:
+    """SQL: the answers of the arms that are compared."""
+    own = "true" if release.challengers == 1 else _OWN.format(release)
+    return _ANSWERS.format(completions=_completions(release, snapshot), own=own)
 
 
 def _completions(release: Release, snapshot: int | None) -> str:
@@ -380,7 +391,7 @@ def count(
 ) -> list[Counted]:
     """The rows as they will be frozen, numbered from `start`; `past`: rewards by unit."""
     width = wanted.high - wanted.low
-    steps = release.parsed_rules.steps
+    steps, beside = release.parsed_rules.steps, release.challengers
     counted = []
     for place, row in enumerate(rows, start):
         value = row["value"]
@@ -396,7 +407,7 @@ def count(
                 stage=row["stage"],
                 position=place,
                 treated=row["arm"] == "challenger",
-                propensity=propensity(row["share"], former_arm, former_share),
+                propensity=propensity(row["share"], former_arm, former_share, beside),
                 value=None if value is None else min(1.0, max(0.0, (value - wanted.low) / width)),
                 stratum=_stratum(past.get(row["person"]), release.cuts),
             )
@@ -466,14 +477,10 @@ def worth(lake: Lake, task: str, release: Release) -> dict[str, dict[str, Any]]:
     sql = f"""
         SELECT arm, count(*) AS answers, avg({_price(release.prices)}) AS cost,
             avg(latency_ms) / 1000 AS seconds
-        FROM ({_ANSWERS.format(completions=_completions(release, None))}) AS answers
+        FROM ({_answers(release, None)}) AS answers
         WHERE status = 'ok' AND NOT failed_over GROUP BY arm
     """
-    params = {
-        "release": release.release_id,
-        "task": task,
-        "received": release.created_at,
-    }
+    params = {"release": release.drawn_as, "task": task, "received": release.created_at}
     return {row.pop("arm"): row for row in read(lake, sql, params)}
 
 

@@ -233,8 +233,9 @@ def _pace(
     heard = stretch.audible * stretch.heard / stretch.seconds
     if rules.labels is not None and release.label_share is not None:
         # Of labels it wants as many as of thumbs; what the judge saves was seen before the start.
-        return Pace(a_second, a_second * release.label_share * release.label_worth, known.means)
-    return Pace(a_second, heard if asks else a_second, known.means)
+        labelled = a_second * release.label_share * release.label_worth
+        return Pace(a_second, labelled, known.means, release.challengers)
+    return Pace(a_second, heard if asks else a_second, known.means, release.challengers)
 
 
 def _by_unit(
@@ -382,7 +383,8 @@ def remaining(release: Release, rows: Sequence[Mapping[str, Any]], now: float) -
         ways.append(way)
     elapsed = max(1.0, now - release.ramp_since)
     left = max(0.0, rules.max_seconds - elapsed) / DAY_SECONDS
-    share = rules.steps[last_stage(rules)] / 100
+    step = rules.steps[last_stage(rules)] / 100
+    share = step / (step + release.challengers * (1 - step))
     # A metric that hears of half as many units takes twice as long for as many.
     longest = max(ways, key=lambda way: way.lacks / way.units)
     if math.isinf(longest.wanted):

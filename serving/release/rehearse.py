@@ -167,7 +167,7 @@ class _Stage:
     def play(self, alpha: float, runs: int, most_units: float) -> Ends:
         """Until all have ended, or so many units have come."""
         self._accounts = accounts(self._rules, runs)
-        self._releases = [_release(self._rules, alpha) for _ in range(runs)]
+        self._releases = [first_step(self._rules, alpha) for _ in range(runs)]
         self._alive = np.arange(runs)
         self._exposed = np.zeros(runs)
         self._crowd = _Crowd(self._people, runs, self._dice)
@@ -366,7 +366,8 @@ class _Crowd:
         self._stage, self._share = self._stage[paths], self._share[paths]
 
 
-def _release(rules: ReleaseRules, alpha: float) -> Release:
+def first_step(rules: ReleaseRules, alpha: float) -> Release:
+    """A release that begins to ramp."""
     assert last_stage(rules) >= 0
     return Release(
         release_id="rehearsal",

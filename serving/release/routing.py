@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.routes import TaskRoute, alone, swap
+from gateway.routes import ArmRoute, TaskRoute, alone, swap
+from serving.release.challengers import running
 from serving.release.states import Phase, Release, Traffic, watching
 
 
@@ -13,6 +14,7 @@ def render(traffic: Traffic) -> TaskRoute:
     release = traffic.release
     ramping = release is not None and release.phase is Phase.RAMPING
     pairing = release is not None and release.phase is Phase.PAIRING
+    several = _several(traffic)
     # One question at a time: a watch waits while another version is compared.
     asked = release if ramping or pairing else watching(traffic)
     holdback, watched = traffic.holdback, 0.0
@@ -20,17 +22,32 @@ def render(traffic: Traffic) -> TaskRoute:
         holdback, watched = traffic.last_good, asked.parsed_rules.watch_percent
     return TaskRoute(
         champion=traffic.champion,
-        challenger=release.candidate if (ramping or pairing) and release else None,
-        release=asked.release_id if asked else None,
+        challenger=release.candidate if (ramping or pairing) and release and not several else None,
+        challengers=several,
+        release=asked.drawn_as if asked else None,
         # In the shadow nobody is drawn: those answers are no units of any step.
         stage=asked.stage if asked and not pairing else None,
         **_drawing(asked),
-        challenger_share=release.percent / 100 if ramping and release else 0.0,
+        challenger_share=_share(release) if ramping and release else 0.0,
         holdback=holdback,
         holdback_share=traffic.holdback_percent / 100 if holdback else 0.0,
         watch_share=watched / 100,
         shadow_share=_copied(release) if pairing and release else 0.0,
     )
+
+
+def _share(release: Release) -> float:
+    """Of all challengers together."""
+    return release.parsed_rules.steps[release.stage] / 100
+
+
+def _several(traffic: Traffic) -> tuple[ArmRoute | None, ...]:
+    """Challengers by the draw, None where one does not ramp (any more); none of a single one."""
+    release = traffic.release
+    if release is None or release.challengers == 1 or release.phase is not Phase.RAMPING:
+        return ()
+    found = {each.which: each.candidate for each in running(traffic)}
+    return tuple(found.get(which) for which in range(release.challengers))
 
 
 def _copied(release: Release) -> float:

@@ -34,6 +34,8 @@ class Phase(StrEnum):
     """By an operator."""
     SUPERSEDED = "superseded"
     """Undecided when a newer version took its place: neither harm nor futile."""
+    NOT_CHOSEN = "not_chosen"
+    """Another challenger of the same release was proven first; nothing is said against it."""
     ERROR = "error"
     """It did not load or verify, and never had traffic; or a guardrail stayed blind, or what was
     to decide could not be asked to the end."""
@@ -46,7 +48,8 @@ MAX_FORMER = 20
 ENDED = frozenset(Phase) - {Phase.LOADING, Phase.PAIRING, Phase.RAMPING}
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.LOADING: frozenset({Phase.PAIRING, Phase.RAMPING, Phase.ERROR, Phase.ABORTED}),
-    Phase.PAIRING: frozenset({Phase.RAMPING, *ENDED} - {Phase.PROMOTED, Phase.ROLLED_BACK}),
+    Phase.PAIRING: frozenset({Phase.RAMPING, *ENDED})
+    - {Phase.PROMOTED, Phase.ROLLED_BACK, Phase.NOT_CHOSEN},
     Phase.RAMPING: ENDED,
     **{phase: frozenset() for phase in ENDED},
     # By an operator only: `rollback` after the promotion.
@@ -67,6 +70,7 @@ VERSION_STATE = {
     Phase.INCONCLUSIVE: "retired",
     Phase.ABORTED: "retired",
     Phase.SUPERSEDED: "retired",
+    Phase.NOT_CHOSEN: "retired",
     Phase.ERROR: "rejected",
 }
 
@@ -122,6 +126,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """Of the champion's answers before the start: what latency and cost are compared with."""
     prices: dict[str, Rate] = {}
     """Of an answer by arm, as at the start."""
+    challengers: int = 1
+    """Versions that were drawn beside the champion at the start; dropped ones count on."""
+    which: int = 0
+    """Of them this one, by the draw."""
     watch: bool = False
     """It was won: the candidate is the champion, and the same evidence is read against those whom
     the version before still answers. `stage` is then the epoch, `created_at` the promotion."""
@@ -135,11 +143,21 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase not in ENDED
 
     @property
+    def drawn_as(self) -> str:
+        """The release by whose id units are drawn, and which their completions name."""
+        return self.release_id.removesuffix(suffix(self.which))
+
+    @property
     def percent(self) -> float:
         """Share of traffic that the candidate has by this release, 0 to 100."""
         if self.phase is Phase.RAMPING:
-            return float(self.parsed_rules.steps[self.stage])
+            return float(self.parsed_rules.steps[self.stage]) / self.challengers
         return 100.0 if self.phase is Phase.PROMOTED else 0.0
+
+
+def suffix(which: int) -> str:
+    """Of the release id of a challenger beside the first."""
+    return f".{which + 1}" if which else ""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +196,9 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     holdback: ArmRoute | None = None
     holdback_percent: float = 0.0
     release: Release | None = None
-    """The latest release, active or ended."""
+    """The latest release, active or ended; of several challengers one that runs, if any does."""
+    beside: tuple[Release, ...] = ()
+    """The other challengers of that release."""
     watch: Release | None = None
     """The promotion that is watched; it waits while another release is active."""
     budget: Budget = Budget()
@@ -189,22 +209,26 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 def standing(traffic: Traffic) -> str:
     """What somebody saw who asks for a change: the champion, and the release that runs."""
     running = traffic.release is not None and traffic.release.active
-    release = f"/{traffic.release.release_id}" if traffic.release and running else ""
+    release = f"/{traffic.release.drawn_as}" if traffic.release and running else ""
     return f"{traffic.champion.version}{release}"
 
 
-def begin(traffic: Traffic, release: Release) -> Traffic:
-    """A release is asked for: one at a time per task; its level is spent at once."""
+def begin(traffic: Traffic, release: Release, *beside: Release) -> Traffic:
+    """A release is asked for, of one version or several: one at a time per task; its
+    level is spent at once."""
     if traffic.release is not None and traffic.release.active:
         running = traffic.release
         raise ReleaseBusy(
             f"version {running.candidate.version} is {running.phase} (release "
             f"{running.release_id}): one release at a time; wait, or `everlearn release abort`"
         )
+    level = sum(each.alpha for each in (release, *beside))
     changed = msgspec.structs.replace(
-        traffic, release=release, budget=spend(traffic.budget, release.alpha)
+        traffic, release=release, beside=beside, budget=spend(traffic.budget, level)
     )
-    return _tell(changed, "started", release, release.created_at)
+    for each in (*beside, release):
+        changed = _tell(changed, "started", each, each.created_at)
+    return changed
 
 
 def change(
@@ -382,6 +406,8 @@ def _watch(release: Release, now: float) -> Release:
         release,
         release_id=f"{release.release_id}{WATCH}",
         watch=True,
+        challengers=1,
+        which=0,
         phase=Phase.RAMPING,
         stage=0,
         stage_since=now,

@@ -35,6 +35,8 @@ def left_alone(running: Release, newer: Release, now: float) -> str | None:
         return "release.supersede_after_seconds is not set"
     if running.phase is not Phase.RAMPING:
         return f"it is {running.phase}"
+    if max(running.challengers, newer.challengers) > 1:
+        return "only one version takes the place of one"
     if running.paired is not None:
         return "it was found better in the shadow, and is looked at for harm alone"
     if running.ungated is not None or newer.ungated is not None:

@@ -159,15 +159,16 @@ def told(asked: Trial, ends: Ends) -> dict[str, Any]:
             str(phase): ends.phases.count(phase) / runs
             for phase in (Phase.PROMOTED, Phase.ROLLED_BACK, Phase.STOPPED, Phase.INCONCLUSIVE)
         },
-        "days": _quantiles(days),
-        "days_promoted": _quantiles(days[promoted]),
-        "units": _quantiles(ends.units),
-        "answered_by_the_candidate": _quantiles(ends.exposed),
+        "days": quantiles(days),
+        "days_promoted": quantiles(days[promoted]),
+        "units": quantiles(ends.units),
+        "answered_by_the_candidate": quantiles(ends.exposed),
         "worse_answers": round(float(ends.exposed.mean()) * lost, 2),
     }
 
 
-def _quantiles(values: Any) -> dict[str, float | None]:
+def quantiles(values: Any) -> dict[str, float | None]:
+    """Median and 80 %."""
     if not len(values):
         return {"median": None, "p80": None}
     found = np.quantile(values, (0.5, 0.8), method="inverted_cdf")

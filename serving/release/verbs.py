@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 import msgspec
@@ -22,6 +22,7 @@ from everlearn.errors import (
 from everlearn.ids import new_id
 from everlearn.lake.ducklake import open_lake
 from everlearn.lake.store import Lake
+from everlearn.rules import ReleaseRules
 from everlearn.state import StateConflict, open_state
 from everlearn.task import Task
 from gateway.routes import ArmRoute
@@ -33,20 +34,12 @@ from serving.release.accounts import Accounts
 from serving.release.adapters import ready
 from serving.release.book import Book
 from serving.release.budget import next_level
+from serving.release.challengers import abreast, end_all
 from serving.release.decide import last_stage
 from serving.release.labelled import Share, known_share
 from serving.release.observations import frozen
 from serving.release.routing import sync_route
-from serving.release.states import (
-    Phase,
-    Release,
-    Traffic,
-    begin,
-    change,
-    former,
-    revert,
-    standing,
-)
+from serving.release.states import Phase, Release, Traffic, begin, change, former, revert, standing
 from serving.release.supersede import left_alone, verdict
 from serving.release.votes import refuse_unproven
 
@@ -54,6 +47,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 20
 """To write over what somebody else has just written."""
+MOST = 8
+"""Challengers at once."""
 
 
 class Desk:
@@ -75,20 +70,25 @@ class Desk:
         version: str,
         ungated: str | None = None,
         *,
+        also: Sequence[str] = (),
         trust_raters: bool = False,
         look: Callable[[Release], None] = lambda _: None,
     ) -> Release:
         """Ask for a release; the controller loads, verifies and ramps. InputError if refused.
 
-        `look`: sees it as it would begin, its level known, and may refuse too.
+        `also`: versions that challenge the champion beside this one. `look`: sees it as it would
+        begin, its level known, and may refuse too.
         """
         name, rules = self._task.task, self._task.release_rules
         if trust_raters:
             rules = rules.model_copy(update={"co_primary": None})
         if last_stage(rules) < 0:
             raise InputError(f"task {name}: release.steps needs a step below 100 to compare at")
-        found = registry.get(name, version)
-        _refuse_ungated(found, ungated)
+        if also:
+            _refuse_several((version, *also), rules, ungated)
+        several = [registry.get(name, each) for each in (version, *also)]
+        for found in several:
+            _refuse_ungated(found, ungated)
         judged = trust_raters or rules.shadow_pairs is not None
         if self._task.believes_raters and not judged and ungated is None:
             raise InputError(_only_raters(self._task))
@@ -101,17 +101,18 @@ class Desk:
             share = None if rules.labels is None else self._label_share(lake())
         asked = Release(
             release_id=new_id("rel"),
-            candidate=arm(found),
+            candidate=arm(several[0]),
             rules=rules.model_dump(mode="json"),
             alpha=0.0,
             created_at=self._clock.now(),
-            reason=_why(registry, found, ungated),
+            reason=_why(registry, several[0], ungated),
             ungated=ungated,
             trust_raters=trust_raters,
             label_share=share and share.share,
             label_worth=share.worth if share else 1.0,
         )
-        return self._begin(asked, lambda: champion(registry, self._task), look)
+        beside = [(arm(each), _why(registry, each, ungated)) for each in several[1:]]
+        return self._begin(asked, lambda: champion(registry, self._task), look, beside)
 
     def _label_share(self, lake: Lake) -> Share:
         """What people label to the end of what chance puts before them; NotEnoughEvidence: too
@@ -122,30 +123,39 @@ class Desk:
         return found
 
     def _begin(
-        self, asked: Release, first: Callable[[], ArmRoute], look: Callable[[Release], None]
+        self,
+        asked: Release,
+        first: Callable[[], ArmRoute],
+        look: Callable[[Release], None],
+        beside: Sequence[tuple[ArmRoute, str]] = (),
     ) -> Release:
-        """Write the release, with its level out of the lifetime budget; `first` says who answers
-        where there is no document yet."""
+        """Write the release, with its level out of the lifetime budget; `beside`: other challengers
+        and the reason of each; `first` says who answers where there is no document yet."""
         name, rules = self._task.task, asked.parsed_rules
         for _ in range(ATTEMPTS):
             kept = self.book.read(name)
             traffic = kept[0] if kept else Traffic(champion=first())
-            if traffic.champion.version == asked.candidate.version:
-                version = asked.candidate.version
-                raise InputError(f"version {version} is the champion of {name} already")
+            for version in (asked.candidate.version, *(route.version for route, _ in beside)):
+                if traffic.champion.version == version:
+                    raise InputError(f"version {version} is the champion of {name} already")
             if asked.ungated is None:
                 level = next_level(traffic.budget, rules.expected_releases, rules.alpha)
                 asked = msgspec.structs.replace(asked, alpha=level)
-            room = self._make_room(traffic, asked)
-            begun = begin(room, asked)
-            look(asked)
+            lead, *others = abreast(asked, [asked.candidate, *(route for route, _ in beside)])
+            others = [
+                msgspec.structs.replace(each, reason=reason)
+                for each, (_, reason) in zip(others, beside, strict=True)
+            ]
+            room = self._make_room(traffic, lead)
+            begun = begin(room, lead, *others)
+            look(lead)
             try:
                 self.book.write(name, begun, kept[1] if kept else 0)
             except StateConflict:
                 continue  # an outbox was emptied, or another release came first: look again
             if room is not traffic:
                 sync_route(self._service.routes_path, name, lambda: self.book.traffic(name))
-            return asked
+            return lead
         raise StateConflict(f"task {name}: somebody else kept writing; try again")
 
     def _make_room(self, traffic: Traffic, asked: Release) -> Traffic:
@@ -173,7 +183,7 @@ class Desk:
         def end(traffic: Traffic, now: float) -> Traffic:
             if traffic.release is None or not traffic.release.active:
                 raise InputError(f"no release of {self._task.task} is running")
-            return change(traffic, Phase.ABORTED, reason, now)
+            return end_all(traffic, Phase.ABORTED, reason, now)
 
         return self._change(end, expect)
 
@@ -189,7 +199,7 @@ class Desk:
             if traffic.release is not None and traffic.release.active:
                 phase = traffic.release.phase
                 ended = Phase.ROLLED_BACK if phase is Phase.RAMPING else Phase.ABORTED
-                traffic = change(traffic, ended, reason, now)
+                traffic = end_all(traffic, ended, reason, now)
                 if to is None:
                     return traffic
             self._ready(traffic, former(traffic, to), named=to is not None)
@@ -268,6 +278,17 @@ def _refuse_ungated(version: ModelVersion, ungated: str | None) -> None:
         )
     if ungated is not None and not ungated.strip():
         raise InputError("--ungated wants a reason: it is kept in the record")
+
+
+def _refuse_several(versions: Sequence[str], rules: ReleaseRules, ungated: str | None) -> None:
+    if len(set(versions)) < len(versions):
+        raise InputError(f"versions {', '.join(versions)}: name each challenger once")
+    if len(versions) > MOST:
+        raise InputError(f"{len(versions)} challengers: at most {MOST} share the traffic")
+    if ungated is not None:
+        raise InputError("an ungated version is never promoted: it is released alone")
+    if rules.shadow_pairs is not None:
+        raise InputError("release.shadow_pairs compares one version: release them one by one")
 
 
 def _only_raters(task: Task) -> str:

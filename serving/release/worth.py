@@ -41,6 +41,13 @@ WITH seen AS (
     WHERE task = ? AND arm IN ('champion', 'challenger', 'holdback') AND unit IS NOT NULL
         AND received_at >= to_timestamp(?) AND received_at < to_timestamp(?)
         AND status <> 'shadow' AND (release IS NULL OR NOT ends_with(release, ?))
+    -- Not while several challengers shared the rest: there the champion's say something else.
+    WINDOW step AS (PARTITION BY release, stage)
+    QUALIFY min(version) FILTER (arm = 'challenger') OVER step
+            IS NOT DISTINCT FROM max(version) FILTER (arm = 'challenger') OVER step
+        AND min(probability) FILTER (arm = 'champion' AND fallback_from IS NULL) OVER step
+            IS NOT DISTINCT FROM
+            max(probability) FILTER (arm = 'champion' AND fallback_from IS NULL) OVER step
 ),
 first AS (
     SELECT unit, min(received_at) AS opened,

@@ -60,7 +60,7 @@ def test_probabilities_are_those_of_the_arm() -> None:
         champion=BASE, challenger=CHALLENGER, challenger_share=0.2, holdback=HOLDBACK,
         holdback_share=0.05,
     )  # fmt: skip
-    seen = {assign(table, "t", f"u{number}") for number in range(500)}
+    seen = {assign(table, "t", f"u{number}")[:2] for number in range(500)}
     assert seen == {("champion", 0.8), ("challenger", 0.2), ("holdback", 0.05)}
 
 
@@ -97,6 +97,34 @@ async def test_a_failing_challenger_is_replaced_by_the_champion(
     assert (answered.arm, answered.status) == ("champion", "ok")
     assert answered.fallback_from == "challenger"
     assert answered.completion_id == got.headers["x-everlearn-id"] != failed.completion_id
+
+
+@pytest.mark.anyio
+async def test_each_of_several_challengers_answers_its_part_and_the_champion_that_of_a_dropped_one(
+    tmp_path: Path,
+) -> None:
+    second = ArmRoute(version="8", model="text2sql-def")
+    several = {"challenger_share": 0.9, "release": "r1", "unit": "user", "stage": 0}
+    routes = {**several, "challengers": (CHALLENGER, None, second)}
+    async with backend(plain) as upstream, door(tmp_path, upstream.url, routes=routes) as gate:
+        for number in range(40):
+            got = await gate.chat(user=f"u{number}")
+            assert got.status_code == 200
+        answered = gate.completions()
+    seen = {(each.version, each.model_served, each.probability) for each in answered}
+    pi = 0.9 / (0.9 + 3 * 0.1)
+    assert {(version, model) for version, model, _ in seen} == {
+        ("base", "base"), ("7", "text2sql-abc"), ("8", "text2sql-def"),
+    }  # fmt: skip
+    for each in answered:
+        assert each.draw is not None
+        which = int(int(each.draw, 16) / 2**64 * 3)
+        if each.arm == "challenger":
+            assert each.version == ("7" if which == 0 else "8")
+            assert each.probability == pytest.approx(pi)
+        elif which == 1:
+            assert each.probability in (1.0, pytest.approx(1 - pi))
+    assert any(each.probability == 1.0 for each in answered)
 
 
 @pytest.mark.anyio

@@ -42,6 +42,16 @@ def test_a_larger_gain_takes_fewer_units_and_days() -> None:
         assert (each.early or 0) < (each.median or 0) < (each.late or 0)
 
 
+def test_of_k_challengers_each_takes_half_of_k_plus_one_times_the_units_at_half_the_traffic() -> (
+    None
+):
+    rules = make_rules(steps=(50, 100), min_dwell_seconds=0, min_units=0, co_primary=None)
+    pace = DAILY._replace(heard=DAILY.a_second)
+    one, three = (expected(rules, 0.05, pace._replace(challengers=k), 0.2).units for k in (1, 3))
+    assert one is not None
+    assert three == pytest.approx(2 * one, abs=2)
+
+
 def test_what_people_could_fake_is_never_proven() -> None:
     assert make_rules(co_primary="good").allowance > 0.05
     found = expected(make_rules(co_primary="good"), 0.05, DAILY, 0.05)

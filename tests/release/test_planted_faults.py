@@ -63,12 +63,14 @@ def replaced(name: str, by: Callable[..., Any], of: Any = observations) -> Plant
     return lambda patch: patch.setattr(of, name, by)
 
 
-def share_at_counting(share: float, arm: str | None, former: float | None) -> float | None:
+def share_at_counting(
+    share: float, arm: str | None, former: float | None, _: int = 1
+) -> float | None:
     """Of the step that the release has reached, not of the one in which the unit was drawn."""
     return propensity(test_units.STEPS[1] / 100, arm, former)
 
 
-def share_alone(share: float, arm: str | None, former: float | None) -> float | None:
+def share_alone(share: float, arm: str | None, former: float | None, _: int = 1) -> float | None:
     """Who returns is taken for somebody new."""
     return propensity(share, None, None)
 

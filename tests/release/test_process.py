@@ -214,6 +214,42 @@ def test_a_version_that_does_not_verify_never_gets_traffic(place: Place) -> None
     assert "does not verify" in shown["reason"]
 
 
+def test_two_challengers_are_loaded_share_the_traffic_and_are_told_apart(place: Place) -> None:
+    one, two = place.version(seed=6), place.version(seed=7)
+    words = ("release", "start", place.task, one.version, "--also", two.version, "--trust-raters")
+    twice = place.everlearn(*words, "--also", one.version)
+    assert twice.returncode == 2
+    assert "name each challenger once" in twice.stderr
+    alone = place.everlearn(*words, "--ungated", "x")
+    assert alone.returncode == 2
+    assert "it is released alone" in alone.stderr
+    started = place.everlearn(*words)
+    assert started.returncode == 0, started.stderr
+    assert f"beside it version {two.version}" in started.stdout
+    with place.controller():
+        place.wait(lambda: place.route is not None and place.route.challenger_share == 0.5)
+        assert place.route is not None
+        arms = [arm and arm.model for arm in place.route.challengers]
+        assert arms == [one.model_name, two.model_name]
+        assert {one.model_name, two.model_name} <= place.loaded()
+        place.wait(lambda: place.registry.aliases(place.task).get("challenger") == one.version)
+        assert place.everlearn("release", "abort", place.task).returncode == 0
+        states = VersionState.RETIRED
+        place.wait(
+            lambda: all(
+                place.registry.get(place.task, each.version).state is states for each in (one, two)
+            )
+        )
+    shown = json.loads(place.everlearn("release", "show", place.task, "--json").stdout)
+    (other,) = shown["beside"]
+    assert {shown["version"], other["version"]} == {one.version, two.version}
+    assert [row["event"] for row in other["events"]][:2] == ["started", "step"]
+    assert {shown["phase"], other["phase"]} == {"aborted"}
+    said = place.everlearn("release", "show", place.task).stdout
+    assert f"version {one.version} is aborted" in said
+    assert f"version {two.version} is aborted" in said
+
+
 def test_what_is_not_gated_is_refused_unless_a_reason_is_given(place: Place) -> None:
     version = place.version(seed=4)
     place.registry.tag(place.task, version.version, state="registered")

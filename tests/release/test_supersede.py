@@ -35,6 +35,8 @@ def newer(after: float | None = 60.0, **overrides: Any) -> Release:
         ({"phase": Phase.LOADING}, newer(), 9999.0, "it is loading"),
         ({"phase": Phase.PAIRING}, newer(), 9999.0, "it is pairing"),
         ({"paired": "won"}, newer(), 9999.0, "better in the shadow"),
+        ({"challengers": 2}, newer(), 9999.0, "only one version takes the place of one"),
+        ({}, newer(challengers=2), 9999.0, "only one version takes the place of one"),
         ({"ungated": "to see"}, newer(), 9999.0, "only a gated version"),
         ({}, newer(ungated="to see"), 9999.0, "only a gated version"),
         ({"candidate": ArmRoute(version="9", model="m")}, newer(), 9999.0, "8 is not newer"),

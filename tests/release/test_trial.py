@@ -132,6 +132,25 @@ def test_the_verb_says_it_in_json_and_draws_it(tmp_path: Path, suffix: str) -> N
     assert picture.stat().st_size > 5000
 
 
+def test_of_several_challengers_the_verb_says_which_was_promoted(tmp_path: Path) -> None:
+    make_service(tmp_path)
+    (tmp_path / "tasks" / "t.yaml").write_text(
+        "{task: t, base_model: b, upstream: local, graders: [{name: thumbs, type: feedback}]}"
+    )
+    words = ["simulate", "t", "--challengers", "2", "--effect", "0.4", "--runs", "20", "--config"]
+    words += [str(tmp_path / "everlearn.yaml"), "--traffic", "100000", "--answering", "0.5"]
+    done = CliRunner().invoke(command, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["runs"], result["challengers"], result["level"]) == (20, 2, 0.005)
+    assert result["shares"]["promoted_the_first"] >= 0.8
+    assert result["shares"]["promoted_no_better"] <= 0.1
+    told = CliRunner().invoke(command, words).stdout
+    assert told.startswith("20 releases of 2 challengers at level 0.005, 0.0025 each: promoted ")
+    refused = CliRunner().invoke(command, [*words, "--users", "50"])
+    assert "--challengers: users: tried of one challenger only" in str(refused.exception)
+
+
 def test_a_picture_that_cannot_be_written_so_is_refused(tmp_path: Path) -> None:
     make_service(tmp_path)
     (tmp_path / "tasks" / "t.yaml").write_text(

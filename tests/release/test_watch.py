@@ -84,7 +84,7 @@ def test_who_comes_every_day_is_drawn_anew_every_day_and_held_back_users_are_not
     for epoch in range(3):
         moved = msgspec.structs.replace(watch_of(traffic), stage=epoch)
         route = render(msgspec.structs.replace(traffic, watch=moved))
-        found = {n: assign(route, "t", f"u{n}") for n in range(4000)}
+        found = {n: assign(route, "t", f"u{n}")[:2] for n in range(4000)}
         by_day.append({n for n, each in found.items() if each == ("holdback", 0.1)})
         always = {n for n, each in found.items() if each == ("holdback", 0.01)}
         assert 20 < len(always) < 70

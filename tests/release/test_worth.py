@@ -132,6 +132,31 @@ def test_the_worth_of_a_chain_is_the_sum_of_its_releases(history: History) -> No
     assert early.gain is None
 
 
+def test_days_of_several_challengers_count_for_nothing(history: History) -> None:
+    """There the champion's own answers do not say what share was left to it."""
+    now = history.clock.now()
+    history.promotion("1", "base", now - 20 * DAY, (0.3, 0.6))
+    traffic = history.book.traffic("text2sql")
+    assert traffic is not None
+    before = worth(history.lake, history.task, traffic, 0, now)
+    arms = [("challenger", "8", 0.5), ("challenger", "9", 0.5), ("champion", "1", 0.5)]
+    dropped = [("challenger", "8", 0.5), ("champion", "1", 0.5), ("champion", "1", 1.0)]
+    rows, scores = [], []
+    for stage, kinds in enumerate((arms, dropped)):
+        for number, (arm, version, share) in enumerate([*kinds, ("holdback", "base", 0.1)] * 20):
+            name = {"completion_id": new_id("cmpl"), "task": "text2sql"}
+            at = now - 5 * DAY + number
+            row = {"unit": f"s{stage}-{number}", "arm": arm, "version": version, "status": "ok"}
+            rows.append(
+                {**name, **row, "probability": share, "release": "r", "stage": stage}
+                | {"received_at": at}
+            )
+            scores.append({**name, "evaluator": "thumbs", "created_at": at, "value": 1.0})
+    history.lake.commit(lambda t: t.append("completions", rows))
+    history.lake.commit(lambda t: t.append("scores", scores))
+    assert worth(history.lake, history.task, traffic, 0, now) == before
+
+
 def test_the_verb_says_it_in_points(history: History) -> None:
     now = history.clock.now()
     history.promotion("1", "base", now - 20 * DAY, (0.3, 0.6))

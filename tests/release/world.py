@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from everlearn.lake.store import Transaction
 from everlearn.rules import ReleaseRules
 from everlearn.state import open_state
 from everlearn.task import Task, load_task
-from gateway.assignment import assign
+from gateway.assignment import Assignment, assign, draw
 from gateway.routes import ArmRoute, TaskRoute, read_routes
 from serving.release.book import Book
+from serving.release.challengers import abreast, facing, running, settled
 from serving.release.controller import TaskLoop
 from serving.release.states import Phase, Release, Traffic, begin, change
-from tests.builders import FakeClock, make_service
+from tests.builders import FakeClock, make_completion, make_service
 
 Rows = list[dict[str, Any]]
 BASE = ArmRoute(version="base", model="base-model")
@@ -100,6 +101,19 @@ class World:
         self.book.write("text2sql", msgspec.structs.replace(traffic, notes=()))
         self.loop.tick()
 
+    def ramp_several(self, *candidates: ArmRoute, **overrides: Any) -> None:
+        """The same of several challengers."""
+        now = self.clock.now()
+        self.releases += 1
+        name = {"release_id": f"rel_world_{self.releases}"}
+        fields = {"phase": Phase.LOADING, "created_at": now, **name, **overrides}
+        lead, *others = abreast(make_release(self.task.release_rules, **fields), candidates)
+        traffic = begin(Traffic(champion=BASE), lead, *others)
+        for each in running(traffic):
+            traffic = change(facing(traffic, each.release_id), Phase.RAMPING, "loaded", now)
+        self.book.write("text2sql", msgspec.structs.replace(settled(traffic), notes=()))
+        self.loop.tick()
+
     def promote(self) -> None:
         """Put the release where it has just won."""
         self.ramp()
@@ -142,16 +156,21 @@ class World:
         champion: dict[str, float],
         candidate: dict[str, float],
         held: dict[str, float] | None = None,
+        by_version: Mapping[str, dict[str, float]] | None = None,
     ) -> None:
-        """New users ask once each; rates by arm of `good`, `thumbs` and `ok` (default 1)."""
+        """New users ask once each; rates by arm (of several challengers `by_version`) of `good`,
+        `thumbs` and `ok` (default 1)."""
         completions, feedback = [], []
         for _ in range(users):
             self.asked += 1
             unit = f"user-{self.asked}"
             route = self.route
-            found = assign(route, "text2sql", unit)
+            asks = make_completion(task="text2sql", unit=unit, received_at=self.clock.now())
+            drawn = draw(route, asks) if route.challengers else None
+            found = assign(route, "text2sql", unit, drawn)
             by_arm = {"challenger": candidate, "holdback": held or champion}
-            rates = by_arm.get(found.arm, champion)
+            version = self._version(route, found)
+            rates = (by_version or {}).get(version) or by_arm.get(found.arm, champion)
             answered = self._happens(rates, "ok")
             completion_id = new_id("cmpl")
             completions.append(
@@ -159,11 +178,12 @@ class World:
                     "completion_id": completion_id,
                     "task": "text2sql",
                     "unit": unit,
+                    "draw": drawn,
                     "arm": found.arm,
                     "probability": found.probability,
                     "release": route.release,
                     "stage": route.stage,
-                    "version": self._version(route, found.arm),
+                    "version": version,
                     "received_at": self.clock.now(),
                     "latency_ms": rates.get("latency_ms", 20.0),
                     "status": "ok" if answered else "upstream_error",
@@ -208,9 +228,10 @@ class World:
 
         self.lake.commit(work)
 
-    def _version(self, route: TaskRoute, arm: str) -> str:
-        arms = {"challenger": route.challenger, "holdback": route.holdback}
-        return (arms.get(arm) or route.champion).version
+    def _version(self, route: TaskRoute, found: Assignment) -> str:
+        challenger = route.challengers[found.which] if route.challengers else route.challenger
+        arms = {"challenger": challenger, "holdback": route.holdback}
+        return (arms.get(found.arm) or route.champion).version
 
     def _happens(self, rates: dict[str, float], name: str) -> bool:
         return self.dice.random() < rates.get(name, 1.0)
