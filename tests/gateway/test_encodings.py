@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.collector.answers import row
 from tests.gateway.backend import (
@@ -24,6 +25,8 @@ from tests.gateway.door import CHAT, Door, door
 pytestmark = pytest.mark.anyio
 
 BODY = json.dumps(CHAT).encode()
+ZSTD, FAR = zstandard.ZstdCompressor(), zstandard.ZstdCompressor(level=22)
+"""As clients compress, and so that whoever reads it must remember 128 MiB."""
 RAW_DEFLATE = zlib.compressobj(wbits=-15)
 RAW = RAW_DEFLATE.compress(BODY) + RAW_DEFLATE.flush()
 
@@ -37,6 +40,7 @@ async def test_a_compressed_request_is_the_request(tmp_path: Path) -> None:
     forms = {
         "gzip": gzip.compress(BODY), "x-gzip": gzip.compress(BODY), "deflate": zlib.compress(BODY),
         "Deflate": RAW, "identity": BODY, "deflate, gzip": gzip.compress(zlib.compress(BODY)),
+        "zstd": ZSTD.compress(BODY), "ZSTD, gzip": gzip.compress(ZSTD.compress(BODY)),
     }  # fmt: skip
     async with backend() as upstream, door(tmp_path, upstream.url) as gate:
         for encoding, body in forms.items():
@@ -50,13 +54,27 @@ async def test_a_compressed_request_is_the_request(tmp_path: Path) -> None:
         assert await post(gate, gzip.compress(thumb), "gzip", "/v1/feedback") == 202
 
 
+async def test_frames_and_streams_of_unknown_size_are_one_body(tmp_path: Path) -> None:
+    stream = zstandard.ZstdCompressor().compressobj()
+    told_nothing = stream.compress(BODY[:9]) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    told_nothing += stream.compress(BODY[9:]) + stream.flush()
+    long = json.dumps({**CHAT, "user": "".join(map(str, range(30_000)))}).encode()
+    async with backend() as upstream, door(tmp_path, upstream.url) as gate:
+        for body in (told_nothing, ZSTD.compress(BODY[:9]) + ZSTD.compress(BODY[9:])):
+            assert await post(gate, body, "zstd") == 200
+        assert await post(gate, ZSTD.compress(long), "zstd") == 200
+        assert [event.request for event in gate.completions()] == [BODY, BODY, long]
+
+
 async def test_a_body_that_is_not_what_its_encoding_says_is_refused_and_captured(
     tmp_path: Path,
 ) -> None:
-    bomb = gzip.compress(bytes(17 * 2**20))
+    zeros = bytes(17 * 2**20)
     refused = [
         (BODY, "gzip", 400), (BODY, "deflate", 400), (gzip.compress(BODY)[:-9], "gzip", 400),
-        (BODY, "zstd", 415), (BODY, "br", 415), (bomb, "gzip", 413),
+        (BODY, "zstd", 400), (ZSTD.compress(BODY)[:-2], "zstd", 400), (b"", "zstd", 400),
+        (ZSTD.compress(BODY) + b"more", "zstd", 400), (FAR.compress(zeros), "zstd", 400),
+        (ZSTD.compress(zeros), "zstd", 413), (BODY, "br", 415), (gzip.compress(zeros), "gzip", 413),
         (BODY, "gzip, gzip, gzip", 415),
     ]  # fmt: skip
     async with backend() as upstream, door(tmp_path, upstream.url) as gate:
