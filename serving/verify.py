@@ -43,7 +43,8 @@ TIMEOUT_SECONDS = 60.0
 TOP = 5
 
 Probe = Mapping[str, Any]
-"""messages, max_tokens, prompt_token_ids, token_ids, logprobs."""
+"""messages, max_tokens, prompt_token_ids, token_ids, logprobs, and `dated` where the template
+prints the day: such a prompt is sent as its tokens, for the same words make others tomorrow."""
 
 
 @dataclass(frozen=True)
@@ -235,19 +236,24 @@ def _largest(comparisons: Sequence[_Comparison]) -> float:
 
 def _ask(client: httpx.Client, address: str, model_name: str, probe: Probe) -> dict[str, Any] | str:
     """The replica's greedy continuation, or why it refuses to give one."""
+    dated = bool(probe.get("dated"))
+    asked = (
+        {"prompt": probe["prompt_token_ids"], "logprobs": TOP}
+        if dated
+        else {"messages": probe["messages"], "logprobs": True, "top_logprobs": TOP}
+    )
     body = {
+        **asked,
         "model": model_name,
-        "messages": probe["messages"],
         "max_tokens": probe["max_tokens"],
         "temperature": 0.0,
-        "logprobs": True,
-        "top_logprobs": TOP,
         "return_token_ids": True,
         # Names tokens by id: two tokens may have the same text.
         "return_tokens_as_token_ids": True,
     }
     try:
-        answer = client.post(f"{address}/chat/completions", json=body)
+        path = "completions" if dated else "chat/completions"
+        answer = client.post(f"{address}/{path}", json=body)
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise ServingAway(f"replica {address}: verifying {model_name}: {reason}") from error
@@ -259,4 +265,19 @@ def _ask(client: httpx.Client, address: str, model_name: str, probe: Probe) -> d
     if answer.is_error:
         return f"{answer.status_code}: {answer_message(answer)}"
     content: dict[str, Any] = answer.json()
-    return content
+    return _as_chat(content) if dated else content
+
+
+def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a prompt of tokens in the form of a chat's."""
+    choice = body["choices"][0]
+    told = choice["logprobs"]
+    entries = [
+        {
+            "logprob": logprob,
+            "top_logprobs": [{"token": name, "logprob": each} for name, each in top.items()],
+        }
+        for logprob, top in zip(told["token_logprobs"], told["top_logprobs"], strict=True)
+    ]
+    said = {"token_ids": choice["token_ids"], "logprobs": {"content": entries}}
+    return {"prompt_token_ids": choice["prompt_token_ids"], "choices": [said]}

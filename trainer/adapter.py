@@ -19,6 +19,7 @@ from typing import Any
 from everlearn.errors import CheckpointError, NothingLearned
 from trainer.encode import template_hash
 from trainer.generate import answer_all, prompts_of
+from trainer.render import Conversation
 from trainer.rows import Messages
 from trainer.workbench import Workbench
 
@@ -27,6 +28,7 @@ PROBES = 4
 GREETING: Messages = [{"role": "user", "content": "Hello"}]
 """A prompt that is nobody's."""
 PROBE_TOKENS = 24
+ANOTHER_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 UNMOVED = 1e-5
 """Nats; the same weights on the same machine differ by rounding to six digits at most."""
 WEIGHTS = "adapter_model.safetensors"
@@ -119,8 +121,11 @@ def probes(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[dict[s
         if asked is None or not made.token_ids:
             continue
         logprobs = logprobs_of(model, asked, made.token_ids)
+        then = Conversation(messages, asked_at=ANOTHER_DAY)
+        dated = prompts_of(model, tokenizer, [then]) != [asked]
         result.append(
             {
+                **({"dated": True} if dated else {}),
                 "completion_id": completion_id,
                 "messages": list(messages),
                 "max_tokens": PROBE_TOKENS,

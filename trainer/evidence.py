@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from everlearn.graders import ScoreModel
+from everlearn.task import Task, heldout_grader
 from trainer.generate import Answers, Asked, answer_all
 from trainer.rows import Row
 from trainer.workbench import Workbench
@@ -29,13 +31,27 @@ def examine(model: Any, bench: Workbench, grade: Grade, rows: Sequence[Row]) -> 
     """Let the model answer all rows and grade the answers."""
     made = answer(model, bench, [row.conversation for row in rows])
     graded = grade(rows, [each.text for each in made.answers])
+    marks = marked(graded, made, lowest(bench.task))
     # What the model was not asked is unscored, not wrong.
     return Exam(
         tuple(
-            score if each.token_ids else None
-            for score, each in zip(graded, made.answers, strict=True)
+            mark if each.token_ids else None for mark, each in zip(marks, made.answers, strict=True)
         )
     )
+
+
+def marked(
+    scores: Sequence[float | None], made: Answers, worst: float = 0.0
+) -> tuple[float | None, ...]:
+    """The scores, of an answer that was cut the worst, as in the exam at the door."""
+    pairs = zip(scores, made.answers, strict=True)
+    return tuple(worst if each.cut else score for score, each in pairs)
+
+
+def lowest(task: Task) -> float:
+    """The worst that the held-out grader gives."""
+    grader = task.grader(heldout_grader(task))
+    return grader.range[0] if isinstance(grader, ScoreModel) else 0.0
 
 
 def answer(model: Any, bench: Workbench, prompts: Sequence[Asked]) -> Answers:

@@ -24,6 +24,8 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]
+    cut: bool = False
+    """It came to no end in time: at the door such an answer is never right, so nowhere it is."""
 
 
 UNANSWERED = Answer("", ())
@@ -121,7 +123,7 @@ def _batch(
 
 
 def _cut(tokenizer: Any, ids: list[int], stops: set[int]) -> Answer:
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
-    kept = ids[: end + 1]
+    end = next((place for place, token in enumerate(ids) if token in stops), None)
+    kept = ids if end is None else ids[: end + 1]
     text = split_thinking(tokenizer.decode(kept, skip_special_tokens=True))[1]
-    return Answer(text.strip(), tuple(kept))
+    return Answer(text.strip(), tuple(kept), cut=end is None)

@@ -14,7 +14,7 @@ from typing import Any
 
 from everlearn.task import Task, heldout_grader
 from trainer import adapter as adapters
-from trainer.evidence import answer, mean
+from trainer.evidence import answer, lowest, marked, mean
 from trainer.generate import Answers, prompts_of
 from trainer.hacking import MIN_PROMPTS, Finding, Look, best_of, hacked
 from trainer.reward import Grading, read_by, reward_grader
@@ -84,8 +84,8 @@ class Looks:
             texts = [each.text for each in made.answers]
             seen = Look(
                 step,
-                tuple(self._reward(self._rows, texts)),
-                tuple(self._heldout(self._rows, texts)),
+                marked(self._reward(self._rows, texts), made),
+                marked(self._heldout(self._rows, texts), made, lowest(self._bench.task)),
             )
             self.looks.append(seen)
             self.looks = self._comparable()

@@ -11,8 +11,10 @@ mark in the place of the text, so neither trimming nor history rewriting can mov
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from everlearn.chat import (
@@ -26,6 +28,7 @@ from everlearn.chat import (
 
 ANSWER, THOUGHT = "\u27e6answer\u27e7", "\u27e6thought\u27e7"
 """Marks: brackets that no template writes."""
+_NOW = re.compile(r"""\bstrftime_now\(\s*(["'])([^"'\\\\]+)\1\s*\)""")
 _OPENERS = (
     *(opens for opens, _ in THINKING),
     *("<|START_THINKING|>", "<|channel>thought", "<|channel|>analysis", "\u25c1think\u25b7"),
@@ -59,6 +62,8 @@ class Conversation:
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None
     options: Mapping[str, Any] | None = None
+    asked_at: datetime | None = None
+    """What a template that prints the date prints, in this machine's time zone; None: now."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ class Renderer:
         if missing:
             kind = missing[0].strip("\u27e6\u27e7").rstrip("0123456789")
             raise Unsupported(f"template_drops_{kind}", f"the template leaves a {kind} out")
-        bare = Conversation(asked.messages, None, asked.options)
+        bare = replace(asked, tools=None)
         if asked.tools and self._render(bare, shadow, generate=True) == text:
             raise Unsupported("template_ignores_tools", "the template does not show the tools")
 
@@ -272,13 +277,17 @@ class Renderer:
     def _render(
         self, asked: Conversation, messages: list[dict[str, Any]], *, generate: bool
     ) -> str:
+        options = dict(asked.options or {})
+        template = self._template(asked)
+        if asked.asked_at is not None and (dated := _dated(template, asked.asked_at)) != template:
+            options["chat_template"] = dated
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
                 tools=template_tools(asked.tools),
                 tokenize=False,
                 add_generation_prompt=generate,
-                **(asked.options or {}),
+                **options,
             )
         except Unsupported:
             raise
@@ -297,6 +306,13 @@ class Renderer:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _dated(template: str, at: datetime) -> str:
+    """The template with what `strftime_now` gave then in its place: what is handed to a template
+    can be no function."""
+    local = at.astimezone()
+    return _NOW.sub(lambda found: json.dumps(local.strftime(found[2])), template)
 
 
 def _marked(content: str, calls: list[dict[str, Any]], thought: str | None) -> dict[str, Any]:

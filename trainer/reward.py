@@ -10,7 +10,7 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from everlearn.chat import split_thinking
@@ -193,6 +193,7 @@ class Graded(Protocol):
         ...
 
 
+CUT = Verdict(0.0, {}, "cut off at train.max_completion_tokens")
 RewardFunction = Callable[..., list[float]]
 STEPS_LOOKED_AT = 5
 """The latest, for the share of answers that are unscored."""
@@ -258,12 +259,14 @@ def trl_reward(
     rows: Sequence[Row],
     *,
     max_unscored: float = 1.0,
+    stops: Collection[int] = (),
     begin: Callable[[int], Any] | None = None,
     seen: Callable[[int, int, Iterable[dict[str, Any]]], None] | None = None,
 ) -> RewardFunction:
     """The reward in TRL's form: the dataset column `row` says which row a sample answers. `begin`
     is told the step before it is graded; `seen` gets step, steps and the answers with their
-    verdicts."""
+    verdicts. An answer that ends with none of `stops` was cut: never right, as in the exam at the
+    door, so that nobody learns to talk past his end."""
     unscored, flat = Unscored(max_unscored), Flat()
 
     def reward(
@@ -273,20 +276,32 @@ def trl_reward(
         if begin is not None and state is not None:
             begin(state.global_step + 1)
         texts = [split_thinking(each)[1].strip() for each in completions]
-        verdicts = grading.detailed([rows[index] for index in row], texts)
+        ended = _ended(options.get("completion_ids"), stops, len(texts))
+        whole = [place for place, each in enumerate(ended) if each]
+        told = iter(grading.detailed([rows[row[p]] for p in whole], [texts[p] for p in whole]))
+        verdicts = [next(told) if each else CUT for each in ended]
         log_metric = options.get("log_metric")
         if log_metric is not None:
             for name, value in component_means(verdicts).items():
                 log_metric(f"reward/{name}", value)
         if seen is not None and state is not None:
-            told = zip([rows[index] for index in row], texts, verdicts, strict=True)
-            seen(state.global_step + 1, state.max_steps, (shown(*each) for each in told))
+            each_one = zip([rows[index] for index in row], texts, verdicts, strict=True)
+            seen(state.global_step + 1, state.max_steps, (shown(*each) for each in each_one))
         unscored.saw(verdicts)
         if state is not None:
             flat.saw(state.global_step + 1, [each.value for each in verdicts], row)
         return neutral([each.value for each in verdicts], [str(index) for index in row])
 
     return reward
+
+
+def _ended(
+    answers: Sequence[Sequence[int]] | None, stops: Collection[int], count: int
+) -> list[bool]:
+    """Whether each answer came to its end; all did where nobody knows."""
+    if answers is None or not stops:
+        return [True] * count
+    return [bool(len(ids)) and int(ids[-1]) in stops for ids in answers]
 
 
 def shown(row: Row, text: str, verdict: Verdict) -> dict[str, Any]:

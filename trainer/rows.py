@@ -84,6 +84,8 @@ class Row:
     """Of kind `hindsight`: what stands in the prompt of the teacher."""
     verdicts: Mapping[str, float] = field(default_factory=dict)
     """Latest scores of the completion by grader name."""
+    asked_at: datetime | None = None
+    """When production was asked: the day that a template which prints the date names."""
     known_at: datetime | None = None
     """When somebody last spoke of it; of an unjudged answer, when it was given."""
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Row:
     @property
     def conversation(self) -> Conversation:
         """What was asked, as a chat template takes it."""
-        return Conversation(self.messages, self.tools, self.options)
+        return Conversation(self.messages, self.tools, self.options, self.asked_at)
 
     @property
     def given(self) -> Message:
@@ -184,6 +186,7 @@ def to_lake(row: Row, snapshot_id: str) -> dict[str, Any]:
         "messages": list(row.messages) if kept else None,
         "tools": row.tools if kept else None,
         "options": dict(row.options) if kept and row.options else None,
+        "asked_at": row.asked_at,
         "completion": row.completion if kept else None,
         "answer": row.said if kept else None,
         "context": dict(row.context) if kept and row.context else None,
@@ -209,6 +212,7 @@ def from_lake(record: Mapping[str, Any]) -> Row:
         messages=parsed(record["messages"]) or [],
         tools=parsed(record["tools"]),
         options=parsed(record["options"]) or {},
+        asked_at=record["asked_at"],
         completion=record["completion"] or "",
         said=parsed(record["answer"]),
         context=parsed(record["context"]) or {},

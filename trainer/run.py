@@ -397,6 +397,7 @@ class _Learning:
             self.reward,
             rows,
             max_unscored=self.task.train.max_unscored,
+            stops=self.bench.stop_ids,
             begin=self._begin,
             seen=self.stream.completions,
         )

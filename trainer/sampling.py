@@ -60,7 +60,8 @@ def ask_served(
                 prompts = [row.conversation for row in rows for _ in range(count)]
                 longest = task.train.max_completion_tokens
                 made = answer_all(model, bench.tokenizer, prompts, longest, temperature=TEMPERATURE)
-                texts = [each.text for each in made.answers]
+                # What was cut is blank: no answer to learn from.
+                texts = ["" if each.cut else each.text for each in made.answers]
                 return [texts[at : at + count] for at in range(0, len(texts), count)]
 
             found = draw(asked, source, sample, grading.detailed)

@@ -132,7 +132,9 @@ def settings(train: Train, method: str, shape: Shape, machine: Machine, load: Lo
         learning_rate=rate(train, method, shape),
         max_steps=steps,
         batch_size=load.batch,
-        micro_batch=fitting(load.batch, room(shape, machine) / max(1, load.longest)),
+        micro_batch=fitting(
+            load.batch, room(shape, machine) / max(1, load.longest), LEAST_ROWS.get(method, 1)
+        ),
         warmup_steps=round(WARMUP * steps) if train.learning_rate == "auto" else 0,
         precision=precision(train, method, shape, machine),
         gradient_checkpointing=checkpointed(shape, machine),
@@ -186,9 +188,14 @@ def steps_for(train: Train, load: Load) -> int:
     return max(1, min(most, round(train.epochs * load.rows / load.per_step)))
 
 
-def fitting(batch_size: int, rows: float) -> int:
-    """The largest divisor of the batch that is at most `rows`; 1 at least."""
-    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= max(1, rows))
+LEAST_ROWS = {"kto": 2}
+"""Of a micro-batch: KTO estimates its KL term by the answer of another row of it."""
+
+
+def fitting(batch_size: int, rows: float, least: int = 1) -> int:
+    """The largest divisor of the batch that is at most `rows`, but at least `least`."""
+    parts = [n for n in range(least, batch_size + 1) if batch_size % n == 0]
+    return max((n for n in parts if n <= rows), default=min(parts, default=batch_size))
 
 
 def weights_bytes(shape: Shape, machine: Machine) -> int:

@@ -336,6 +336,7 @@ def _row(record: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, float]])
         trainable=record["trainable"] is not False,
         finish_reason=record["finish_reason"],
         verdicts=verdicts.get(record["completion_id"], {}),
+        asked_at=record["received_at"],
         known_at=record["received_at"],
         # Its prompt was served without a template, and is no conversation to train on.
         dropped_reason="plain_prompt" if record["endpoint"] == "completions" else None,

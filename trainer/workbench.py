@@ -26,6 +26,7 @@ from trainer.progress import shown
 from trainer.render import Conversation, Renderer
 from trainer.rows import Message, Messages
 from trainer.settings import (
+    LEAST_ROWS,
     Load,
     Machine,
     Precision,
@@ -185,15 +186,18 @@ class Workbench:
         """What the method is trained with, said before the start."""
         made = settings(self.task.train, method, self.shape, self.machine, load)
         if self.micro_limit is not None:
-            made = replace(made, micro_batch=fitting(load.batch, self.micro_limit))
+            least = LEAST_ROWS.get(method, 1)
+            made = replace(made, micro_batch=fitting(load.batch, self.micro_limit, least))
         self.report(f"{method}: {estimate(made, self.shape, self.machine, load)}")
         self.resolved[method] = made
         return made
 
     def smaller(self, method: str) -> "Workbench | None":
-        """The same with half the micro-batch for `method`; None when it is one row already."""
+        """The same with half the micro-batch for `method`; None when it can be no smaller."""
         halved = self.resolved[method].halved()
-        return None if halved is None else replace(self, micro_limit=halved.micro_batch)
+        if halved is None or halved.micro_batch < LEAST_ROWS.get(method, 1):
+            return None
+        return replace(self, micro_limit=halved.micro_batch)
 
     @property
     def uses_cpu(self) -> bool:

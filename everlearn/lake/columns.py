@@ -196,6 +196,7 @@ SNAPSHOT_ROWS = _table(
     ("messages", "json", "the prompt"),
     ("tools", "json", "the tools that the request offered"),
     ("options", "json", "variables of the chat template that the request named"),
+    ("asked_at", "time", "when production was asked: the day that a template may print"),
     ("completion", "text", "the answer given"),
     ("answer", "json", "the answer given, as an assistant message; null: a plain text"),
     ("context", "json", "what graders know beside the conversation: metadata, feedback, version"),

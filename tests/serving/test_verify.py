@@ -117,6 +117,20 @@ def test_a_replica_that_is_down_says_nothing_about_the_model(
         verify(f"http://127.0.0.1:{free_port()}/v1", "first", probes)
 
 
+def test_a_prompt_that_holds_the_date_of_another_day_is_sent_as_its_tokens(
+    shared_server: Server, probes: list[dict[str, Any]]
+) -> None:
+    """As the template would have it: the words make another prompt today."""
+    today = [{"role": "user", "content": "it is another day"}]
+    late = [{**probe, "messages": today} for probe in probes]
+    assert "prompt's tokens differ" in verify(shared_server.address, "first", late).reason
+    dated = [{**probe, "dated": True} for probe in late]
+    found = verify(shared_server.address, "first", dated)
+    assert found.ok, found.reason
+    assert found.max_abs_difference < 1e-4
+    assert not verify(shared_server.address, "second", dated).ok
+
+
 def test_an_adapter_leaves_the_base_model_alone(
     shared_server: Server, base: Path, probes: list[dict[str, Any]]
 ) -> None:

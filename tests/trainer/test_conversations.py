@@ -1,6 +1,7 @@
 """Conversations are data: tools, calls and thinking reach the row that is trained on."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from everlearn.lake.ducklake import DuckLake, open_lake
 from everlearn.task import Task, load_task
-from tests.trainer.production import completion, correction, make_production, thumbs
+from tests.trainer.production import START, completion, correction, make_production, thumbs
 from tests.trainer.templates import ANSWER, CALL, TOOLS, USER
 from tests.trainer.tiny import THINGS
 from trainer.reward import needs_reference
@@ -76,6 +77,7 @@ def test_a_row_keeps_tools_calls_switches_and_production_tokens(lake: DuckLake, 
     row = frozen(lake, task)["cmpl_00001"]
     assert row.conversation.tools == TOOLS
     assert row.conversation.options == {"enable_thinking": False}
+    assert row.conversation.asked_at == START + timedelta(seconds=1)
     assert row.taught == {**CALLING, "reasoning": "hm"}
     assert "get_weather" in row.answer
     captured = row.captured("t")

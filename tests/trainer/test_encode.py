@@ -1,6 +1,7 @@
 """Odd rows are left out with their reason; the others are trained."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ from everlearn.errors import ConfigError, NotEnoughEvidence
 from everlearn.task import Task
 from tests.trainer.examples import accepted, corrected, make_row, rejected
 from tests.trainer.templates import make_tokenizer
+from trainer.adapter import probes
+from trainer.evidence import answer, examine
 from trainer.generate import answer_all
 from trainer.methods import TrainingData, dpo, kto, rft, sft
+from trainer.rows import Row
 from trainer.workbench import Workbench, fit
 
 PLAIN = (
     "{% for m in messages %}{{ '<S>' + m['role'] + '\n' + m['content'] + '<E>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<S>assistant\n' }}{% endif %}"
 )
+DATED = "{{ '<S>system\n' + strftime_now('%Y-%m-%d') + '<E>\n' }}" + PLAIN
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -127,6 +132,47 @@ def test_a_prompt_longer_than_the_context_is_no_exam_row(build: Build) -> None:
     assert bench.encoder.refuses(make_row(split="gate")) is None
 
 
+def test_answers_of_two_days_to_one_question_are_a_pair(build: Build) -> None:
+    """Of a template that prints the date, which makes another prompt of it every day."""
+    first, later = (datetime(2024, 2, day, 12, tzinfo=UTC) for day in (3, 4))
+    rows: list[Row] = []
+    for number in range(12):
+        same = {"prompt": f"question {number}"}
+        rows.append(accepted(**same, asked_at=first))
+        rows.append(rejected(**same, asked_at=later, completion="wrong"))
+    bench, data = build(DATED), TrainingData(tuple(rows))
+    made = [dpo._example(pair, bench) for pair in dpo.pairs(data)]
+    prompts = [bench.tokenizer.decode(each["prompt_ids"]) for each in made if each is not None]
+    assert len(prompts) == 12
+    assert all("2024-02-03" in prompt for prompt in prompts)
+
+
+def test_an_answer_that_is_cut_is_not_right_whatever_the_grader_says(build: Build) -> None:
+    from dataclasses import replace
+
+    bench = build(max_completion_tokens=3)
+    same = {"type": "json_schema", "name": "json", "json_schema": {}}
+    task = {**bench.task.model_dump(exclude_unset=True), "heldout": {"grader": "json"}}
+    bench = replace(bench, task=Task.model_validate({**task, "graders": [same]}))
+    rows = [make_row(split="select") for _ in range(8)]
+    model = bench.base_model()
+    made = answer(model, bench, [row.conversation for row in rows])
+    ends = {bench.tokenizer.eos_token_id}
+    assert [each.cut for each in made.answers] == [
+        each.token_ids[-1] not in ends for each in made.answers
+    ]
+    assert any(each.cut for each in made.answers)
+    exam = examine(model, bench, lambda _, texts: [1.0] * len(texts), rows)
+    assert exam.scores == tuple(0.0 if each.cut else 1.0 for each in made.answers)
+
+
+def test_a_probe_says_whether_its_prompt_changes_with_the_day(build: Build) -> None:
+    for template, dated in ((PLAIN, None), (DATED, True)):
+        bench = build(template)
+        (probe,) = probes(bench.base_model(), bench.tokenizer, [("c1", [QUESTION])])
+        assert probe.get("dated") == dated
+
+
 @pytest.mark.parametrize(("ups", "downs"), [(400, 10), (10, 400)])
 def test_both_thumbs_are_in_every_batch_however_rare_one_is(
     build: Build, ups: int, downs: int
@@ -154,6 +200,17 @@ def test_a_preferences_trainer_is_given_exact_tokens(build: Build) -> None:
     assert bench.tokenizer.decode(row["prompt_ids"]).endswith("<S>assistant\n")
     assert bench.tokenizer.decode(row["chosen_ids"]) == "\nright<E>"
     assert bench.tokenizer.decode(row["rejected_ids"]) == "wrong<E>"
+
+
+def test_kto_on_a_machine_for_one_row_trains_on_two(build: Build) -> None:
+    from dataclasses import replace
+
+    bench = replace(build(), micro_limit=1)
+    rows = [accepted() for _ in range(10)] + [rejected() for _ in range(10)]
+    trainer = kto.METHOD.build(TrainingData(tuple(rows)), bench, _unrewarded)
+    assert trainer.args.per_device_train_batch_size == 2
+    assert all(row["KL_completion_ids"] for row in trainer.train_dataset)
+    assert bench.smaller("kto") is None
 
 
 def test_micro_batches_make_the_same_step_as_the_whole_batch(build: Build) -> None:

@@ -1,6 +1,7 @@
 """What is trained on is what the server renders and the model samples, or refused with a reason."""
 
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,28 @@ def test_an_end_that_the_model_does_not_stop_at_is_refused() -> None:
     with pytest.raises(Unsupported) as raised:
         other.example(Conversation([USER]), ANSWER)
     assert raised.value.reason == "no_end_of_turn"
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("llama3_2", "03 Feb 2024"), ("gptoss", "2024-02-03"), ("muse_glimmer", "2024-02-03")],
+)  # fmt: skip
+def test_a_template_that_prints_the_date_prints_the_day_on_which_production_was_asked(
+    name: str, printed: str
+) -> None:
+    made, then = renderer(name), datetime(2024, 2, 3, 12, tzinfo=UTC)
+    asked = Conversation([USER], asked_at=then)
+    assert printed in made.prompt_text(asked)
+    assert printed not in made.prompt_text(Conversation([USER]))
+    taught = made.example(asked, ANSWER)
+    assert list(taught.prompt) == made.prompt_ids(asked)
+    assert taught.target == made.example(Conversation([USER]), ANSWER).target
+
+
+def test_a_date_that_the_request_named_is_the_one_in_the_prompt() -> None:
+    then = datetime(2024, 2, 3, 12, tzinfo=UTC)
+    asked = Conversation([USER], None, {"date_string": "Tuesday"}, then)
+    assert "Today Date: Tuesday" in renderer("llama3_1").prompt_text(asked)
 
 
 def test_production_tokens_win_where_they_are_of_this_prompt() -> None:

@@ -82,6 +82,17 @@ def test_the_reward_in_trls_form_logs_its_components(tmp_path: Path) -> None:
     grading.close()
 
 
+def test_an_answer_that_came_to_no_end_is_never_right(tmp_path: Path) -> None:
+    task = make_task(EQUAL, reward={"type": "multi", "calculate_output": "equal"})
+    grading = Grading(task, make_service(tmp_path), task.reward)
+    asked = {"prompts": None, "completions": ["right"] * 3, "row": [0, 0, 0]}
+    answers = [[7, 2], [7, 8], []]
+    function = trl_reward(grading, [accepted(completion="right")], stops=[2, 3])
+    assert function(**asked, completion_ids=answers) == [1.0, 0.0, 0.0]
+    assert function(**asked) == [1.0, 1.0, 1.0]
+    grading.close()
+
+
 def test_an_unscored_sample_pulls_in_no_direction() -> None:
     assert neutral([1.0, None, 0.0, None], ["a", "a", "a", "b"]) == [1.0, 0.5, 0.0, 0.0]
 

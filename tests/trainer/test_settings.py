@@ -147,6 +147,15 @@ def test_a_micro_batch_divides_its_batch(batch: int, rows: float) -> None:
     assert found <= max(1, rows)
 
 
+@pytest.mark.parametrize(("batch", "least"), [(8, 2), (32, 2), (9, 3), (7, 7)])
+def test_kto_has_another_row_in_every_micro_batch(batch: int, least: int) -> None:
+    """By whose answer it estimates its KL term; TRL refuses to train on one row at a time."""
+    narrow = replace(CPU, free_bytes=1)
+    made = settings(Train(batch_size=batch), "kto", SMOLLM2, narrow, Load(batch, 4096, 100))
+    assert made.micro_batch == least
+    assert settings(Train(), "sft", SMOLLM2, narrow, Load(batch, 4096, 100)).micro_batch == 1
+
+
 def test_running_out_of_memory_halves_until_one_row_is_left() -> None:
     made: Settings | None = replace(make(Train(batch_size=24), longest=64), micro_batch=24)
     seen = []

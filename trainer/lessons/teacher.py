@@ -51,7 +51,8 @@ class Teacher:
     def _answers(self, asked: Sequence[Conversation]) -> list[str]:
         longest = self._bench.task.train.max_completion_tokens
         made = answer_all(self._model, self._bench.tokenizer, asked, longest)
-        return [answer.text for answer in made.answers]
+        # What was cut is blank: nothing to teach.
+        return ["" if answer.cut else answer.text for answer in made.answers]
 
     def _holds(self, conversation: Conversation) -> bool:
         try:

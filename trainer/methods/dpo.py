@@ -98,9 +98,19 @@ def longest_pair(examples: list[dict[str, Any]]) -> int:
 def _example(pair: Pair, bench: Workbench) -> dict[str, Any] | None:
     """Both answers after the prompt of the one that is taught."""
     right, wrong = pair
-    chosen = bench.encoder.taught(right)
-    rejected = bench.encoder.given(replace(wrong, messages=right.messages))
-    if chosen is None or rejected is None or chosen.prompt != rejected.prompt:
+    asked = right.conversation
+    wrong = replace(
+        wrong,
+        messages=asked.messages,
+        tools=asked.tools,
+        options=asked.options or {},
+        asked_at=asked.asked_at,
+    )
+    chosen, rejected = bench.encoder.taught(right), bench.encoder.given(wrong)
+    if chosen is None or rejected is None:
+        return None
+    if chosen.prompt != rejected.prompt:
+        bench.encoder.left_out[right.completion_id] = "prompts_differ"
         return None
     return {
         "prompt_ids": list(chosen.prompt),
