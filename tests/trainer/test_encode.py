@@ -151,9 +151,10 @@ def test_an_answer_that_is_cut_is_not_right_whatever_the_grader_says(build: Buil
     from dataclasses import replace
 
     bench = build(max_completion_tokens=3)
+    thumbs = {"type": "feedback", "name": "thumbs"}
     same = {"type": "json_schema", "name": "json", "json_schema": {}}
     task = {**bench.task.model_dump(exclude_unset=True), "heldout": {"grader": "json"}}
-    bench = replace(bench, task=Task.model_validate({**task, "graders": [same]}))
+    bench = replace(bench, task=Task.model_validate({**task, "graders": [thumbs, same]}))
     rows = [make_row(split="select") for _ in range(8)]
     model = bench.base_model()
     made = answer(model, bench, [row.conversation for row in rows])
