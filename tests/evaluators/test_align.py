@@ -339,4 +339,4 @@ def test_a_judge_that_is_away_is_exit_4(tuned: World, verb: Run) -> None:
     tuned.server.answer = says("I would rather not say")
     code, _, err = verb(tuned, "sound")
     assert code == 4
-    assert "judge sound has no verdict: the judge's answer is no verdict" in err
+    assert "judge sound has no verdict: the judge gave no number: 'I would rather not say'" in err
