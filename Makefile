@@ -35,6 +35,7 @@ example-countdown: .venv/demo
 	$(BIN)/python -m examples.countdown.compare
 
 bench: .venv/dev
+	deploy/system-packages.sh bench
 	$(BIN)/python -m benchmarks
 
 # kill -9 a thousand times: docs/reliability.md.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what no Python package brings (Debian, Ubuntu); does nothing if all is there.
 #   system-packages.sh           what the tests need; fails if it cannot be had
+#   system-packages.sh bench     the same, and what the gateway is measured by and beside
 #   system-packages.sh sandbox   what isolates graded code; without the right to install it says what to do
 set -euo pipefail
 
@@ -23,6 +24,10 @@ if [ "${1:-}" != sandbox ]; then
   need nodejs node
   need npm npm
   need postgresql postgres /usr/lib/postgresql/*/bin/postgres
+fi
+if [ "${1:-}" = bench ]; then
+  need nginx-light nginx
+  need wrk wrk
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi

@@ -40,6 +40,14 @@ def test_the_tests_need_all_of_it(tmp_path: Path) -> None:
     assert (done.returncode, "bubblewrap" in done.stderr) == (1, True)
 
 
+def test_the_benchmarks_need_nginx_and_wrk_too(tmp_path: Path) -> None:
+    done = run(tmp_path, "bench")
+    assert done.returncode == 1
+    assert {"bubblewrap", "nginx-light", "wrk."} <= set(done.stderr.split())
+    recipe = (ROOT / "Makefile").read_text().split("\nbench:", 1)[1].split("\n\n", 1)[0]
+    assert "deploy/system-packages.sh bench" in recipe
+
+
 @pytest.mark.parametrize("target", ["demo", "up"])
 def test_what_grades_asks_for_the_sandbox_first(target: str) -> None:
     recipe = (ROOT / "Makefile").read_text().split(f"\n{target}:", 1)[1].split("\n\n", 1)[0]
