@@ -230,8 +230,10 @@ class TaskLoop:
     def _counting(self, release: Release) -> Counting:
         if release.which == 0:
             return self.counting
-        made = Counting(self._service, self._task, self._lake, self._clock)
-        return self._beside.setdefault(release.which, made)
+        if release.which not in self._beside:
+            made = Counting(self._service, self._task, self._lake, self._clock)
+            self._beside[release.which] = made
+        return self._beside[release.which]
 
     def _watch(self, traffic: Traffic, revision: int, *, glance: bool) -> None:
         """Step 5: of a champion, against the version before it."""
